@@ -1,0 +1,53 @@
+"""The one interface between the agreed order and the work.
+
+Commands come out of consensus in one order, the same on every node. A :class:`Executor` turns each
+into a :class:`Result`. It must be a function of the commands alone: every node that executes the same
+commands holds the same state and gives the same results. Time and randomness come from the command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One agreed command.
+
+    ``index`` is the log position of the entry that carried it, ``position`` its place within that
+    entry (both count on without gaps: a position starts at 0 in every entry). ``term`` is the entry's.
+    ``time_s`` is the leader's stamp in seconds since the epoch; it never goes back from one command
+    to the next. ``seed`` is the entry's random seed (64 bits). ``data`` is opaque to this package.
+    """
+
+    index: int
+    position: int
+    term: int
+    time_s: float
+    seed: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What executing one command gave. Exactly one of the two is meaningful: an error is a value.
+
+    ``error`` is ``None`` on success; otherwise ``(code, message)``, equal on every node.
+    """
+
+    value: object = None
+    error: tuple[str, str] | None = None
+
+
+class Executor(Protocol):
+    """Runs agreed commands, one at a time, in order."""
+
+    def execute(self, command: Command) -> Result:
+        """Run one command. Never raises: whatever goes wrong is a :class:`Result` with an error."""
+
+    def snapshot(self) -> bytes:
+        """The whole state as bytes, from which :meth:`restore` builds an equal one."""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Replace the state. Raises :class:`~executor.errors.SnapshotInvalid`, leaving it as it was."""

@@ -1,0 +1,5 @@
+"""Who has seen what: version vectors, and a buffer that delivers in causal order."""
+
+from mcp.causality.vector import Order, VersionVector
+
+__all__ = ["Order", "VersionVector"]

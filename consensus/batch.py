@@ -1,0 +1,65 @@
+"""What an entry carries: many commands, one stamp, one seed.
+
+Commands are opaque. Each travels with the request id that its proposer waits for, so that a proposer
+recognises its own command when it is applied, whichever node appended it and however often.
+
+The stamp is the only time that replicated state may see, the seed its only randomness: both are
+chosen once, by the leader, and are equal on every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgpack
+
+from consensus.errors import InvariantViolated
+
+FORMAT = 1
+REQUEST_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The content of one entry. ``time_s`` is seconds since the epoch, ``seed`` has 64 bits."""
+
+    time_s: float
+    seed: int
+    request_ids: Sequence[bytes]
+    commands: Sequence[bytes]
+
+
+EMPTY = Batch(0.0, 0, (), ())
+"""What an entry without commands carries: a leader's no-op."""
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """The bytes of an entry."""
+    packed: bytes = msgpack.packb(
+        [FORMAT, batch.time_s, batch.seed, list(batch.request_ids), list(batch.commands)],
+        use_bin_type=True,
+    )
+    return packed
+
+
+def decode_batch(data: bytes) -> Batch:
+    """The batch in an entry's bytes.
+
+    Raises :class:`~consensus.errors.InvariantViolated`: a committed entry that cannot be read means
+    that nodes of incompatible versions share a log, and going on would let them diverge.
+    """
+    if not data:
+        return EMPTY
+    try:
+        form, time_s, seed, request_ids, commands = msgpack.unpackb(
+            data, raw=False, use_list=True, max_buffer_size=len(data)
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise InvariantViolated(f"a committed entry is no batch of commands: {error}") from error
+    if form != FORMAT or len(request_ids) != len(commands):
+        raise InvariantViolated(
+            f"a committed entry has batch format {form!r}, this version reads {FORMAT}; "
+            "upgrade this node before it rejoins"
+        )
+    return Batch(float(time_s), int(seed), request_ids, commands)

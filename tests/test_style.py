@@ -58,8 +58,32 @@ def test_the_scan_sees_what_it_should(tmp_path: Path) -> None:
     }
 
 
+def reads_time_or_draws_chance(tree: ast.Module) -> bool:
+    """Whether a file uses these modules for more than the type ``random.Random`` of an argument."""
+    if any(isinstance(n, ast.ImportFrom) and n.module in TIME_AND_CHANCE for n in ast.walk(tree)):
+        return True
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = called | (used - {"random.Random"})
+    return any("." in name and name.split(".")[0] in TIME_AND_CHANCE for name in names)
+
+
+@pytest.mark.parametrize(
+    ("line", "impure"),
+    [
+        ("import time\nstarted = time.monotonic()", True),
+        ("import time\nclock = time.monotonic", True),
+        ("from time import sleep", True),
+        ("import random\ngenerator = random.Random(1)", True),
+        ("import random\ndef f(generator: random.Random) -> float: return generator.random()", False),
+    ],
+)
+def test_the_clock_rule_tells_a_use_from_a_type(line: str, impure: bool) -> None:
+    assert reads_time_or_draws_chance(ast.parse(line)) is impure
+
+
 def test_only_the_clock_module_reads_time_and_draws_chance() -> None:
-    assert importers(TIME_AND_CHANCE) == {"mcp/clock.py"}
+    assert {path for path, tree in sources(PRODUCT) if reads_time_or_draws_chance(tree)} == {"mcp/clock.py"}
 
 
 def test_only_the_clock_module_asks_the_system_for_entropy_or_the_date() -> None:

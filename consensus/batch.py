@@ -52,14 +52,13 @@ def decode_batch(data: bytes) -> Batch:
     if not data:
         return EMPTY
     try:
-        form, time_s, seed, request_ids, commands = msgpack.unpackb(
-            data, raw=False, use_list=True, max_buffer_size=len(data)
-        )
+        fields = msgpack.unpackb(data, raw=False, use_list=True)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise InvariantViolated(f"a committed entry is no batch of commands: {error}") from error
-    if form != FORMAT or len(request_ids) != len(commands):
-        raise InvariantViolated(
-            f"a committed entry has batch format {form!r}, this version reads {FORMAT}; "
-            "upgrade this node before it rejoins"
-        )
-    return Batch(float(time_s), int(seed), request_ids, commands)
+    match fields:
+        case [1, float(time_s), int(seed), list(ids), list(commands)] if len(ids) == len(commands):
+            return Batch(time_s, seed, ids, commands)
+    raise InvariantViolated(
+        f"a committed entry is no batch of format {FORMAT}, which this version reads; "
+        "upgrade this node before it rejoins"
+    )

@@ -1,0 +1,179 @@
+"""Artefacts by content hash on this node's disk: written in order, verified, then visible.
+
+A blob is what its SHA-256 says or it is not there. Bytes arrive in chunks into a file aside; when the
+last one is in, the digest is checked, the file is synced and renamed. An upload that was broken off goes
+on where it stopped, also after a restart.
+
+Every method here blocks on the disk; callers run them in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp.errors import DiskFull, InvalidArgument, NotFound, StorageCorrupt, StorageError, TooLarge
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_READ_BYTES = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStatus:
+    """How much of a blob is here; sizes in bytes. ``size`` is 0 while nobody has told it."""
+
+    digest: str
+    size: int
+    received: int
+    complete: bool
+
+
+class BlobStore:
+    """The blobs below one directory. ``blob_bytes_max`` bounds each, ``uploads_max`` those under way."""
+
+    def __init__(self, directory: Path, *, blob_bytes_max: int, uploads_max: int) -> None:
+        self._whole = directory / "whole"
+        self._partial = directory / "partial"
+        self._blob_bytes_max = blob_bytes_max
+        self._uploads_max = uploads_max
+        for folder in (self._whole, self._partial):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def status(self, digest: str) -> BlobStatus:
+        """What is here of ``digest``."""
+        check_digest(digest)
+        with contextlib.suppress(FileNotFoundError):
+            size = (self._whole / digest).stat().st_size
+            return BlobStatus(digest, size, size, True)
+        with contextlib.suppress(FileNotFoundError):
+            return BlobStatus(digest, 0, (self._partial / digest).stat().st_size, False)
+        return BlobStatus(digest, 0, 0, False)
+
+    def put(self, digest: str, size: int, offset: int, chunk: bytes | memoryview) -> BlobStatus:
+        """Add ``chunk`` at ``offset`` of a blob of ``size`` bytes.
+
+        A chunk that does not continue what is here changes nothing; the status tells where to go on.
+        Raises :class:`TooLarge`, :class:`DiskFull`, and :class:`StorageCorrupt` when the whole does not
+        have the digest that was promised (nothing of it is kept then).
+        """
+        status = self.status(digest)
+        if status.complete:
+            return status
+        if size > self._blob_bytes_max:
+            raise TooLarge(f"a blob of {size} bytes is over blob_bytes_max={self._blob_bytes_max}")
+        if offset < 0 or offset + len(chunk) > size:
+            raise InvalidArgument(
+                f"bytes {offset} to {offset + len(chunk)} lie outside a blob of {size} bytes"
+            )
+        if offset != status.received:
+            return BlobStatus(digest, size, status.received, False)
+        self._append(digest, offset, chunk)
+        if offset + len(chunk) < size:
+            return BlobStatus(digest, size, offset + len(chunk), False)
+        self._complete(digest)
+        return BlobStatus(digest, size, size, True)
+
+    def store(self, content: bytes) -> str:
+        """Keep ``content``; gives its digest."""
+        digest = hashlib.sha256(content).hexdigest()
+        if not self.status(digest).complete:
+            (self._partial / digest).unlink(missing_ok=True)
+            self._append(digest, 0, content)
+            self._complete(digest)
+        return digest
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``. Raises :class:`NotFound`."""
+        try:
+            with (self.path(digest)).open("rb") as blob:
+                blob.seek(offset)
+                return blob.read(length)
+        except OSError as error:
+            raise _translated(error, f"reading blob {digest[:12]}") from error
+
+    def path(self, digest: str) -> Path:
+        """The file that holds a whole blob. Raises :class:`NotFound`."""
+        check_digest(digest)
+        path = self._whole / digest
+        if not path.is_file():
+            raise NotFound(
+                f"this node does not hold blob {digest[:12]}…; ask a node that is listed as holder"
+            )
+        return path
+
+    def whole(self) -> list[str]:
+        """The digests of all blobs that are complete here, sorted."""
+        return sorted(p.name for p in self._whole.iterdir() if _DIGEST.fullmatch(p.name))
+
+    def drop(self, digest: str) -> None:
+        """Forget a blob, whole or partial. It is no error when it is not here."""
+        check_digest(digest)
+        (self._whole / digest).unlink(missing_ok=True)
+        (self._partial / digest).unlink(missing_ok=True)
+
+    def _append(self, digest: str, offset: int, chunk: bytes | memoryview) -> None:
+        path = self._partial / digest
+        if offset == 0 and not path.exists() and sum(1 for _ in self._partial.iterdir()) >= self._uploads_max:
+            self._make_room()
+        try:
+            with path.open("ab") as blob:
+                blob.write(chunk)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, offset)
+            raise _translated(error, f"writing blob {digest[:12]}") from error
+
+    def _make_room(self) -> None:
+        """Drop the upload that has been left alone for longest: whoever cares sends it again."""
+        oldest = min(self._partial.iterdir(), key=lambda p: p.stat().st_mtime, default=None)
+        if oldest is not None:
+            oldest.unlink(missing_ok=True)
+
+    def _complete(self, digest: str) -> None:
+        path = self._partial / digest
+        try:
+            actual = _digest_of(path)
+            if actual != digest:
+                path.unlink(missing_ok=True)
+                raise StorageCorrupt(
+                    f"what was uploaded has SHA-256 {actual[:12]}…, not {digest[:12]}…: it was damaged on "
+                    "its way, or the digest belongs to other content; nothing was kept, upload it again"
+                )
+            _sync(path)
+            path.rename(self._whole / digest)
+            _sync(self._whole)
+        except OSError as error:
+            raise _translated(error, f"completing blob {digest[:12]}") from error
+
+
+def check_digest(digest: str) -> None:
+    """Raise :class:`InvalidArgument` unless ``digest`` is a SHA-256 in lower-case hexadecimal."""
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise InvalidArgument(f"{digest!r} is no SHA-256: 64 lower-case hexadecimal digits are expected")
+
+
+def _digest_of(path: Path) -> str:
+    seen = hashlib.sha256()
+    with path.open("rb") as blob:
+        while chunk := blob.read(_READ_BYTES):
+            seen.update(chunk)
+    return seen.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _translated(error: OSError, doing: str) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{doing}: no room on this node's disk; nothing was kept, retry when there is")
+    return StorageError(f"{doing}: {error.strerror or error}; look at the disk of this node")

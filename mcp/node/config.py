@@ -1,0 +1,135 @@
+"""What a node is told before it starts: one frozen value, checked once."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mcp.errors import ConfigInvalid
+
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+VOTERS_MAX = 7
+CLUSTER_KEY_BYTES_MIN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """Every bound of a node that is not an engine's, the wire's or the runtime's; units last."""
+
+    queue_commands_max: int = 16_384
+    commands_per_slice: int = 512
+    inference_runs_max: int = 1_024
+    assigned_runs_max: int = 64
+    uploads_max: int = 64
+    blob_bytes_max: int = 8 * 1024**3
+    chunk_bytes_max: int = 1024**2
+    request_timeout_s_max: float = 600.0
+    fetch_timeout_s: float = 120.0
+    peer_backoff_s_min: float = 0.05
+    peer_backoff_s_max: float = 0.5
+    node_dead_after_s: float = 1.5
+    inference_lease_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node's settings.
+
+    ``voters`` maps every voter's node id to the address at which peers reach it, this node's included;
+    it is the same on every node. ``listen`` are the addresses to bind (``host:port`` or
+    ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
+    node's entry in ``voters``, otherwise the first bound address.
+
+    Raises :class:`~mcp.errors.ConfigInvalid` when the values contradict each other.
+    """
+
+    node_id: str
+    data_dir: Path
+    listen: tuple[str, ...] = ("127.0.0.1:7400",)
+    voters: Mapping[str, str] = field(default_factory=dict)
+    cluster_id: str = "mcp"
+    cluster_key: bytes | None = None
+    advertise: str | None = None
+    engine: str = "raft"
+    providers: tuple[str, ...] = ("cpu",)
+    allow_provider_fallback: bool = False
+    device_memory_bytes_max: int | None = None
+    threads: int = 1
+    workers: int = 2
+    election_timeout_min_s: float = 0.25
+    election_timeout_max_s: float = 0.5
+    heartbeat_s: float = 0.05
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    limits: NodeLimits = field(default_factory=NodeLimits)
+
+    def __post_init__(self) -> None:
+        self._check_identity()
+        self._check_timing()
+        self._check_security()
+
+    @property
+    def peers(self) -> dict[str, str]:
+        """The other voters and their addresses, in order of node id."""
+        return {node: self.voters[node] for node in sorted(self.voters) if node != self.node_id}
+
+    def _check_identity(self) -> None:
+        for node in (self.node_id, *self.voters):
+            if not _NODE_ID.fullmatch(node):
+                raise ConfigInvalid(
+                    f"{node!r} is no node id: letters, digits, '.', '_' and '-', 64 at most, "
+                    "beginning with a letter or a digit"
+                )
+        if self.engine not in ("raft", "solo"):
+            raise ConfigInvalid(f"engine {self.engine!r} is unknown: choose 'raft' or 'solo'")
+        if self.engine == "solo":
+            if self.peers:
+                raise ConfigInvalid("the solo engine serves one process: give it no voters, or use 'raft'")
+        elif self.node_id not in self.voters:
+            raise ConfigInvalid(
+                f"node {self.node_id!r} is not among the voters "
+                f"({', '.join(sorted(self.voters)) or 'none'}): list every voter with its address, "
+                "this node included, and give the same list to every node"
+            )
+        if len(self.voters) > VOTERS_MAX:
+            raise ConfigInvalid(f"{len(self.voters)} voters; {VOTERS_MAX} at most")
+
+    def _check_timing(self) -> None:
+        if not 0 < 3 * self.heartbeat_s < self.election_timeout_min_s < self.election_timeout_max_s:
+            raise ConfigInvalid(
+                f"heartbeat {self.heartbeat_s} s and election timeout {self.election_timeout_min_s} to "
+                f"{self.election_timeout_max_s} s: more than three heartbeats must fit into the shortest "
+                "timeout, and the longest must be longer than the shortest"
+            )
+        if self.threads < 1 or self.workers < 1:
+            raise ConfigInvalid("threads and workers are numbers from 1 up")
+
+    def _check_security(self) -> None:
+        if self.cluster_key is not None and len(self.cluster_key) < CLUSTER_KEY_BYTES_MIN:
+            raise ConfigInvalid(
+                f"the cluster key has {len(self.cluster_key)} bytes, {CLUSTER_KEY_BYTES_MIN} are needed; "
+                "make one with: openssl rand -hex 32"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigInvalid("a TLS certificate and its key go together: give both or neither")
+        exposed = [address for address in self.listen if not is_private(address)]
+        if exposed and self.cluster_key is None:
+            raise ConfigInvalid(
+                f"{exposed[0]} can be reached from other machines, and there is no cluster key: "
+                "make one with 'openssl rand -hex 32' and give it to every node and client"
+            )
+
+
+def is_private(address: str) -> bool:
+    """Whether only this machine can reach ``address``: loopback, a Unix socket, or memory."""
+    if address.startswith(("unix:", "memory:")):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

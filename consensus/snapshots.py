@@ -1,0 +1,338 @@
+"""The snapshot store: whole states, each in one file, checksummed, put in place atomically.
+
+A snapshot is written aside, synced, renamed, and its directory synced; only then are older ones removed.
+So at every moment one complete snapshot is there, and what a crash leaves aside is removed at the next
+start. The latest one is verified when the store is opened and each time it is read: it may stand for log
+entries that exist nowhere else on this node, so a damaged one stops the node, and an older one is never
+taken in its place.
+
+A file is a header and the content. Header, little endian: magic 8s, version u16, 6 zero bytes, index u64,
+term u64, previous_term u64, size u64, sha256 of the content 32s, CRC32C of all that u32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+
+import google_crc32c
+
+from consensus.errors import StorageCorrupt, StorageError
+from consensus.interface import SnapshotMeta
+from consensus.storage import REPLACE_NODE_ADVICE, Disk, DiskFile
+
+FORMAT_VERSION = 1
+"""Of the header. Another version is refused."""
+
+READ_BYTES_MAX = 1 << 20
+"""How much is read at a time to verify a file."""
+
+_MAGIC = b"MCPSNAP\n"
+_HEADER = struct.Struct("<8sH6xQQQQ32s")
+_CRC = struct.Struct("<I")
+_HEADER_BYTES = _HEADER.size + _CRC.size
+_SUFFIX = ".snapshot"
+_TEMPORARY = ".tmp"
+
+
+class SnapshotGone(StorageError):
+    """A newer snapshot has replaced this one. Begin again with the store's latest."""
+
+    code = "SNAPSHOT_GONE"
+
+
+def _encode_header(meta: SnapshotMeta) -> bytes:
+    fixed = _HEADER.pack(
+        _MAGIC,
+        FORMAT_VERSION,
+        meta.index,
+        meta.term,
+        meta.previous_term,
+        meta.size,
+        bytes.fromhex(meta.sha256),
+    )
+    return fixed + _CRC.pack(google_crc32c.value(fixed))
+
+
+def _decode_header(header: bytes) -> SnapshotMeta | str:
+    """The meta, or what is wrong with the header."""
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        return "this is not the header of a snapshot"
+    _, version, index, term, previous_term, size, digest = _HEADER.unpack_from(header)
+    if version != FORMAT_VERSION:
+        return f"format version {version} where this program reads {FORMAT_VERSION}"
+    if _CRC.unpack_from(header, _HEADER.size)[0] != google_crc32c.value(header[: _HEADER.size]):
+        return "the checksum of the header is wrong"
+    return SnapshotMeta(index, term, previous_term, size, digest.hex())
+
+
+def _index_of(name: str) -> int | None:
+    digits = name.removesuffix(_SUFFIX)
+    return int(digits) if name.endswith(_SUFFIX) and digits.isdecimal() else None
+
+
+class SnapshotStore:
+    """The snapshots of one node, see the head of this module. Made by :meth:`open`.
+
+    :meth:`write` may run in another thread than the rest, once at a time.
+    """
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        """For :meth:`open` alone."""
+        self._disk = disk
+        self._path = path
+        self._publishing = threading.Lock()
+        self._receiver: SnapshotReceiver | None = None
+        disk.make_directory(path)
+        indexes = self._remove_unfinished()
+        self._latest = self._load(indexes[-1]) if indexes else None
+        self._remove_older(indexes)
+
+    @classmethod
+    def open(cls, disk: Disk, path: str) -> SnapshotStore:
+        """Open the store in directory ``path`` of ``disk``, which is created if it is missing.
+
+        Reads the whole latest snapshot to verify it. Raises
+        :class:`~consensus.errors.StorageCorrupt` when it is damaged, and
+        :class:`~consensus.errors.StorageFailed`.
+        """
+        return cls(disk, path)
+
+    @property
+    def path(self) -> str:
+        """The directory as a person finds it."""
+        return self._disk.locate(self._path)
+
+    def latest(self) -> SnapshotMeta | None:
+        """The newest durable snapshot, verified when the store was opened or when it was written."""
+        return self._latest
+
+    def write(self, index: int, term: int, previous_term: int, content: bytes) -> SnapshotMeta:
+        """Store the state after entry ``index`` durably. Blocks while it writes and syncs.
+
+        Returns what is the latest snapshot then: this one, or one as new that came first, and then
+        this one was not kept. Raises :class:`~consensus.errors.DiskFull`, with nothing changed, and
+        :class:`~consensus.errors.StorageFailed`.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        meta = SnapshotMeta(index, term, previous_term, len(content), digest)
+        temporary = f"{self._place(index)}{_TEMPORARY}"
+        try:
+            file = self._disk.create_file(temporary)
+            try:
+                file.append(_encode_header(meta))
+                file.append(content)
+                file.sync()
+            finally:
+                file.close()
+            return self._publish(temporary, meta)
+        except StorageError:
+            self._discard(temporary)
+            raise
+
+    def read(self, meta: SnapshotMeta) -> bytes:
+        """The content, verified. Raises :class:`SnapshotGone`, ``StorageCorrupt``, ``StorageFailed``."""
+        file = self._open(meta)
+        try:
+            content = file.read(_HEADER_BYTES, meta.size)
+        finally:
+            file.close()
+        if len(content) != meta.size or hashlib.sha256(content).hexdigest() != meta.sha256:
+            raise self._corrupt(meta.index, _HEADER_BYTES, "the content does not match its checksum")
+        return content
+
+    def read_chunk(self, meta: SnapshotMeta, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset`` of the content; fewer only at its end.
+
+        The first chunk verifies the whole content, so that damage shows where it is and not at the
+        peer that receives it. Raises :class:`SnapshotGone`, ``StorageCorrupt`` and ``StorageFailed``.
+        """
+        file = self._open(meta)
+        try:
+            if offset == 0:
+                self._verify(file, meta)
+            return file.read(_HEADER_BYTES + offset, max(0, min(length, meta.size - offset)))
+        finally:
+            file.close()
+
+    def receive(self, meta: SnapshotMeta) -> SnapshotReceiver:
+        """Begin to write a snapshot that comes in pieces, or go on with it if ``meta`` is the same.
+
+        There is one at a time: another ``meta`` aborts the one before. Raises
+        :class:`~consensus.errors.DiskFull` and :class:`~consensus.errors.StorageFailed`.
+        """
+        if self._receiver is not None and self._receiver.open:
+            if self._receiver.meta == meta:
+                return self._receiver
+            self._receiver.abort()
+        self._receiver = SnapshotReceiver(self, meta)
+        return self._receiver
+
+    def _publish(self, temporary: str, meta: SnapshotMeta) -> SnapshotMeta:
+        """Put a durable file in place, unless one that is as new is there already."""
+        with self._publishing:
+            if self._latest is not None and self._latest.index >= meta.index:
+                self._disk.remove(temporary)
+                return self._latest
+            self._disk.rename(temporary, self._place(meta.index))
+            self._disk.sync_directory(self._path)
+            older, self._latest = self._latest, meta
+            if older is not None:
+                self._disk.remove(self._place(older.index))
+        return meta
+
+    def _place(self, index: int) -> str:
+        return f"{self._path}/{index:020d}{_SUFFIX}"
+
+    def _open(self, meta: SnapshotMeta) -> DiskFile:
+        try:
+            file = self._disk.open_file(self._place(meta.index))
+        except FileNotFoundError:
+            raise SnapshotGone(
+                f"the snapshot of entry {meta.index} was replaced by a newer one; begin again with that"
+            ) from None
+        try:
+            found = _decode_header(file.read(0, _HEADER_BYTES))
+            if isinstance(found, str):
+                raise self._corrupt(meta.index, 0, found)
+            if found != meta:
+                raise SnapshotGone(
+                    f"another snapshot of entry {meta.index} is stored here; begin again with the latest"
+                )
+        except StorageError:
+            file.close()
+            raise
+        return file
+
+    def _load(self, index: int) -> SnapshotMeta:
+        file = self._disk.open_file(self._place(index))
+        try:
+            meta = _decode_header(file.read(0, _HEADER_BYTES))
+            if isinstance(meta, str):
+                raise self._corrupt(index, 0, meta)
+            if meta.index != index:
+                raise self._corrupt(index, 0, f"its header says that it is of entry {meta.index}")
+            if file.size != _HEADER_BYTES + meta.size:
+                raise self._corrupt(
+                    index, file.size, f"the file has {file.size} bytes, not {_HEADER_BYTES + meta.size}"
+                )
+            self._verify(file, meta)
+        finally:
+            file.close()
+        return meta
+
+    def _verify(self, file: DiskFile, meta: SnapshotMeta) -> None:
+        digest = hashlib.sha256()
+        at, end = _HEADER_BYTES, _HEADER_BYTES + meta.size
+        while at < end and (piece := file.read(at, min(READ_BYTES_MAX, end - at))):
+            digest.update(piece)
+            at += len(piece)
+        if digest.hexdigest() != meta.sha256:
+            raise self._corrupt(meta.index, _HEADER_BYTES, "the content does not match its checksum")
+
+    def _remove_unfinished(self) -> list[int]:
+        """The indexes of the snapshots that are there, without what a crash left aside."""
+        names = self._disk.list_names(self._path)
+        for name in names:
+            if name.endswith(_TEMPORARY):
+                self._disk.remove(f"{self._path}/{name}")
+        return [index for name in names if (index := _index_of(name)) is not None]
+
+    def _remove_older(self, indexes: list[int]) -> None:
+        # The rename may have been seen by us and not by the disk: the older ones have to stay till it has.
+        self._disk.sync_directory(self._path)
+        for index in indexes[:-1]:
+            self._disk.remove(self._place(index))
+
+    def _discard(self, temporary: str) -> None:
+        try:
+            self._disk.remove(temporary)
+        except StorageError:
+            return  # The next start removes it; the error that led here matters more.
+
+    def _corrupt(self, index: int, offset: int, problem: str) -> StorageCorrupt:
+        return StorageCorrupt(self._disk.locate(self._place(index)), offset, problem, REPLACE_NODE_ADVICE)
+
+
+class SnapshotReceiver:
+    """Writes one snapshot that comes in pieces, in order. Made by :meth:`SnapshotStore.receive`."""
+
+    def __init__(self, store: SnapshotStore, meta: SnapshotMeta) -> None:
+        """For :meth:`SnapshotStore.receive` alone."""
+        self.meta = meta
+        self.received = 0
+        """Bytes so far, from the start and without gaps: the offset of the next chunk."""
+        self.open = True
+        """Neither finished nor aborted."""
+        self._store = store
+        self._digest = hashlib.sha256()
+        self._temporary = f"{store._place(meta.index)}.receiving{_TEMPORARY}"
+        self._file = store._disk.create_file(self._temporary)
+        try:
+            self._append(_encode_header(meta))
+        except StorageError:
+            self.abort()
+            raise
+
+    def write(self, offset: int, chunk: bytes) -> None:
+        """Append ``chunk``, which begins at ``offset`` of the content, durable only with :meth:`finish`.
+
+        Raises ``ValueError`` when ``offset`` is not ``received`` or the chunk goes past the announced
+        size; :class:`~consensus.errors.DiskFull`, after which the same chunk may be written again; and
+        :class:`~consensus.errors.StorageFailed`. In all cases nothing of the chunk counts.
+        """
+        if not self.open:
+            raise ValueError(f"the transfer of the snapshot of entry {self.meta.index} has ended")
+        if offset != self.received:
+            raise ValueError(f"a chunk begins at {offset}, expected {self.received}; go on from there")
+        if offset + len(chunk) > self.meta.size:
+            raise ValueError(
+                f"a chunk ends at {offset + len(chunk)} of a snapshot of {self.meta.size} bytes; begin again"
+            )
+        self._append(chunk)
+        self._digest.update(chunk)
+        self.received += len(chunk)
+
+    def finish(self) -> SnapshotMeta:
+        """Verify and make durable; returns as :meth:`SnapshotStore.write` does. Blocks while it syncs.
+
+        Raises :class:`~consensus.errors.StorageCorrupt` when size or checksum differ from what was
+        announced: nothing was replaced, and the transfer has to begin again.
+        """
+        if not self.open:
+            raise ValueError(f"the transfer of the snapshot of entry {self.meta.index} has ended")
+        if self.received != self.meta.size or self._digest.hexdigest() != self.meta.sha256:
+            self.abort()
+            raise StorageCorrupt(
+                self._store._disk.locate(self._temporary),
+                self.received,
+                f"{self.received} of {self.meta.size} bytes were received, and they do not match the checksum",
+                "nothing was replaced; ask the sender to begin again, and check the sender's disk if it "
+                "happens twice",
+            )
+        try:
+            self._file.sync()
+            self._file.close()
+            meta = self._store._publish(self._temporary, self.meta)
+        except StorageError:
+            self.abort()
+            raise
+        self.open = False
+        return meta
+
+    def abort(self) -> None:
+        """Throw away what was written; nothing happens if it has ended already."""
+        if self.open:
+            self.open = False
+            self._file.close()
+            self._store._discard(self._temporary)
+
+    def _append(self, data: bytes) -> None:
+        size = self._file.size
+        try:
+            self._file.append(data)
+        except StorageError:
+            if self._file.size > size:
+                self._file.truncate(size)
+            raise

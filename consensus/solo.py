@@ -1,0 +1,116 @@
+"""An engine for one embedded process: its own disk is the quorum, so there is nothing to agree on.
+
+It keeps the contract of `consensus.interface` and no entry in memory: an entry is committed in the
+very output that persists it, because the driver syncs before it applies. Starting again begins a new
+term, so that what is fenced by a term can tell the two runs of a process apart.
+"""
+
+from __future__ import annotations
+
+import math
+
+from consensus.errors import EntryTooLarge, InvariantViolated
+from consensus.interface import (
+    EngineStatus,
+    Entry,
+    EntryKind,
+    HardState,
+    Output,
+    Recovered,
+    Role,
+    SnapshotMeta,
+)
+
+
+class SoloEngine:
+    """An :class:`~consensus.interface.Engine` without peers; leader from the first moment on.
+
+    ``recovered`` comes from :func:`consensus.recovery.recover`. The first output restores its snapshot and
+    commits all its entries again: whatever a single node has persisted is committed.
+    ``entry_bytes_max`` bounds the data of one entry, in bytes.
+    """
+
+    def __init__(self, node_id: str, recovered: Recovered, *, entry_bytes_max: int = 16 << 20) -> None:
+        self._node_id = node_id
+        self._entry_bytes_max = entry_bytes_max
+        self._term = recovered.hard_state.term + 1
+        snapshot_index = recovered.snapshot.index if recovered.snapshot else 0
+        entries = [entry for entry in recovered.entries if entry.index > snapshot_index]
+        self._first_index = recovered.entries[0].index if recovered.entries else snapshot_index + 1
+        self._last_index = snapshot_index + len(entries)
+        self._commit_index = snapshot_index
+        self._output = Output(
+            persist=[HardState(self._term, node_id)], committed=entries, restore=recovered.snapshot
+        )
+        self.messages_dropped = 0
+        """Messages from peers, of which this engine has none."""
+
+    def receive(self, peer: str, message: bytes, now: float) -> None:
+        """Drop it, and count it in ``messages_dropped``."""
+        self.messages_dropped += 1
+
+    def propose(self, data: bytes, now: float) -> tuple[int, int]:
+        """See :class:`~consensus.interface.Engine`. Committed with the next output."""
+        if len(data) > self._entry_bytes_max:
+            raise EntryTooLarge(
+                f"a proposal has {len(data)} bytes, more than entry_bytes_max = {self._entry_bytes_max}; "
+                "send large data beside the log"
+            )
+        self._last_index += 1
+        entry = Entry(self._last_index, self._term, EntryKind.COMMAND, data)
+        self._output.persist.append(entry)
+        self._output.committed.append(entry)
+        return self._term, self._last_index
+
+    def tick(self, now: float) -> None:
+        """Nothing depends on time here."""
+
+    def next_deadline(self) -> float:
+        """Never."""
+        return math.inf
+
+    def take_output(self) -> Output:
+        """See :class:`~consensus.interface.Engine`."""
+        output, self._output = self._output, Output()
+        self._commit_index = self._last_index
+        return output
+
+    def peer_connected(self, peer: str, now: float) -> None:
+        """Nothing: a peer is not waited for."""
+
+    def peer_disconnected(self, peer: str, now: float) -> None:
+        """Nothing: a peer is not waited for."""
+
+    def install_snapshot(self, peer: str, term: int, meta: SnapshotMeta, now: float) -> bool:
+        """Refuse it: nobody else can lead this log."""
+        return False
+
+    def snapshot_delivered(self, peer: str, term: int, index: int, now: float) -> None:
+        """Nothing: none was asked for."""
+
+    def compact(self, meta: SnapshotMeta, retain_entries: int) -> int:
+        """See :class:`~consensus.interface.Engine`.
+
+        Raises :class:`~consensus.errors.InvariantViolated` for a snapshot of what is not committed.
+        """
+        if meta.index > self._commit_index:
+            raise InvariantViolated(
+                f"a snapshot of entry {meta.index} exists and only {self._commit_index} is committed"
+            )
+        self._first_index = max(self._first_index, meta.index - retain_entries)
+        return self._first_index
+
+    def status(self) -> EngineStatus:
+        """See :class:`~consensus.interface.Engine`."""
+        return EngineStatus(
+            node_id=self._node_id,
+            role=Role.LEADER,
+            term=self._term,
+            leader=self._node_id,
+            first_index=self._first_index,
+            last_index=self._last_index,
+            commit_index=self._commit_index,
+            voters=(self._node_id,),
+            match={},
+            last_contact_s={},
+        )

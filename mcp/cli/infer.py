@@ -1,0 +1,188 @@
+"""``mcpctl infer``, ``submit`` and ``result``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from mcp.cli.connection import client_command
+from mcp.cli.inputs import INPUT_FORMS, Request, Sources, request_from
+from mcp.cli.options import FILE, Command, json_option, option, together
+from mcp.cli.output import console, duration, print_json, table
+from mcp.client import Client, InferenceRecord
+from mcp.clock import SystemClock
+
+VALUES_SHOWN_CHARS = 60
+
+input_options = together(
+    option(
+        "--input", "pairs", multiple=True, metavar="NAME=VALUE", help=f"One input: {INPUT_FORMS}. Repeatable."
+    ),
+    option("--npz", type=FILE, help="A file of arrays that are named as the model's inputs."),
+    option(
+        "--json-input", "json_file", metavar="FILE", help="A JSON object of inputs; '-' reads standard input."
+    ),
+    option("--text", help="A text, for a model that takes one."),
+    option("--request", metavar="FILE", help="A whole INFER_REQUEST as JSON; '-' reads standard input."),
+    option("--rows", metavar="START:STOP", help="Only these rows of every input."),
+)
+
+
+def takes_inputs(command: Command) -> Command:
+    """Give a command the optional MODEL and the input options."""
+    return click.argument("model", required=False)(input_options(command))
+
+
+def asked(model: str | None, options: Mapping[str, Any]) -> Request:
+    """Read the request that the options of :func:`takes_inputs` describe."""
+    return request_from(model, Sources(**options))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl infer digits --input image=@examples/digits/held_out.npz:images --rows 0:5
+  echo '{"image": [[0, 0, 5, 13]]}' | mcpctl infer tiny --json-input - --json
+  mcpctl infer glm-large --text "good morning"
+  mcpctl infer --request examples/infer_request.json"""
+)
+@takes_inputs
+@json_option
+@client_command
+async def infer(client: Client, model: str | None, as_json: bool, **options: Any) -> None:
+    """Ask MODEL (a name, an alias, a family or a task) now.
+
+    The answer comes straight from one node; nothing is recorded. 'mcpctl submit' records.
+    """
+    request = asked(model, options)
+    clock = SystemClock()
+    started = clock.monotonic()
+    answer = await client.infer(request.model, request.inputs, timeout_s=request.timeout_s)
+    took_s = clock.monotonic() - started
+    if as_json:
+        print_json(
+            {
+                "model": answer.model,
+                "version": answer.version,
+                "node": answer.node,
+                "duration_ms": round(took_s * 1000, 3),
+                "outputs": answer.outputs,
+            }
+        )
+        return
+    console().print(outputs_table(answer.outputs))
+    console().print(
+        f"{answer.model} version {answer.version} on {answer.node}, {duration(took_s)}", style="dim"
+    )
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl submit digits --input image=@scan.npy
+  mcpctl submit digits --input image=@scan.npy --mode replicated --wait"""
+)
+@takes_inputs
+@option(
+    "--mode",
+    type=click.Choice(["durable", "replicated"]),
+    default="durable",
+    show_default=True,
+    help="One node runs it, or every node does and the results are compared.",
+)
+@option("--id", "inference_id", metavar="ID", help="Its id; the same id again is the same inference.")
+@option("--wait", is_flag=True, help="Wait for the result and show it.")
+@json_option
+@client_command
+async def submit(
+    client: Client,
+    *,
+    model: str | None,
+    mode: str,
+    inference_id: str | None,
+    wait: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Record an inference, and print its id.
+
+    Returns once a quorum of the nodes has it on disk: from then on it is done whichever node fails.
+    """
+    request = asked(model, options)
+    accepted = await client.submit(
+        request.model,
+        request.inputs,
+        mode=mode,  # type: ignore[arg-type]
+        id=inference_id,
+        timeout_s=request.timeout_s,
+    )
+    if wait:
+        show(await client.result(accepted), as_json=as_json)
+    elif as_json:
+        print_json({"id": accepted})
+    else:
+        click.echo(accepted)
+
+
+@click.command()
+@click.argument("inference_id", metavar="ID")
+@option("--no-wait", is_flag=True, help="Show it as it is now, finished or not.")
+@json_option
+@client_command
+async def result(client: Client, inference_id: str, no_wait: bool, as_json: bool) -> None:
+    """Show the recorded inference ID, once it is finished."""
+    show(await client.result(inference_id, wait=not no_wait), as_json=as_json)
+
+
+def show(record: InferenceRecord, *, as_json: bool) -> None:
+    """Print a record. Raises its own error after that, so that a failed inference fails the command."""
+    if as_json:
+        print_json(record)
+    else:
+        out = console()
+        where = f" on {record.node}" if record.node else ""
+        out.print(
+            f"{record.id}  {record.status}, {record.mode}, {record.model} version {record.version}{where}"
+        )
+        if record.outputs is not None:
+            out.print(outputs_table(record.outputs))
+        if record.replicas:
+            out.print(replicas_table(record))
+    if record.error is not None:
+        raise record.error
+
+
+def outputs_table(outputs: Mapping[str, Any]) -> Table:
+    """Return the outputs, one a row, with as many values as fit on it."""
+    rows = table("output", "type", "shape", "values")
+    for name, value in outputs.items():
+        array = np.asarray(value)
+        shown = np.array2string(
+            array,
+            threshold=12,
+            edgeitems=3,
+            separator=", ",
+            precision=4,
+            suppress_small=True,
+            max_line_width=1000,
+        )
+        text = " ".join(shown.split())
+        if len(text) > VALUES_SHOWN_CHARS:
+            text = f"{text[: VALUES_SHOWN_CHARS - 3]}..."
+        rows.add_row(name, str(array.dtype), "x".join(map(str, array.shape)) or "scalar", text)
+    return rows
+
+
+def replicas_table(record: InferenceRecord) -> Table:
+    """Return how each replica's result compares with the recorded one."""
+    rows = table("replica", "equal", "largest difference#")
+    for node, compared in sorted(record.replicas.items()):
+        difference = compared.max_abs_diff
+        rows.add_row(
+            node, "yes" if compared.equal else "NO", "?" if difference is None else f"{difference:.3g}"
+        )
+    return rows

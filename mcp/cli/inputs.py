@@ -1,0 +1,224 @@
+"""What a command line gives a model: files of arrays, JSON, text, or a whole request as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcp.clock import SystemClock, new_id
+from mcp.errors import InvalidArgument
+from mcp.wire.json_codec import JSON_BYTES_MAX, message_from_json
+from mcp.wire.tensors import BYTES_DTYPE, DTYPES
+
+Array = NDArray[Any]
+
+NAMED_DTYPES: Final = {**DTYPES, BYTES_DTYPE: np.dtype(object)}
+
+INPUT_FORMS: Final = "NAME=@FILE.npy, NAME=@FILE.npz:ARRAY, NAME=JSON or NAME:DTYPE=JSON"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of which model. ``inputs`` are arrays by name, or a text."""
+
+    model: str
+    inputs: dict[str, Array] | str
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The input options of a command, as they were given."""
+
+    pairs: Sequence[str] = ()
+    npz: Path | None = None
+    json_file: str | None = None
+    text: str | None = None
+    request: str | None = None
+    rows: str | None = None
+
+
+def request_from(model: str | None, sources: Sources) -> Request:
+    """Read the inputs from wherever the options point.
+
+    Raises :class:`~mcp.errors.InvalidArgument` when they point nowhere, at several places, or at what
+    cannot be read.
+    """
+    if sources.request is not None:
+        return _from_request_file(model, sources)
+    if model is None:
+        raise InvalidArgument(
+            "no model is named: give its name, an alias, or a --request file that names one"
+        )
+    if sources.text is not None:
+        if sources.pairs or sources.npz or sources.json_file:
+            raise InvalidArgument("--text is an input by itself; leave out the other inputs, or it")
+        return Request(model, sources.text)
+    arrays: dict[str, Array] = {}
+    if sources.npz is not None:
+        arrays |= _npz_arrays(sources.npz)
+    if sources.json_file is not None:
+        arrays |= _json_arrays(sources.json_file)
+    arrays |= dict(_pair(text) for text in sources.pairs)
+    if not arrays:
+        raise InvalidArgument(
+            f"no input is given: use --input ({INPUT_FORMS}), --npz, --json-input, --text or --request"
+        )
+    return Request(model, _cut(arrays, sources.rows))
+
+
+def array_from_json(name: str, value: Any, dtype: str | None = None) -> Array:
+    """Return nested lists as an array: numbers with a point as FP32, whole ones as INT64, unless told.
+
+    Raises :class:`~mcp.errors.InvalidArgument` for ragged lists, mixed types and unknown types.
+    """
+    if dtype is not None and dtype not in NAMED_DTYPES:
+        raise InvalidArgument(
+            f"input {name!r}: {dtype!r} is no type; one of {', '.join(NAMED_DTYPES)} is expected"
+        )
+    try:
+        array: Array = np.array(value) if dtype is None else np.array(value, dtype=NAMED_DTYPES[dtype])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidArgument(
+            f"input {name!r} is no array of {dtype or 'numbers or texts'}: {error}; "
+            "lists of one level must have equal lengths and one kind of value"
+        ) from error
+    if array.dtype.kind == "U":
+        return array.astype(object)
+    if dtype is None and array.dtype.kind == "O":
+        raise InvalidArgument(
+            f"input {name!r} mixes kinds of values; numbers, texts or booleans are expected"
+        )
+    return array.astype(np.float32) if dtype is None and array.dtype == np.float64 else array
+
+
+def _pair(text: str) -> tuple[str, Array]:
+    name, separator, value = text.partition("=")
+    name, _, dtype = name.partition(":")
+    if not separator or not name:
+        raise InvalidArgument(f"--input {text!r} is not one of {INPUT_FORMS}")
+    if value.startswith("@"):
+        array = _array_file(value[1:])
+        return name, array if not dtype else array_from_json(name, array, dtype)
+    return name, array_from_json(name, _parsed(value, f"--input {name}"), dtype or None)
+
+
+def _array_file(where: str) -> Array:
+    path, separator, member = where.rpartition(":")
+    if separator and path.endswith(".npz"):
+        arrays = _npz_arrays(Path(path))
+        if member not in arrays:
+            raise InvalidArgument(f"{path} has no array {member!r}; it has {', '.join(arrays) or 'none'}")
+        return arrays[member]
+    array = _load(Path(where))
+    if isinstance(array, dict):
+        raise InvalidArgument(f"{where} holds several arrays; name one: {where}:{next(iter(array), 'ARRAY')}")
+    return array
+
+
+def _npz_arrays(path: Path) -> dict[str, Array]:
+    arrays = _load(path)
+    if not isinstance(arrays, dict):
+        raise InvalidArgument(f"{path} holds one array without a name; use --input NAME=@{path}")
+    return arrays
+
+
+def _load(path: Path) -> Array | dict[str, Array]:
+    try:
+        # Never unpickled: an array of Python objects is refused, whoever made the file.
+        found = np.load(path, allow_pickle=False)
+        return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise InvalidArgument(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
+
+
+def _json_arrays(where: str) -> dict[str, Array]:
+    value = _parsed(_text(where), where)
+    if not isinstance(value, dict) or not value:
+        raise InvalidArgument(f'{where}: an object of inputs is expected, such as {{"image": [[0.5, 1.0]]}}')
+    return {str(name): _described_array(str(name), item) for name, item in value.items()}
+
+
+def _described_array(name: str, item: Any) -> Array:
+    """Read bare nested lists, or an object with ``data`` and possibly ``datatype`` and ``shape``."""
+    if not isinstance(item, Mapping):
+        return array_from_json(name, item)
+    if "data" not in item:
+        raise InvalidArgument(f'input {name!r} has no "data"')
+    array = array_from_json(name, item["data"], item.get("dtype", item.get("datatype")))
+    shape = item.get("shape")
+    if shape is None:
+        return array
+    try:
+        return array.reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"input {name!r}: {array.size} values do not fill the shape {shape}") from error
+
+
+def _from_request_file(model: str | None, sources: Sources) -> Request:
+    if sources.pairs or sources.npz or sources.json_file or sources.text is not None:
+        raise InvalidArgument("--request has its own inputs; leave out the others, or it")
+    message = message_from_json(_text(str(sources.request)), new_id=new_id(SystemClock()))
+    if message.type != "INFER_REQUEST":
+        raise InvalidArgument(f"{sources.request} is a {message.type!r}; an INFER_REQUEST is expected")
+    payload = message.payload
+    hint = model or payload.get("model_hint")
+    if not isinstance(hint, str) or not hint:
+        raise InvalidArgument(f'{sources.request} names no model: its payload lacks "model_hint"')
+    timeout_ms = payload.get("timeout_ms")
+    if timeout_ms is not None and (not isinstance(timeout_ms, int | float) or timeout_ms <= 0):
+        raise InvalidArgument(
+            f'{sources.request}: "timeout_ms" is {timeout_ms!r}; a number above 0 is expected'
+        )
+    return Request(hint, _request_inputs(payload, sources), timeout_ms / 1000 if timeout_ms else None)
+
+
+def _request_inputs(payload: Mapping[str, Any], sources: Sources) -> dict[str, Array] | str:
+    if isinstance(payload.get("data_chunk"), str):
+        return str(payload["data_chunk"])
+    listed = payload.get("inputs")
+    if not isinstance(listed, list) or not all(
+        isinstance(item, Mapping) and "name" in item for item in listed
+    ):
+        raise InvalidArgument(
+            f'{sources.request} has neither "data_chunk" (a text) nor "inputs" (a list of named objects)'
+        )
+    return _cut(
+        {str(item["name"]): _described_array(str(item["name"]), item) for item in listed}, sources.rows
+    )
+
+
+def _cut(arrays: dict[str, Array], rows: str | None) -> dict[str, Array]:
+    if rows is None:
+        return arrays
+    start, separator, stop = rows.partition(":")
+    try:
+        first = int(start) if start else 0
+        last = (int(stop) if stop else None) if separator else first + 1
+    except ValueError as error:
+        raise InvalidArgument(f"--rows {rows!r} is no range; START:STOP or one number is expected") from error
+    return {name: array[first:last] for name, array in arrays.items()}
+
+
+def _text(where: str) -> str:
+    if where == "-":
+        return sys.stdin.read(JSON_BYTES_MAX + 1)
+    try:
+        return Path(where).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{where} is not text in UTF-8") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{where} is not JSON: {error}") from error

@@ -1,0 +1,137 @@
+"""``mcpctl get``, ``put``, ``keys`` and ``conflicts``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from mcp.cli.connection import client_command
+from mcp.cli.options import json_option, option
+from mcp.cli.output import console, plain, print_json, table
+from mcp.client import Client
+from mcp.errors import InvalidArgument, NotFound
+
+
+def as_text(value: Any) -> str:
+    """Return a key's value for reading: a text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False, default=str)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl get greeting
+  mcpctl get greeting --linearizable --json"""
+)
+@click.argument("key")
+@option(
+    "--linearizable",
+    "consistency",
+    flag_value="linearizable",
+    help="The latest value, confirmed by a quorum at this moment.",
+)
+@option(
+    "--stale",
+    "consistency",
+    flag_value="stale",
+    help="Whatever the node that answers has; it may be behind.",
+)
+@json_option
+@client_command
+async def get(client: Client, key: str, consistency: str | None, as_json: bool) -> None:
+    """Read KEY.
+
+    By default as fresh as what this client has seen. A text is printed as it is, everything else as JSON.
+    """
+    found = await client.get(key, consistency=consistency or "session")  # type: ignore[arg-type]
+    if found is None:
+        raise NotFound(f"there is no key {key!r}")
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(as_text(found.value))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl put greeting hello
+  mcpctl put limits '{"rps": 50}' --json-value
+  mcpctl put greeting hi --expected-version 1     only if nobody wrote since
+  mcpctl put greeting hi --expected-version 0     only if it does not exist"""
+)
+@click.argument("key")
+@click.argument("value")
+@option("--json-value", is_flag=True, help="VALUE is JSON; otherwise it is stored as text.")
+@option(
+    "--expected-version",
+    type=click.IntRange(min=0),
+    help="Write only if the key is at this version; 0: only if it does not exist.",
+)
+@json_option
+@client_command
+async def put(
+    client: Client, *, key: str, value: str, json_value: bool, expected_version: int | None, as_json: bool
+) -> None:
+    """Write VALUE under KEY.
+
+    Returns once a quorum of the nodes has it on disk, and prints the key's new version.
+    """
+    stored = parsed(value) if json_value else value
+    if expected_version is None:
+        version = await client.put(key, stored)
+    else:
+        version = await client.compare_and_set(key, stored, expected_version=expected_version)
+    if as_json:
+        print_json({"key": key, "version": version})
+    else:
+        click.echo(f"{key} is at version {version}")
+
+
+def parsed(value: str) -> Any:
+    """Parse a JSON value. Raises :class:`~mcp.errors.InvalidArgument`, which says where it ends being one."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise InvalidArgument(
+            f"VALUE is not JSON: {error}; leave out --json-value to store it as text"
+        ) from error
+
+
+@click.command()
+@click.argument("prefix", default="")
+@option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
+@json_option
+@client_command
+async def keys(client: Client, prefix: str, limit: int, as_json: bool) -> None:
+    """List the keys that begin with PREFIX, in order."""
+    found = await client.keys(prefix, limit=limit)
+    if as_json:
+        print_json(found)
+    else:
+        for key in found:
+            click.echo(key)
+
+
+@click.command()
+@click.argument("key")
+@json_option
+@client_command
+async def conflicts(client: Client, key: str, as_json: bool) -> None:
+    """Show the writes to KEY that lost: each expected a version that was no longer current."""
+    found = await client.conflicts(key)
+    if as_json:
+        print_json(found)
+        return
+    rows = table("index#", "session", "expected#", "was#", "attempted value")
+    for lost in found:
+        rows.add_row(
+            str(lost.get("index")),
+            str(lost.get("session")),
+            str(lost.get("expected_version")),
+            str(lost.get("winner_version")),
+            as_text(lost.get("attempted")),
+        )
+    console().print(rows if found else f"no write to {key} has lost")

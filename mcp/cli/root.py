@@ -1,0 +1,159 @@
+"""The ``mcpctl`` command: finds the subcommand, and turns every failure into one line and a status."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import click
+
+from mcp.cli import exits
+from mcp.cli.invocation import Invocation
+from mcp.errors import McpError
+
+
+class Entry(NamedTuple):
+    """A subcommand that is not imported yet: where it lives and what the list of commands says of it."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+SECTIONS: Final[dict[str, dict[str, Entry]]] = {
+    "Try it": {
+        "demo": Entry(
+            "mcp.cli.demo.command", "demo", "Three nodes, a real model, a killed leader: watch it."
+        ),
+        "doctor": Entry("mcp.cli.doctor", "doctor", "Check this machine and environment."),
+    },
+    "Run it": {
+        "serve": Entry("mcp.cli.serve", "serve", "Run a node until it is told to stop."),
+        "status": Entry("mcp.cli.status", "status", "Show the nodes, who leads, the log and the models."),
+    },
+    "Models and inference": {
+        "deploy": Entry("mcp.cli.models", "deploy", "Put a model into service on every node."),
+        "models": Entry("mcp.cli.models", "models", "List the models that the cluster agreed on."),
+        "infer": Entry("mcp.cli.infer", "infer", "Ask a model now: fast, nothing is recorded."),
+        "submit": Entry("mcp.cli.infer", "submit", "Record an inference, so that it survives any node."),
+        "result": Entry("mcp.cli.infer", "result", "Show a recorded inference, and wait for it."),
+    },
+    "Keys": {
+        "get": Entry("mcp.cli.keys", "get", "Read a key."),
+        "put": Entry("mcp.cli.keys", "put", "Write a key, or only if its version is as expected."),
+        "keys": Entry("mcp.cli.keys", "keys", "List keys."),
+        "conflicts": Entry("mcp.cli.keys", "conflicts", "Show the writes that lost against a newer version."),
+    },
+}
+COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class LazyCommands(click.Group):
+    """A group whose commands are imported only when one of them is run or explained."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every command's name, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command, or return ``None`` for an unknown name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was asked for, or say which ones come close."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "'mcpctl --help' lists them"
+            raise click.UsageError(f"there is no command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section, from the table and without importing one."""
+        for section, entries in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
+
+
+@click.group(
+    cls=LazyCommands,
+    invoke_without_command=True,
+    context_settings={
+        "auto_envvar_prefix": "MCP",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+    epilog=exits.EXPLANATION,
+)
+@click.version_option(package_name="message-coordination-protocol", prog_name="mcpctl")
+@click.pass_context
+def mcpctl(ctx: click.Context) -> None:
+    """Coordinate ONNX inference over several machines, with the promises of a consensus system.
+
+    Every option can also be given as the environment variable that its help names. This is the Message
+    Coordination Protocol, not the Model Context Protocol.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (by default the process's own) and return its exit status.
+
+    Nothing is raised: a failure is one line on standard error, ``mcpctl: CODE: message``, preceded by
+    the traceback only where ``--traceback`` asked for it.
+    """
+    invocation = Invocation()
+    try:
+        status = mcpctl.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="mcpctl",
+            standalone_mode=False,
+            obj=invocation,
+        )
+        sys.stdout.flush()
+    except (click.Abort, KeyboardInterrupt):
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (``mcpctl keys | head``). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.SUCCESS
+    except Exception as error:
+        if invocation.traceback:
+            traceback.print_exc()
+        code, message = described(error)
+        click.echo(f"mcpctl: {code}: {' '.join(message.split())}", err=True)
+        return exits.exit_status(code)
+    return status if isinstance(status, int) else exits.SUCCESS
+
+
+def described(error: Exception) -> tuple[str, str]:
+    """Return the code and the message by which a user meets ``error``."""
+    match error:
+        case McpError():
+            return error.code, error.message
+        case click.ClickException():
+            return "INVALID_ARGUMENT", usage_message(error)
+        case OSError(filename=str() | bytes() as name, strerror=str() as reason):
+            return "INVALID_ARGUMENT", f"{os.fsdecode(name)}: {reason}"
+        case ModuleNotFoundError():
+            return "DEPENDENCY_MISSING", f"{error}; 'mcpctl doctor' checks the environment"
+    return "INTERNAL", f"{type(error).__name__}: {error} (a defect: run it again with --traceback)"
+
+
+def usage_message(error: click.ClickException) -> str:
+    """Return what was wrong with the command line, and which help tells more."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message}; see '{context.command_path} --help'" if context is not None else message

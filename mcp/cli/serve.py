@@ -1,0 +1,284 @@
+"""``mcpctl serve``: run one node until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import re
+import signal
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from mcp.cli.credentials import cluster_key
+from mcp.cli.options import (
+    DEFAULT_ADDRESS,
+    FILE,
+    cluster_options,
+    option,
+    tls_options,
+    together,
+    traceback_option,
+    words,
+)
+from mcp.errors import ConfigInvalid
+from mcp.node import Node, NodeConfig
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+
+
+def voters(value: object) -> dict[str, str]:
+    """Read addresses by node id: ``n1=host:port,n2=host:port`` on the command line, a table in a file."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(address, str) for address in value.values()):
+            raise click.BadParameter("every address is a text such as '10.0.0.1:7400'")
+        return {str(node): address for node, address in value.items()}
+    found: dict[str, str] = {}
+    for part in words(value):
+        node, separator, address = (text.strip() for text in part.partition("="))
+        if not separator or not node or not address:
+            raise click.BadParameter(f"{part!r} is not id=address, such as n1=10.0.0.1:7400")
+        if node in found:
+            raise click.BadParameter(f"node {node!r} is there twice")
+        found[node] = address
+    return found
+
+
+def seconds_range(value: object) -> tuple[float, float]:
+    """Read a shortest and a longest time: ``0.25-0.5``, in a file also a list of two numbers."""
+    parts = value.split("-") if isinstance(value, str) else value
+    try:
+        shortest, longest = (float(part) for part in parts)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise click.BadParameter(f"{value!r} is no range of seconds such as 0.25-0.5") from None
+    return shortest, longest
+
+
+def read_config(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    """Take the options' defaults from a TOML file, so that flags and environment still win.
+
+    The keys are the options' names with underscores. Raises :class:`~mcp.errors.ConfigInvalid` for a
+    file that is not TOML, and for a key that is no option: a typing mistake must not pass in silence.
+    """
+    if path is None:
+        return
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.loads(file.read(CONFIG_BYTES_MAX).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path} is not TOML: {error}") from error
+    known = option_names(ctx.command)
+    unknown = sorted(settings.keys() - known.keys())
+    if unknown:
+        raise ConfigInvalid(
+            f"{path}: {unknown[0]!r} is no setting of 'mcpctl serve'; known are {', '.join(sorted(known))}"
+        )
+    ctx.default_map = {known[key]: value for key, value in settings.items()}
+
+
+def option_names(command: click.Command) -> dict[str, str]:
+    """Return the parameters that a file may set, by the name that it uses: the flag's own."""
+    settable = (p for p in command.params if isinstance(p, click.Option) and p.expose_value)
+    return {str(p.opts[0]).removeprefix("--").replace("-", "_"): str(p.name) for p in settable}
+
+
+cluster_membership_options = together(
+    option(
+        "--node-id", envvar="MCP_NODE_ID", help="This node's name in the cluster; by default the host's name."
+    ),
+    option(
+        "--listen",
+        type=words,
+        metavar="TEXT,...",
+        envvar="MCP_LISTEN",
+        help=f"Addresses to serve at: host:port or unix:///path. By default this node's entry in --peers, "
+        f"otherwise {DEFAULT_ADDRESS}.",
+    ),
+    option(
+        "--peers",
+        type=voters,
+        metavar="ID=ADDRESS,...",
+        envvar="MCP_PEERS",
+        help="Every voter with its address, this node included; the same list on every node.",
+    ),
+    option(
+        "--advertise", envvar="MCP_ADVERTISE", help="The address that others are told, if not the listed one."
+    ),
+    option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="MCP_DATA_DIR",
+        help="Where the log, the snapshots and the models lie; by default mcp-data/NODE-ID.",
+    ),
+    option(
+        "--engine",
+        type=click.Choice(["raft", "solo"]),
+        envvar="MCP_ENGINE",
+        help="raft for voters that agree, solo for one process alone; by default raft if there are --peers.",
+    ),
+)
+
+execution_options = together(
+    option(
+        "--providers",
+        type=words,
+        metavar="TEXT,...",
+        default="cpu",
+        show_default=True,
+        envvar="MCP_PROVIDERS",
+        help="Where models run, the first preferred: cpu, cuda.",
+    ),
+    option(
+        "--allow-provider-fallback",
+        is_flag=True,
+        envvar="MCP_ALLOW_PROVIDER_FALLBACK",
+        help="Go on with the next provider where one is missing, and report it.",
+    ),
+    option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        envvar="MCP_THREADS",
+        help="Threads that one inference may use.",
+    ),
+    option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        envvar="MCP_WORKERS",
+        help="Inferences that run at the same time.",
+    ),
+)
+
+timing_options = together(
+    option(
+        "--election-timeout",
+        type=seconds_range,
+        metavar="SECONDS-SECONDS",
+        default="0.25-0.5",
+        show_default=True,
+        envvar="MCP_ELECTION_TIMEOUT",
+        help="A follower that hears nothing for a time in this range stands for election.",
+    ),
+    option(
+        "--heartbeat",
+        "heartbeat_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=0.05,
+        show_default=True,
+        metavar="SECONDS",
+        envvar="MCP_HEARTBEAT",
+        help="How often the leader says that it is there.",
+    ),
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl serve                                       one node on this machine only
+  mcpctl serve --node-id n1 --peers n1=10.0.0.1:7400,n2=10.0.0.2:7400,n3=10.0.0.3:7400 \\
+      --cluster-key-file key.txt --data-dir /var/lib/mcp
+  mcpctl serve --config node.toml
+
+\b
+A file has the options' names with underscores:
+  node_id = "n1"
+  data_dir = "/var/lib/mcp"
+  cluster_key_file = "/etc/mcp/key"
+  [peers]
+  n1 = "10.0.0.1:7400"
+  n2 = "10.0.0.2:7400"
+  n3 = "10.0.0.3:7400" """
+)
+@option(
+    "--config",
+    type=FILE,
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    envvar="MCP_CONFIG",
+    help="A TOML file with any of these options. Flags and environment come before it.",
+)
+@cluster_membership_options
+@cluster_options
+@tls_options
+@execution_options
+@timing_options
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_default=True,
+    envvar="MCP_LOG_LEVEL",
+    help="What is worth a line on standard error.",
+)
+@traceback_option
+def serve(log_level: str, **options: Any) -> None:
+    """Run a node until SIGTERM or Ctrl-C.
+
+    Prints one line when it is ready. A node that was killed is started again with the same command: it
+    continues from its data directory.
+    """
+    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    config = node_config(**options)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run_until_stopped(config))
+
+
+def node_config(
+    *,
+    node_id: str | None,
+    listen: tuple[str, ...] | None,
+    peers: dict[str, str] | None,
+    data_dir: Path | None,
+    engine: str | None,
+    cluster_key_file: Path | None,
+    election_timeout: tuple[float, float],
+    **others: Any,
+) -> NodeConfig:
+    """Return the node's settings: the options, and what follows from those that were not given."""
+    node = node_id or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().partition(".")[0]) or "node"
+    voters = peers or {}
+    own = voters.get(node)
+    return NodeConfig(
+        node_id=node,
+        listen=listen or ((own,) if own else (DEFAULT_ADDRESS,)),
+        voters=voters,
+        data_dir=data_dir or Path("mcp-data") / node,
+        engine=engine or ("raft" if voters else "solo"),
+        cluster_key=cluster_key(cluster_key_file),
+        election_timeout_min_s=election_timeout[0],
+        election_timeout_max_s=election_timeout[1],
+        **others,
+    )
+
+
+def loop_factory() -> Any:
+    """Return uvloop's event loop where it is installed, asyncio's own elsewhere."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    return importlib.import_module("uvloop").new_event_loop
+
+
+async def run_until_stopped(config: NodeConfig) -> None:
+    """Start the node, say so on standard output, and stop it in order at the first signal."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    node = Node(config)
+    await node.start()
+    try:
+        click.echo(f"ready node={config.node_id} address={node.address} engine={config.engine}")
+        await stop.wait()
+    finally:
+        await node.stop()

@@ -61,3 +61,27 @@ class SnapshotInvalid(ExecutorError):
     """An executor cannot restore from these bytes."""
 
     code = "SNAPSHOT_INVALID"
+
+
+class ModelAlreadyLoaded(ExecutorError):
+    """A model is loaded, or being loaded, under that key. Unload it first, or use another key."""
+
+    code = "MODEL_ALREADY_LOADED"
+
+
+class LimitExceeded(ExecutorError):
+    """A named limit of the runtime would have been passed. The message names it."""
+
+    code = "LIMIT_EXCEEDED"
+
+
+class RunCancelled(ExecutorError):
+    """Whoever had asked for the run stopped it."""
+
+    code = "RUN_CANCELLED"
+
+
+class ExecutorClosed(ExecutorError):
+    """The runtime or the pool has been closed, or belongs to the process that this one was forked from."""
+
+    code = "EXECUTOR_CLOSED"

@@ -1,0 +1,157 @@
+"""Who runs next, and where: fair queues per model and moving estimates of run times. Pure bookkeeping."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from executor.errors import QueueFull
+
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Item]):
+    """Bounded queues of runs, one per model, served in turn.
+
+    ``queue_runs_max`` bounds what waits in all; ``runs_per_model_max`` is the most that may wait for one
+    model, so that one that is overloaded leaves room for the others.
+    """
+
+    def __init__(self, *, queue_runs_max: int, runs_per_model_max: int) -> None:
+        self.queue_runs_max = queue_runs_max
+        self.runs_per_model_max = runs_per_model_max
+        self._models: OrderedDict[str, OrderedDict[Item, None]] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def waiting(self, key: str) -> int:
+        """How many runs wait for one model."""
+        return len(self._models.get(key, ()))
+
+    def put(self, key: str, item: Item) -> None:
+        """Append a run. Raises :class:`QueueFull`, naming the limit that it would pass."""
+        if self._size >= self.queue_runs_max:
+            raise QueueFull(
+                f"queue_runs_max = {self.queue_runs_max} runs wait already: "
+                "try again later or on another node"
+            )
+        waiting = self._models.get(key)
+        if waiting is None:
+            waiting = self._models[key] = OrderedDict()
+        elif len(waiting) >= self.runs_per_model_max:
+            raise QueueFull(
+                f"runs_per_model_max = {self.runs_per_model_max} runs wait for model {key!r} already: "
+                "try again later or on another node"
+            )
+        waiting[item] = None
+        self._size += 1
+
+    def take(self, may_run: Callable[[str], bool]) -> Item | None:
+        """The oldest run of the next model in turn that ``may_run``; ``None`` if there is none."""
+        for key, waiting in self._models.items():
+            if may_run(key):
+                item, _ = waiting.popitem(last=False)
+                self._size -= 1
+                if waiting:
+                    self._models.move_to_end(key)
+                else:
+                    del self._models[key]
+                return item
+        return None
+
+    def remove(self, key: str, item: Item) -> bool:
+        """Take one run out of the queue; whether it was there."""
+        waiting = self._models.get(key)
+        if waiting is None or item not in waiting:
+            return False
+        del waiting[item]
+        self._size -= 1
+        if not waiting:
+            del self._models[key]
+        return True
+
+    def clear(self) -> list[Item]:
+        """Take everything out."""
+        items = [item for waiting in self._models.values() for item in waiting]
+        self._models.clear()
+        self._size = 0
+        return items
+
+
+class _RunTime:
+    __slots__ = ("count", "inline_s", "threaded_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.threaded_s = float("inf")
+        self.inline_s: float | None = None
+
+
+class RunTimes:
+    """Decides which runs are so short that handing them to a thread costs more than running them.
+
+    Kept per model and power of two of the input's bytes. What a thread measures is an upper bound: when
+    the event loop is busy, the thread waits for the interpreter lock up to its switch interval (5 ms)
+    before it can read the clock. So the least of recent threaded times counts, and when that could be
+    nothing but waiting (below ``probe_s_max``), one run is tried inline; from then on inline times decide.
+    A time that is much longer than the estimate counts as four times the estimate: one interruption
+    by the operating system does not send a model back to the threads.
+    """
+
+    SAMPLES_MIN = 3
+    WEIGHT = 0.25
+    OUTLIER_FACTOR = 4.0
+    FORGETTING = 1.05
+
+    def __init__(self, *, inline_s_max: float, probe_s_max: float = 0.008, entries_max: int = 4096) -> None:
+        self.inline_s_max = inline_s_max
+        self.probe_s_max = probe_s_max
+        self.entries_max = entries_max
+        self._entries: OrderedDict[tuple[str, int], _RunTime] = OrderedDict()
+
+    def inline(self, key: str, size_bytes: int) -> bool:
+        """Whether to run it inline."""
+        entry = self._entries.get((key, size_bytes.bit_length()))
+        if entry is None or entry.count < self.SAMPLES_MIN or self.inline_s_max <= 0:
+            return False
+        if entry.inline_s is None:
+            return entry.threaded_s < self.probe_s_max
+        return entry.inline_s < self.inline_s_max
+
+    def threaded(self, key: str, size_bytes: int, elapsed_s: float) -> None:
+        """Note how long a run took in a worker thread."""
+        entry = self._entry(key, size_bytes)
+        entry.count += 1
+        entry.threaded_s = min(elapsed_s, entry.threaded_s * self.FORGETTING)
+        if entry.inline_s is not None and elapsed_s < entry.inline_s:
+            entry.inline_s += (elapsed_s - entry.inline_s) * self.WEIGHT
+
+    def inlined(self, key: str, size_bytes: int, elapsed_s: float) -> None:
+        """Note how long a run took inline."""
+        entry = self._entry(key, size_bytes)
+        if entry.inline_s is None:
+            entry.inline_s = elapsed_s
+        else:
+            bounded = min(elapsed_s, entry.inline_s * self.OUTLIER_FACTOR)
+            entry.inline_s += (bounded - entry.inline_s) * self.WEIGHT
+
+    def overran(self, key: str, size_bytes: int, elapsed_s: float) -> None:
+        """Note that an inline run had to be stopped after ``elapsed_s``: not inline again soon."""
+        self._entry(key, size_bytes).inline_s = elapsed_s
+
+    def forget(self, key: str) -> None:
+        """Drop what is known about a model."""
+        for known in [known for known in self._entries if known[0] == key]:
+            del self._entries[known]
+
+    def _entry(self, key: str, size_bytes: int) -> _RunTime:
+        place = (key, size_bytes.bit_length())
+        entry = self._entries.get(place)
+        if entry is None:
+            entry = self._entries[place] = _RunTime()
+            if len(self._entries) > self.entries_max:
+                self._entries.popitem(last=False)
+        return entry

@@ -191,10 +191,13 @@ class Driver:
 
     # -- life ---------------------------------------------------------------------------------------
 
-    def start(self, restored: SnapshotMeta | None) -> None:
-        """Begin. The sink already holds ``restored``, the snapshot found on the disk, if any."""
-        if restored is not None:
-            self._applied = (restored.index, restored.term, restored.previous_term)
+    def start(self) -> None:
+        """Begin: restore the snapshot that is on the disk, if there is one, and drive the engine."""
+        latest = self._snapshots.latest()
+        if latest is not None:
+            self._restore(latest)
+        status = self._engine.status()
+        self._seen = (status.role, status.term, status.leader)
         self._wake()
 
     def stop(self) -> None:
@@ -600,6 +603,8 @@ class Driver:
     # -- snapshots ----------------------------------------------------------------------------------
 
     def _restore(self, meta: SnapshotMeta) -> None:
+        if meta.index == self._applied[0] and not self._applying:
+            return
         self._to_apply.clear()
         self._applying.clear()
         self._sink.restore(meta, self._snapshots.read(meta))

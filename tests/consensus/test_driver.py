@@ -1,0 +1,413 @@
+"""Drivers around real engines, real journals and real snapshots, joined by a network in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consensus.batch import Batch
+from consensus.driver import Applied, Driver, DriverLimits
+from consensus.errors import Busy, DiskFull, EntryTooLarge, NotLeader, OutcomeUnknown, StorageFailed
+from consensus.interface import Engine, Entry, Record, Role, SnapshotMeta
+from consensus.journal import Journal
+from consensus.raft.config import RaftConfig
+from consensus.raft.engine import RaftEngine
+from consensus.recovery import recover
+from consensus.snapshots import SnapshotStore
+from consensus.solo import SoloEngine
+from consensus.storage import RealDisk
+from consensus.transfer import TransferLimits
+
+SMALL = DriverLimits(
+    log_entries_max=20,
+    log_entries_retained=5,
+    transfer=TransferLimits(chunk_bytes=64, window_chunks=2, resend_s=0.1),
+)
+
+
+class Register:
+    """A sink that appends every command to a list: the whole state."""
+
+    def __init__(self) -> None:
+        self.applied: list[bytes] = []
+        self.restored = 0
+        self.room = 10_000
+        self.held: list[tuple[Entry, Batch]] = []
+        self.hold = False
+        self.driver: Driver | None = None
+
+    def free(self) -> int:
+        return self.room - sum(len(batch.commands) for _, batch in self.held)
+
+    def push(self, entry: Entry, batch: Batch) -> None:
+        self.held.append((entry, batch))
+        if not self.hold:
+            self.run()
+
+    def run(self) -> None:
+        assert self.driver is not None
+        while self.held:
+            entry, batch = self.held.pop(0)
+            results = []
+            for request_id, command in zip(batch.request_ids, batch.commands, strict=True):
+                self.applied.append(command)
+                results.append((request_id, len(self.applied)))
+            self.driver.applied(entry.index, results)
+
+    def snapshot(self) -> bytes:
+        return b"\n".join(self.applied)
+
+    def restore(self, meta: SnapshotMeta, content: bytes) -> None:
+        self.restored += 1
+        self.held.clear()
+        self.applied = content.split(b"\n") if content else []
+
+
+class Switchboard:
+    """Delivers on the next turn of the loop between those that are up and not cut off."""
+
+    def __init__(self) -> None:
+        self.drivers: dict[str, Driver] = {}
+        self.cut: set[frozenset[str]] = set()
+        self.drop: Callable[[str, str, bytes], bool] = lambda source, target, message: False
+
+    def send(self, source: str, target: str, message: bytes) -> None:
+        driver = self.drivers.get(target)
+        if driver is None or frozenset((source, target)) in self.cut or self.drop(source, target, message):
+            return
+        asyncio.get_running_loop().call_soon(driver.on_message, source, message)
+
+
+class Port:
+    def __init__(self, board: Switchboard, node: str) -> None:
+        self.board, self.node = board, node
+
+    def send(self, peer: str, message: bytes) -> None:
+        self.board.send(self.node, peer, message)
+
+
+class Member:
+    """One node: files, engine, sink, driver."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        self.sink = Register()
+        disk = RealDisk(cluster.path / name)
+        self.store = SnapshotStore.open(disk, "snapshots")
+        self.journal = Journal.open(disk, "journal")
+        recovered = recover(self.journal, self.store)
+        generator = random.Random(f"{name}{cluster.generation}")
+        cluster.generation += 1
+        loop = asyncio.get_running_loop()
+        engine: Engine
+        if len(cluster.names) == 1:
+            engine = SoloEngine(name, recovered)
+        else:
+            timing = RaftConfig(
+                election_timeout_min_s=0.05,
+                election_timeout_max_s=0.1,
+                heartbeat_s=0.01,
+                leader_fallback_s=0.1,
+            )
+            engine = RaftEngine(
+                name, cluster.names, recovered, now=loop.time(), random=generator, config=timing
+            )
+        self.failures: list[Exception] = []
+        self.driver = Driver(
+            engine,
+            self.journal,
+            self.store,
+            self.sink,
+            Port(cluster.board, name),
+            wall=lambda: 1.7e9,
+            generator=generator,
+            limits=cluster.limits,
+            on_failure=self.failures.append,
+        )
+        self.sink.driver = self.driver
+        cluster.board.drivers[name] = self.driver
+        self.driver.start()
+        for other in cluster.members.values():
+            other.driver.on_connected(name)
+            self.driver.on_connected(other.name)
+        cluster.members[name] = self
+
+    def crash(self) -> None:
+        self.driver.stop()
+        self.journal.close()
+        del self.cluster.board.drivers[self.name], self.cluster.members[self.name]
+        for other in self.cluster.members.values():
+            other.driver.on_disconnected(self.name)
+
+
+class Cluster:
+    def __init__(self, path: Path, size: int, limits: DriverLimits = SMALL) -> None:
+        self.path, self.limits = path, limits
+        self.names = [f"n{i}" for i in range(1, size + 1)]
+        self.board = Switchboard()
+        self.members: dict[str, Member] = {}
+        self.generation = 0
+        for name in self.names:
+            (path / name).mkdir(parents=True)
+            Member(self, name)
+
+    async def leader(self) -> Member:
+        def leading() -> list[Member]:
+            found = [m for m in self.members.values() if m.driver.status().role is Role.LEADER]
+            return found if len(found) == 1 and agreed(found[0]) else []
+
+        def agreed(member: Member) -> bool:
+            status = member.driver.status()
+            return status.commit_index == status.last_index
+
+        await until(lambda: bool(leading()))
+        return leading()[0]
+
+    async def equal(self, count: int) -> None:
+        await until(lambda: all(len(m.sink.applied) >= count for m in self.members.values()))
+        assert len({tuple(m.sink.applied) for m in self.members.values()}) == 1
+
+    def stop(self) -> None:
+        for member in list(self.members.values()):
+            member.driver.stop()
+            member.journal.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Give the loop turns until something is so; the bound is there to fail rather than to hang."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def settled(cluster: Cluster, commands: Sequence[bytes], via: Member | None = None) -> list[Applied]:
+    member = via or await cluster.leader()
+    return await asyncio.gather(*(member.driver.propose(c, timeout_s=10.0) for c in commands))
+
+
+def run(scenario: Callable[[], Awaitable[Any]]) -> None:
+    asyncio.run(scenario())  # type: ignore[arg-type]
+
+
+def test_solo_executes_in_order_and_recovers(tmp_path: Path) -> None:
+    commands = [b"%d" % i for i in range(60)]
+
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 1)
+        results = await settled(cluster, commands)
+        assert [r.result for r in results] == list(range(1, 61))
+        cluster.members["n1"].crash()
+        again = Member(cluster, "n1")
+        await until(lambda: again.sink.applied == commands)
+        assert again.sink.restored <= 1
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_every_node_executes_the_same_whoever_proposes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        for member in (leader, *(m for m in cluster.members.values() if m is not leader)):
+            await settled(cluster, [b"%s-%d" % (member.name.encode(), i) for i in range(5)], via=member)
+        await cluster.equal(15)
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_an_acknowledged_command_survives_the_leader(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        first = await cluster.leader()
+        await settled(cluster, [b"before"], via=first)
+        first.crash()
+        await settled(cluster, [b"after"])
+        Member(cluster, first.name)
+        await cluster.equal(2)
+        assert cluster.members["n1"].sink.applied == [b"before", b"after"]
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_proposal_that_was_forwarded_to_a_dead_leader_goes_to_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        await until(lambda: follower.driver.status().leader == leader.name)
+        cluster.board.drop = lambda source, target, message: message[0] == 2
+        pending = follower.driver.propose(b"moved", timeout_s=10.0)
+        await asyncio.sleep(0.01)
+        leader.crash()
+        cluster.board.drop = lambda source, target, message: False
+        await pending
+        await cluster.equal(1)
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_without_a_quorum_a_proposal_is_unknown_or_refused_by_its_deadline(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        for other in [m for m in cluster.members.values() if m is not leader]:
+            other.crash()
+        pending = leader.driver.propose(b"sent", timeout_s=0.3)
+        with pytest.raises(OutcomeUnknown):
+            await pending
+        await until(lambda: leader.driver.status().leader is None)
+        never_sent = leader.driver.propose(b"never", timeout_s=0.1)
+        with pytest.raises(NotLeader):
+            await never_sent
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_lagging_node_is_caught_up_by_a_snapshot(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        behind = next(m for m in cluster.members.values() if m is not leader)
+        behind.crash()
+        for i in range(80):
+            await settled(cluster, [b"command-%d" % i], via=leader)
+        await until(lambda: leader.driver.status().first_index > 30)
+        back = Member(cluster, behind.name)
+        await until(lambda: len(back.sink.applied) == 80)
+        assert back.sink.restored == 1
+        await settled(cluster, [b"more"])
+        await cluster.equal(81)
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_the_log_stays_bounded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        for i in range(200):
+            await settled(cluster, [b"%d" % i])
+        await cluster.equal(200)
+        await until(
+            lambda: all(
+                (s := m.driver.status()).last_index - s.first_index < 60 for m in cluster.members.values()
+            )
+        )
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_limits_refuse_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 1, DriverLimits(proposals_pending_max=2, command_bytes_max=10))
+        driver = cluster.members["n1"].driver
+        with pytest.raises(EntryTooLarge):
+            driver.propose(b"x" * 11, timeout_s=1.0)
+        first, second = driver.propose(b"a", timeout_s=5.0), driver.propose(b"b", timeout_s=5.0)
+        with pytest.raises(Busy):
+            driver.propose(b"c", timeout_s=1.0)
+        await asyncio.gather(first, second)
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_full_sink_holds_back_what_is_committed_and_loses_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 1)
+        member = cluster.members["n1"]
+        member.sink.hold, member.sink.room = True, 3
+        pending = [member.driver.propose(b"%d" % i, timeout_s=10.0) for i in range(2)]
+        await until(lambda: len(member.sink.held) >= 1)
+        pending += [member.driver.propose(b"%d" % i, timeout_s=10.0) for i in range(2, 6)]
+        await asyncio.sleep(0.02)
+        assert sum(len(b.commands) for _, b in member.sink.held) <= 3
+        member.sink.hold, member.sink.room = False, 1000
+        member.sink.run()
+        await asyncio.gather(*pending)
+        assert member.sink.applied == [b"%d" % i for i in range(6)]
+        cluster.stop()
+
+    run(scenario)
+
+
+class FullJournal:
+    """A journal on a disk that is full for a while."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal, self.full, self.broken = journal, False, False
+
+    def append(self, records: Sequence[Record]) -> None:
+        if self.full:
+            raise DiskFull("no room")
+        self.journal.append(records)
+
+    def sync(self) -> None:
+        if self.broken:
+            raise StorageFailed("the disk failed")
+        self.journal.sync()
+
+    def compact(self, first_index_kept: int) -> None:
+        self.journal.compact(first_index_kept)
+
+
+def test_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 1, DriverLimits(disk_full_retry_s=0.01))
+        member = cluster.members["n1"]
+        disk = FullJournal(member.journal)
+        await settled(cluster, [b"before"])
+        member.driver._journal = disk
+        disk.full = True
+        with pytest.raises(OutcomeUnknown):
+            await member.driver.propose(b"during", timeout_s=5.0)
+        with pytest.raises(DiskFull):
+            member.driver.propose(b"refused", timeout_s=5.0)
+        assert member.sink.applied == [b"before"]
+        disk.full = False
+        await until(lambda: not member.driver.disk_full)
+        await settled(cluster, [b"after"])
+        assert member.sink.applied == [b"before", b"during", b"after"]
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_failed_sync_stops_the_node(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 1)
+        member = cluster.members["n1"]
+        await settled(cluster, [b"before"])
+        disk = FullJournal(member.journal)
+        member.driver._journal = disk
+        disk.broken = True
+        with pytest.raises(OutcomeUnknown):
+            await member.driver.propose(b"lost", timeout_s=5.0)
+        assert [type(f) for f in member.failures] == [StorageFailed]
+        with pytest.raises(StorageFailed):
+            member.driver.propose(b"no more", timeout_s=5.0)
+        assert member.sink.applied == [b"before"]
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_slow_disk_is_synced_in_a_thread(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3, DriverLimits(sync_inline_s_max=0.0))
+        await settled(cluster, [b"%d" % i for i in range(50)])
+        await cluster.equal(50)
+        cluster.stop()
+
+    run(scenario)

@@ -1,0 +1,101 @@
+"""The requests that this end has sent and that have no answer yet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from mcp.errors import Busy, McpError, OutcomeUnknown, Unavailable
+from mcp.net.interface import Reply
+
+_STREAMS: Final = 2**32
+
+
+class Call:
+    """One request: its stream, its future, and the position in the outbox where its frame ends."""
+
+    __slots__ = ("end", "future", "stream")
+
+    def __init__(self, stream: int, future: asyncio.Future[Reply]) -> None:
+        self.stream = stream
+        self.future = future
+        self.end = 0
+
+
+class Calls:
+    """Requests in flight by stream. Streams of one end are all odd or all even, and are used again.
+
+    A call that nobody waits for any more is kept, without its future, until its answer comes: its stream
+    is still in use by the peer, and the peer still owes us bytes.
+    """
+
+    def __init__(self, first_stream: int) -> None:
+        self._first = first_stream
+        self._next = first_stream
+        self._calls: dict[int, Call] = {}
+        self._abandoned: set[int] = set()
+
+    def __len__(self) -> int:
+        """How many answers the peer owes."""
+        return len(self._calls) + len(self._abandoned)
+
+    def open(self, future: asyncio.Future[Reply], streams_max: int) -> Call:
+        """Start a call on a free stream. Raises :class:`~mcp.errors.Busy` at the peer's limit."""
+        if len(self) >= streams_max:
+            raise Busy(
+                f"{len(self)} requests are in flight on this connection and the peer takes "
+                f"streams_max={streams_max}; wait for answers, or use another connection",
+                details={"streams_max": streams_max},
+            )
+        stream = self._next
+        while stream in self._calls or stream in self._abandoned:
+            stream = self._after(stream)
+        self._next = self._after(stream)
+        call = self._calls[stream] = Call(stream, future)
+        return call
+
+    def discard(self, call: Call) -> None:
+        """Forget a call that was never queued."""
+        self._calls.pop(call.stream, None)
+
+    def take(self, stream: int) -> Call | None:
+        """The call that an answer on ``stream`` ends, if somebody waits for it."""
+        return self._calls.pop(stream, None)
+
+    def take_abandoned(self, stream: int) -> bool:
+        """Whether an answer on ``stream`` ends a call that nobody waits for."""
+        if stream not in self._abandoned:
+            return False
+        self._abandoned.remove(stream)
+        return True
+
+    def abandon(self, call: Call) -> bool:
+        """Wait no more. Returns whether the peer should be told, because it has not answered yet."""
+        if self._calls.get(call.stream) is not call:
+            return False
+        del self._calls[call.stream]
+        self._abandoned.add(call.stream)
+        return True
+
+    def fail_all(self, handed: int, reason: McpError | None) -> None:
+        """End every call: the connection is gone, and its transport had taken ``handed`` bytes of it.
+
+        A request whose frame was not handed over entirely cannot have been understood.
+        """
+        why = f": {reason.message}" if reason is not None else ""
+        calls, self._calls = self._calls, {}
+        self._abandoned.clear()
+        for call in calls.values():
+            if call.future.done():
+                continue
+            if call.end > handed:
+                error: McpError = Unavailable(f"the connection closed before the request was sent{why}")
+            else:
+                error = OutcomeUnknown(
+                    f"the connection closed before the answer came, so the request may have taken "
+                    f"effect{why}; retry only under the same request id"
+                )
+            call.future.set_exception(error)
+
+    def _after(self, stream: int) -> int:
+        return stream + 2 if stream + 2 < _STREAMS else self._first

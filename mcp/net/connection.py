@@ -1,0 +1,261 @@
+"""One connection: requests both ways, notices, backpressure, over any asyncio transport.
+
+Why it cannot run out of memory, and why it cannot lock up: an end that reads requests while the peer does
+not read its answers would queue answers for ever. So an end stops reading while more than
+``write_high_water_bytes`` are unsent and answers are among them. If both ends did that at once, each would
+wait for the other for ever; so an end that is itself owed an answer goes on reading. Then no two ends both
+stop: the one that stops is owed nothing, hence the other owes no answers, hence it does not stop. An end
+that must go on reading refuses further requests with BUSY above ``write_buffer_bytes_max``, and a peer that
+reads not even those refusals is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from mcp.errors import (
+    Busy,
+    DeadlineExceeded,
+    InvalidArgument,
+    McpError,
+    MessageExpired,
+    ProtocolError,
+    Unavailable,
+)
+from mcp.net.calls import Call, Calls
+from mcp.net.exchange import Exchange
+from mcp.net.interface import Handler, Reply
+from mcp.net.limits import DEFAULT_LIMITS, Limits
+from mcp.net.link import Link, State, log
+from mcp.wire.codec import decode_error, decode_message, encode_error, encode_message
+from mcp.wire.frame import Buffer, Frame, FrameKind
+from mcp.wire.handshake import Handshake
+from mcp.wire.messages import Message
+
+
+class Connection(Link):
+    """One end of a connection. Made by :func:`mcp.net.connect` and by a listener, not by hand.
+
+    All methods are for the event loop's own thread.
+    """
+
+    def __init__(
+        self,
+        handshake: Handshake,
+        handler: Handler,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        address: str = "",
+        made: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(handshake, limits=limits, address=address, made=made)
+        self._handler = handler
+        self._parity = 1 if self._initiator else 0
+        self._calls = Calls(first_stream=1 if self._initiator else 2)
+        self._exchanges: dict[int, Exchange] = {}
+        self._answers_end = 0  # the outbox position where the last answer ends
+        self._dispatch |= {
+            FrameKind.REQUEST: self._on_request,
+            FrameKind.RESPONSE: self._on_response,
+            FrameKind.ERROR: self._on_error,
+            FrameKind.CANCEL: self._on_cancel,
+            FrameKind.NOTICE: self._on_notice,
+        }
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many answers the peer owes, those included that nobody waits for any more."""
+        return len(self._calls)
+
+    @property
+    def exchanges_in_progress(self) -> int:
+        """How many answers this end owes."""
+        return len(self._exchanges)
+
+    async def request(self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float) -> Reply:
+        """Send a request and return its answer. Leave the segments unchanged until then.
+
+        The peer is told the shorter of ``timeout_s`` and what the message's ``ttl`` leaves. Raises the
+        peer's own error; :class:`~mcp.errors.DeadlineExceeded` after ``timeout_s`` (the peer is told to
+        cancel); :class:`~mcp.errors.Unavailable` if the connection closed before the request was sent;
+        :class:`~mcp.errors.OutcomeUnknown` if it closed after that; :class:`~mcp.errors.Busy` above the
+        peer's limit of requests in flight; :class:`~mcp.errors.FrameTooLarge`. Cancelling the waiting
+        task cancels the request.
+        """
+        call = self._open_call(message, segments, timeout_s)
+        timer = self._loop.call_later(timeout_s, self._expire, call, timeout_s)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            if not call.future.cancelled() and call.future.done():
+                call.future.exception()  # seen, though nobody is told
+            self._abandon(call)
+            raise
+        finally:
+            timer.cancel()
+
+    def notify(self, body: Buffer | Sequence[Buffer]) -> bool:
+        """Send a one-way message. ``False``: it was dropped, because too much is unsent or nobody is there.
+
+        Raises :class:`~mcp.errors.FrameTooLarge`.
+        """
+        if self._state is not State.OPEN or self._outbox.backlog_bytes > self._limits.write_buffer_bytes_max:
+            self.counters.notices_dropped += 1
+            return False
+        self._send(FrameKind.NOTICE, 0, body)
+        return True
+
+    # Requests of this end.
+
+    def _open_call(self, message: Message, segments: Sequence[Buffer], timeout_s: float) -> Call:
+        if self._state is not State.OPEN or self._peer is None:
+            why = f": {self._reason.message}" if self._reason is not None else ""
+            raise Unavailable(f"the connection is not open, and the request was not sent{why}")
+        if timeout_s <= 0:
+            raise DeadlineExceeded("no time was left to send the request, and it was not sent")
+        body = encode_message(message, ttl_ms=min(message.ttl.ms, math.ceil(timeout_s * 1000)))
+        call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max)
+        try:
+            self._send(FrameKind.REQUEST, call.stream, body, segments)
+        except McpError:
+            self._calls.discard(call)
+            raise
+        call.end = self._outbox.queued
+        if self._reading_paused:
+            self._regulate()  # an answer is owed to us from now on
+        return call
+
+    def _expire(self, call: Call, timeout_s: float) -> None:
+        if not call.future.done():
+            error = DeadlineExceeded(f"no answer came within {timeout_s:g} s, and the request was cancelled")
+            call.future.set_exception(error)
+        self._abandon(call)
+
+    def _abandon(self, call: Call) -> None:
+        if self._calls.abandon(call) and self._state is State.OPEN:
+            self._send(FrameKind.CANCEL, call.stream)
+
+    def _take_call(self, stream: int) -> Call | None:
+        """The call that the answer on ``stream`` is for, if somebody waits for it."""
+        call = self._calls.take(stream)
+        if call is not None:
+            return None if call.future.done() else call
+        if self._calls.take_abandoned(stream):
+            self.counters.answers_late += 1
+        else:
+            self.counters.answers_unsolicited += 1
+        return None
+
+    def _on_response(self, frame: Frame) -> None:
+        call = self._take_call(frame.stream)
+        if call is None:
+            return
+        try:
+            call.future.set_result(Reply(decode_message(frame.body), frame.segments))
+        except McpError as error:
+            _fail_garbled(call, error)
+
+    def _on_error(self, frame: Frame) -> None:
+        call = self._take_call(frame.stream)
+        if call is None:
+            return
+        try:
+            call.future.set_exception(decode_error(frame.body))
+        except McpError as error:
+            _fail_garbled(call, error)
+
+    # Requests of the peer.
+
+    def _on_request(self, frame: Frame) -> None:
+        stream = frame.stream
+        if stream & 1 == self._parity or stream in self._exchanges:
+            raise ProtocolError(
+                f"a request came on stream {stream}, which "
+                + ("is in use" if stream in self._exchanges else "belongs to this end")
+                + "; the end that connected uses odd streams, the other even ones"
+            )
+        self.counters.requests_received += 1
+        try:
+            self._check_room()
+            message = self._read_request(frame.body)
+        except McpError as error:
+            self.counters.requests_refused += 1
+            self._send_error(stream, error)
+            self._count_unread_answer()
+            return
+        exchange = Exchange(message, frame.segments, self, stream, self._heard + message.ttl.ms / 1000)
+        self._exchanges[stream] = exchange
+        try:
+            self._handler.on_request(exchange)
+        except McpError as error:
+            exchange.fail(error)
+        except Exception:
+            log.exception("the handler failed on a %s from %s", message.type, self.peer.node_id)
+            exchange.fail(McpError(f"the peer failed while handling {message.type}; its log says why"))
+
+    def _check_room(self) -> None:
+        limits = self._limits
+        if len(self._exchanges) >= limits.streams_max:
+            reached = f"streams_max={limits.streams_max} requests are in progress on this connection"
+        elif self._outbox.backlog_bytes > limits.write_buffer_bytes_max:
+            reached = f"write_buffer_bytes_max={limits.write_buffer_bytes_max} bytes of answers are unread"
+        else:
+            return
+        raise Busy(f"{reached}; nothing was done, retry after reading answers")
+
+    def _read_request(self, body: memoryview) -> Message:
+        # The frame was sound, so what is wrong concerns this request alone and the connection goes on.
+        try:
+            message = decode_message(body)
+        except ProtocolError as error:
+            raise InvalidArgument(error.message) from None
+        if message.ttl.expired:
+            self.counters.messages_expired += 1
+            raise MessageExpired(f"the {message.type} had expired when it came; send it with a longer ttl.ms")
+        return message
+
+    def _on_cancel(self, frame: Frame) -> None:
+        exchange = self._exchanges.get(frame.stream)
+        if exchange is not None:
+            exchange._cancel()
+
+    def _on_notice(self, frame: Frame) -> None:
+        self._guarded(self._handler.on_notice, self, frame.body)
+
+    def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer]) -> None:
+        if self._state is State.OPEN:
+            self._send(FrameKind.RESPONSE, stream, encode_message(message), segments)
+            self._answers_end = self._outbox.queued
+
+    def _send_error(self, stream: int, error: McpError) -> None:
+        if self._state is State.OPEN:
+            self._send(FrameKind.ERROR, stream, encode_error(error))
+            self._answers_end = self._outbox.queued
+
+    # What the link asks.
+
+    def _opened(self) -> None:
+        self._handler.on_connected(self)
+
+    def _ended(self, position: int, reason: McpError | None) -> None:
+        self._calls.fail_all(position, reason)
+        for exchange in list(self._exchanges.values()):
+            exchange._cancel()
+
+    def _gone(self, reason: McpError | None) -> None:
+        self._handler.on_closed(self, reason)
+
+    def _must_not_read(self, backlog: int) -> bool:
+        high = self._limits.write_high_water_bytes
+        if backlog <= (high // 2 if self._reading_paused else high) or len(self._calls):
+            return False
+        return self._answers_end > self._outbox.queued - backlog
+
+
+def _fail_garbled(call: Call, error: McpError) -> NoReturn:
+    """Tell the caller and the link: a peer whose answers cannot be read is not to be trusted further."""
+    call.future.set_exception(error)
+    raise error

@@ -1,0 +1,57 @@
+"""The named limits of a connection and of a listener."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from mcp.errors import ConfigInvalid
+from mcp.wire.frame import FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX
+
+FRAME_BYTES_MAX_MOST: Final = 1024 * 1024 * 1024
+"""The most that ``frame_bytes_max`` may be set to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection takes and how long it waits. Raises :class:`~mcp.errors.ConfigInvalid`.
+
+    ``frame_bytes_max``: the largest frame that is received.
+    ``streams_max``: requests of the peer that are being handled; more are answered BUSY.
+    ``write_high_water_bytes``: with more answers than this unsent, no further requests are read.
+    ``write_buffer_bytes_max``: with more than this unsent, notices are dropped and requests answered BUSY.
+    ``connections_max``: connections of one listener; more are answered BUSY.
+    ``handshake_timeout_s``: from the connection to the end of the handshake.
+    ``keepalive_s``: silence after which the peer is asked for a sign of life.
+    ``dead_after_s``: silence after which the connection is given up.
+    ``close_timeout_s``: how long an orderly close may take to send what is queued.
+    """
+
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    streams_max: int = 1024
+    write_high_water_bytes: int = 1024 * 1024
+    write_buffer_bytes_max: int = 16 * 1024 * 1024
+    connections_max: int = 1024
+    handshake_timeout_s: float = 5.0
+    keepalive_s: float = 10.0
+    dead_after_s: float = 30.0
+    close_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if not getattr(self, limit.name) > 0:
+                raise ConfigInvalid(f"{limit.name} must be above 0, not {getattr(self, limit.name)!r}")
+        if not HANDSHAKE_FRAME_BYTES_MAX <= self.frame_bytes_max <= FRAME_BYTES_MAX_MOST:
+            raise ConfigInvalid(
+                f"frame_bytes_max must be {HANDSHAKE_FRAME_BYTES_MAX} to {FRAME_BYTES_MAX_MOST}, "
+                f"not {self.frame_bytes_max}"
+            )
+        if self.dead_after_s <= self.keepalive_s:
+            raise ConfigInvalid(
+                f"dead_after_s={self.dead_after_s} must be above keepalive_s={self.keepalive_s}, "
+                "or no peer could give a sign of life in time"
+            )
+
+
+DEFAULT_LIMITS: Final = Limits()
+"""The limits where none are given."""

@@ -1,0 +1,193 @@
+"""Accepting connections on one address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl as tls
+import stat
+from dataclasses import replace
+
+from mcp.clock import Clock, SystemClock
+from mcp.errors import Busy, ConfigInvalid, McpError, Unavailable
+from mcp.net.address import Address, Scheme, parse_address
+from mcp.net.connection import Connection
+from mcp.net.interface import Handler
+from mcp.net.limits import DEFAULT_LIMITS, Limits
+from mcp.net.link import log
+from mcp.net.memory import MemoryNetwork
+from mcp.wire.handshake import NONCE_BYTES, AcceptorHandshake, Handshake, Identity, PeerLimits, Refusal
+
+_SOCKET_MODE = 0o600
+_BACKLOG = 256
+
+
+class Listener:
+    """Accepts connections at ``address``, and hands those that finish the handshake to ``handler``.
+
+    TCP port 0 takes any free port. A Unix socket gets mode 0600; a file that is left of a listener which
+    is gone is replaced. ``ssl`` is for TCP only; ``network`` is where ``memory://`` addresses are.
+    """
+
+    def __init__(
+        self,
+        address: str | Address,
+        identity: Identity,
+        handler: Handler,
+        *,
+        ssl: tls.SSLContext | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+        network: MemoryNetwork | None = None,
+    ) -> None:
+        self._address = parse_address(address) if isinstance(address, str) else address
+        self._identity = identity
+        self._handler = handler
+        self._ssl = ssl
+        self._limits = limits
+        self._clock = clock or SystemClock()
+        self._network = network
+        self._server: asyncio.Server | None = None
+        self._socket_file: os.stat_result | None = None
+        self._bound: Address | None = None
+        self._connections: set[Connection] = set()
+        self.accepted = 0
+        """Connections that were accepted."""
+        self.refused = 0
+        """Connections that ended before their handshake was done."""
+
+    @property
+    def bound_address(self) -> Address:
+        """Where it listens, with the port that was taken. Raises :class:`~mcp.errors.Unavailable` before."""
+        if self._bound is None:
+            raise Unavailable(f"the listener at {self._address} is not started")
+        return self._bound
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The connections that are there now, those in their handshake included."""
+        return frozenset(self._connections)
+
+    async def start(self) -> None:
+        """Listen. Raises :class:`~mcp.errors.ConfigInvalid` when the address cannot be had."""
+        try:
+            if self._address.scheme is Scheme.MEMORY:
+                self._start_memory()
+            elif self._address.scheme is Scheme.UNIX:
+                await self._start_unix()
+            else:
+                await self._start_tcp()
+        except OSError as error:
+            raise ConfigInvalid(
+                f"cannot listen at {self._address}: {error.strerror or error}; choose another address, or "
+                "stop what uses this one"
+            ) from error
+
+    async def close(self) -> None:
+        """Accept no more, say goodbye on every connection, and wait until they are gone."""
+        if self._bound is None:
+            return
+        self._bound = None
+        if self._network is not None and self._address.scheme is Scheme.MEMORY:
+            self._network.stop_listening(self._address.path)
+        if self._server is not None:
+            self._server.close()
+        self._remove_socket_file()
+        leaving = self.connections
+        for connection in leaving:
+            connection.close()
+        await asyncio.gather(*(connection.wait_closed() for connection in leaving))
+
+    def _start_memory(self) -> None:
+        if self._network is None:
+            raise ConfigInvalid(f"{self._address} needs the MemoryNetwork that it is in; pass network=")
+        self._network.listen(self._address.path, self._accept)
+        self._bound = self._address
+
+    async def _start_tcp(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._accept,
+            self._address.host,
+            self._address.port,
+            ssl=self._ssl,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=self._limits.handshake_timeout_s if self._ssl is not None else None,
+        )
+        port = self._server.sockets[0].getsockname()[1]
+        self._bound = replace(self._address, port=port)
+
+    async def _start_unix(self) -> None:
+        path = self._address.path
+        await _remove_stale_socket(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.bind(path)
+            os.chmod(path, _SOCKET_MODE)  # before listen(), so that nobody else can connect in between
+            self._socket_file = os.stat(path)
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(self._accept, sock=sock, backlog=_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        self._bound = self._address
+
+    def _remove_socket_file(self) -> None:
+        """Remove the file if it is still ours and not that of a listener which replaced it."""
+        ours, self._socket_file = self._socket_file, None
+        if ours is None:
+            return
+        with contextlib.suppress(OSError):
+            found = os.stat(self._address.path)
+            if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                os.unlink(self._address.path)
+
+    def _accept(self) -> Connection:
+        limits = self._limits
+        handshake: Handshake
+        if len(self._connections) >= limits.connections_max:
+            handshake = Refusal(
+                Busy(f"the node has connections_max={limits.connections_max} connections; try another node")
+            )
+        else:
+            accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max)
+            handshake = AcceptorHandshake(self._identity, self._clock.entropy(NONCE_BYTES), accepts)
+        connection = Connection(handshake, self._handler, limits=limits, made=lambda: self._keep(connection))
+        return connection
+
+    def _keep(self, connection: Connection) -> None:
+        # Not before there is a transport: with TLS there is none until its handshake is done, and nothing
+        # would tell us of one that failed.
+        self.accepted += 1
+        self._connections.add(connection)
+        connection.closed.add_done_callback(lambda closed: self._forget(connection, closed.result()))
+
+    def _forget(self, connection: Connection, reason: McpError | None) -> None:
+        self._connections.discard(connection)
+        if connection.ready.exception() is not None:
+            self.refused += 1
+            log.info("a connection ended during its handshake: %s", reason)
+
+
+async def _remove_stale_socket(path: str) -> None:
+    """Remove what a listener left that is gone. Anything else at ``path`` is left alone and is an error."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigInvalid(f"{path} is there and is no socket; move it away, or listen elsewhere")
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return
+    except OSError as error:
+        raise ConfigInvalid(
+            f"{path} is there and cannot be tried: {error.strerror}; remove it by hand"
+        ) from error
+    writer.close()
+    raise ConfigInvalid(f"somebody listens at unix://{path}; stop it, or listen elsewhere")

@@ -1,0 +1,193 @@
+"""Messages and errors as msgpack, the form they have in frames.
+
+Why decoding hostile bytes is bounded: msgpack's parser sets memory aside for the elements that an array
+*claims* to have, so 4 KiB of nested headers can claim gigabytes. Each body is therefore walked once without
+building anything; that pass fails unless every claimed element is there, and an element takes a byte at
+least. What is built afterwards is within a constant factor of the body.
+
+Source of the format: the MessagePack specification (github.com/msgpack/msgpack, spec.md). Extension
+types, timestamps included, are refused, and so are maps with two equal keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgpack
+
+from mcp.causality.vector import VersionVector
+from mcp.errors import InvalidArgument, McpError, ProtocolError, from_wire
+from mcp.wire.frame import Buffer
+from mcp.wire.messages import DEFAULT_TTL, EMPTY_VECTOR, Message, Ttl
+
+DEPTH_MAX: Final = 32
+"""How deep maps and lists may be nested, the message itself included."""
+ERROR_MESSAGE_CHARS_MAX: Final = 4096
+"""How much of an error's text travels."""
+
+
+def encode_map(values: Mapping[str, Any]) -> bytes:
+    """Encode a map of plain values. Raises :class:`~mcp.errors.InvalidArgument` naming what is not plain."""
+    _check_plain(values)
+    try:
+        encoded: bytes = msgpack.packb(values, use_bin_type=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _not_plain(values, error) from None
+    return encoded
+
+
+def decode_map(body: Buffer) -> dict[str, Any]:
+    """Decode a map of plain values. Raises :class:`~mcp.errors.ProtocolError` for anything else."""
+    try:
+        _walk(body)
+        value = msgpack.unpackb(
+            body, raw=False, strict_map_key=True, max_ext_len=0, object_pairs_hook=_unique_keys
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise ProtocolError(f"a body is not valid msgpack of this protocol: {reason}") from None
+    if type(value) is not dict:
+        raise ProtocolError(f"a body must be a msgpack map, not {type(value).__name__}")
+    try:
+        _check_plain(value)
+    except InvalidArgument as error:
+        raise ProtocolError(error.message) from None
+    return value
+
+
+def encode_message(message: Message, *, ttl_ms: int | None = None) -> bytes:
+    """Encode a message; ``ttl_ms`` replaces its remaining milliseconds.
+
+    Raises :class:`~mcp.errors.InvalidArgument` for a payload that is not of plain values.
+    """
+    ttl = message.ttl
+    return encode_map(
+        {
+            "id": message.id,
+            "type": message.type,
+            "trace_id": message.trace_id,
+            "payload": message.payload,
+            "vector": message.vector.to_mapping(),
+            "ttl": {"hops": ttl.hops, "ms": ttl.ms if ttl_ms is None else ttl_ms},
+        }
+    )
+
+
+def decode_message(body: Buffer) -> Message:
+    """Decode a message. Unknown fields are ignored; ``trace_id``, ``vector`` and ``ttl`` may be absent.
+
+    Raises :class:`~mcp.errors.ProtocolError` that names the field.
+    """
+    try:
+        return message_from_fields(decode_map(body))
+    except InvalidArgument as error:
+        raise ProtocolError(error.message) from None
+
+
+def message_from_fields(fields: Mapping[str, Any]) -> Message:
+    """Make a message of decoded fields. Raises :class:`~mcp.errors.InvalidArgument` naming the field."""
+    for name in ("type", "id", "payload"):
+        if name not in fields:
+            raise InvalidArgument(f'a message lacks the field "{name}"; type, id and payload are required')
+    return Message(
+        fields["type"],
+        fields["payload"],
+        fields["id"],
+        fields.get("trace_id", ""),
+        _vector(fields.get("vector")),
+        _ttl(fields.get("ttl")),
+    )
+
+
+def encode_error(error: McpError) -> bytes:
+    """Encode an error. Never raises: details that are no plain values are left out."""
+    wire = {**error.to_wire(), "message": error.message[:ERROR_MESSAGE_CHARS_MAX]}
+    try:
+        return encode_map(wire)
+    except InvalidArgument:
+        text = str(wire["message"]).encode(errors="replace").decode()
+        return encode_map({"code": wire["code"], "message": text})
+
+
+def decode_error(body: Buffer) -> McpError:
+    """The error that a peer sent. Raises :class:`~mcp.errors.ProtocolError` when the body is no map."""
+    return from_wire(decode_map(body))
+
+
+def _vector(value: object) -> VersionVector:
+    if value is None:
+        return EMPTY_VECTOR
+    try:
+        return VersionVector.from_mapping(value) if value else EMPTY_VECTOR
+    except InvalidArgument as error:
+        raise InvalidArgument(f'the message field "vector" is wrong: {error.message}') from None
+
+
+def _ttl(value: object) -> Ttl:
+    if value is None:
+        return DEFAULT_TTL
+    if not isinstance(value, dict):
+        raise InvalidArgument(f'the message field "ttl" must be a map of "hops" and "ms", not {value!r:.80}')
+    return Ttl(value.get("hops", DEFAULT_TTL.hops), value.get("ms", DEFAULT_TTL.ms))
+
+
+def _walk(body: Buffer) -> None:
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
+    unpacker.feed(body)
+    try:
+        unpacker.skip()
+    except msgpack.OutOfData:
+        raise ValueError(f"it ends after {len(body)} bytes, before its last value does") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError(f"a map has {len(pairs) - len(unique)} keys twice")
+    return unique
+
+
+def _check_plain(values: Mapping[str, Any]) -> None:
+    """Check nesting and keys level by level, so that depth costs no stack."""
+    level: list[Any] = [values]
+    for _ in range(DEPTH_MAX):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, Mapping):
+                _check_keys(node)
+                node = node.values()  # noqa: PLW2901  # the children of either kind of node
+            below += [child for child in node if isinstance(child, dict | list | tuple)]
+        if not below:
+            return
+        level = below
+    raise InvalidArgument(f"a message is nested deeper than depth_max={DEPTH_MAX} levels; flatten it")
+
+
+def _check_keys(node: Mapping[Any, Any]) -> None:
+    for key in node:
+        if type(key) is not str:
+            raise InvalidArgument(f"the key {key!r:.80} of a map is not a string; only strings are keys")
+
+
+def _not_plain(values: Mapping[str, Any], cause: Exception) -> InvalidArgument:
+    path, value = _first_not_plain("", values)
+    return InvalidArgument(
+        f'the field "{path}" cannot be sent: {value!r:.80} is no plain value ({cause}); use None, bool, '
+        "integers of 64 bits, float, str, bytes, lists and maps, and tensors as segments"
+    )
+
+
+def _first_not_plain(path: str, value: object) -> tuple[str, object]:
+    """Find what msgpack refused. Only called after it did, on values whose depth was checked."""
+    children: list[tuple[str, object]] = []
+    if isinstance(value, dict):
+        children = [(f"{path}.{key}".lstrip("."), child) for key, child in value.items()]
+    elif isinstance(value, list | tuple):
+        children = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
+    for child_path, child in children:
+        try:
+            msgpack.packb(child)
+        except (TypeError, ValueError, OverflowError):
+            return _first_not_plain(child_path, child)
+    return path, value

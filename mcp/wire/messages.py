@@ -1,0 +1,110 @@
+"""The message: what every request and every reply carries besides its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp.causality.vector import VersionVector
+from mcp.errors import InvalidArgument, MessageExpired
+
+NAME_CHARS_MAX: Final = 128
+"""The most characters in a message's ``type``, ``id`` and ``trace_id``."""
+HOPS_MAX: Final = 255
+"""The highest hop limit."""
+TTL_MS_MAX: Final = 2**32 - 1
+"""The longest expiry: 49 days."""
+
+
+def _wrong(field: str, expected: str, got: object) -> InvalidArgument:
+    return InvalidArgument(f'the message field "{field}" must be {expected}, not {got!r:.80}')
+
+
+def _check_name(field: str, value: object, *, empty: bool) -> None:
+    if not isinstance(value, str) or len(value) > NAME_CHARS_MAX or not (value or empty):
+        raise _wrong(field, f"a string of {0 if empty else 1} to {NAME_CHARS_MAX} characters", value)
+
+
+def _check_count(field: str, value: object, limit: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+        raise _wrong(field, f"an integer in 0..{limit}", value)
+
+
+@dataclass(frozen=True, slots=True)
+class Ttl:
+    """How far and how long a message may travel.
+
+    ``hops``: how often it may still be forwarded, 0..255. ``ms``: milliseconds that remain until it
+    expires; relative, because clocks differ between machines.
+    """
+
+    hops: int = 8
+    ms: int = 60_000
+
+    def __post_init__(self) -> None:
+        _check_count("ttl.hops", self.hops, HOPS_MAX)
+        _check_count("ttl.ms", self.ms, TTL_MS_MAX)
+
+    @property
+    def expired(self) -> bool:
+        """Whether no time is left, so that the message must be dropped."""
+        return self.ms == 0
+
+    def hop(self) -> Ttl:
+        """What the message carries when it is forwarded once.
+
+        Raises :class:`~mcp.errors.MessageExpired` when it may not be.
+        """
+        if self.ms == 0:
+            raise MessageExpired(
+                "the message expired before it could be forwarded; send it with a longer ttl.ms"
+            )
+        if self.hops == 0:
+            raise MessageExpired(
+                "the message reached its hop limit before it found its destination; "
+                "send it to a node that is nearer, or with a higher ttl.hops"
+            )
+        return Ttl(self.hops - 1, self.ms)
+
+    def spent(self, ms: int) -> Ttl:
+        """What is left after ``ms`` milliseconds; never below 0."""
+        return Ttl(self.hops, max(0, self.ms - ms))
+
+
+DEFAULT_TTL: Final = Ttl()
+"""What a message without a ``ttl`` gets: 8 hops, one minute."""
+EMPTY_VECTOR: Final = VersionVector()
+"""What a message without a ``vector`` has seen: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One request or reply.
+
+    ``type`` names the operation. ``payload`` is a map of plain values (None, bool, integers of 64 bits,
+    float, str, bytes, lists and maps with string keys). ``id`` is unique among the sender's messages; a
+    reply carries its request's. ``trace_id`` groups what one user action caused. ``vector``: what the
+    sender's session has seen. Raises :class:`~mcp.errors.InvalidArgument` naming the field.
+    """
+
+    type: str
+    payload: dict[str, Any]
+    id: str
+    trace_id: str = ""
+    vector: VersionVector = EMPTY_VECTOR
+    ttl: Ttl = DEFAULT_TTL
+
+    def __post_init__(self) -> None:
+        _check_name("type", self.type, empty=False)
+        _check_name("id", self.id, empty=False)
+        _check_name("trace_id", self.trace_id, empty=True)
+        if not isinstance(self.payload, dict):
+            raise _wrong("payload", "a map", self.payload)
+        if not isinstance(self.vector, VersionVector):
+            raise _wrong("vector", "a version vector", self.vector)
+        if not isinstance(self.ttl, Ttl):
+            raise _wrong("ttl", 'a map of "hops" and "ms"', self.ttl)
+
+    def reply(self, type_: str, payload: dict[str, Any], vector: VersionVector = EMPTY_VECTOR) -> Message:
+        """An answer to this message: same ``id``, same ``trace_id``."""
+        return Message(type_, payload, self.id, self.trace_id, vector)

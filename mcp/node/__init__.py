@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mcp.node.node import Node
-
 from mcp.node.config import NodeConfig, NodeLimits
+from mcp.node.node import Node
 
 __all__ = ["Node", "NodeConfig", "NodeLimits"]

@@ -1,0 +1,222 @@
+"""The parts of one node, made and joined. :mod:`mcp.node.node` starts and stops them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+
+from consensus.driver import Driver, DriverLimits
+from consensus.errors import ConsensusError
+from consensus.interface import Engine, EngineStatus
+from consensus.raft.config import RaftConfig
+from consensus.raft.engine import RaftEngine
+from consensus.solo import SoloEngine
+from executor.onnx import OnnxRuntime
+from executor.options import RuntimeOptions
+from executor.pool import InferencePool
+from mcp.clock import Clock
+from mcp.errors import Unavailable
+from mcp.net.connection import Connection
+from mcp.node.artefacts import Artefacts
+from mcp.node.assignments import Assignments
+from mcp.node.blobs import BlobStore
+from mcp.node.config import NodeConfig
+from mcp.node.deploy import Deployer
+from mcp.node.dispatch import Dispatch
+from mcp.node.follow import Follower
+from mcp.node.inference import DirectInference
+from mcp.node.links import PeerLinks
+from mcp.node.membership import Membership
+from mcp.node.order import Order
+from mcp.node.ordered import OrderedState
+from mcp.node.reads import Reads
+from mcp.node.report import Report
+from mcp.node.shelf import Shelf
+from mcp.node.storage import NodeFiles
+from mcp.state.state import ReplicatedState
+
+Dial = Callable[[str], Awaitable[Connection]]
+
+
+class Assembly:
+    """Every part of a node. What has to be closed is pushed on ``stack``, in order of making."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        files: NodeFiles,
+        clock: Clock,
+        dial: Dial,
+        stack: contextlib.AsyncExitStack,
+        on_failure: Callable[[ConsensusError], None],
+        on_change: Callable[[EngineStatus], None],
+    ) -> None:
+        self.config = config
+        self._clock = clock
+        self._stack = stack
+        self.state = ReplicatedState()
+        self.order = Order()
+        self.reads = Reads(self.state, self.order)
+        self.links = self._make_links(dial)
+        self._make_execution()
+        self._make_followers()
+        self.driver = self._make_driver(files, on_failure, on_change)
+        self._make_answers()
+
+    def _make_links(self, dial: Dial) -> PeerLinks:
+        limits = self.config.limits
+        return PeerLinks(
+            self.config.node_id,
+            self.config.peers,
+            dial,
+            backoff_s_min=limits.peer_backoff_s_min,
+            backoff_s_max=limits.peer_backoff_s_max,
+            generator=self._clock.random(),
+            on_up=self._on_peer_up,
+            on_down=self._on_peer_down,
+        )
+
+    # The parts refer to one another in circles; these close them.
+
+    def _on_peer_up(self, peer: str) -> None:
+        self.driver.on_connected(peer)
+
+    def _on_peer_down(self, peer: str) -> None:
+        self.driver.on_disconnected(peer)
+
+    def _on_model_ready(self, digest: str) -> None:
+        self.follower.announce(digest)
+
+    def _make_execution(self) -> None:
+        config, limits = self.config, self.config.limits
+        blobs = BlobStore(
+            config.data_dir / "blobs",
+            blob_bytes_max=limits.blob_bytes_max,
+            uploads_max=limits.uploads_max,
+        )
+        options = RuntimeOptions(
+            providers=config.providers,
+            allow_fallback=config.allow_provider_fallback,
+            intra_op_threads=config.threads,
+            device_memory_bytes_max=config.device_memory_bytes_max or 0,
+        )
+        self.runtime = OnnxRuntime(options, monotonic=self._clock.monotonic)
+        self._stack.callback(self.runtime.close)
+        self.pool = InferencePool(
+            self.runtime, workers=config.workers, queue_runs_max=limits.inference_runs_max
+        )
+        self._stack.push_async_callback(self.pool.aclose)
+        self.artefacts = Artefacts(blobs, self.links, self._clock, chunk_bytes_max=limits.chunk_bytes_max)
+        self._stack.push_async_callback(self.artefacts.close)
+        self.shelf = Shelf(
+            self.runtime,
+            self.pool,
+            self.artefacts,
+            on_ready=self._on_model_ready,
+        )
+        self._stack.push_async_callback(self.shelf.close)
+
+    def _make_followers(self) -> None:
+        config, limits = self.config, self.config.limits
+        self.assignments = Assignments(
+            config.node_id,
+            self.state,
+            self.shelf,
+            self.artefacts,
+            self.order.internal,
+            runs_max=limits.assigned_runs_max,
+            run_timeout_s=limits.inference_lease_s,
+            inline_bytes_max=self.state.limits.inline_bytes_max,
+        )
+        self._stack.push_async_callback(self.assignments.close)
+        self.follower = Follower(
+            config.node_id, self.state, self.shelf, self.assignments, self.reads, self.order
+        )
+        self._stack.push_async_callback(self.follower.close)
+        self.membership = Membership(
+            config.node_id,
+            self.state,
+            self.order,
+            self._clock,
+            self.order.internal,
+            providers=config.providers,
+            node_dead_after_s=limits.node_dead_after_s,
+            inference_lease_s=limits.inference_lease_s,
+        )
+        self.ordered = OrderedState(
+            self.state,
+            queue_commands_max=limits.queue_commands_max,
+            commands_per_slice=limits.commands_per_slice,
+            on_applied=self.follower.applied,
+            on_restored=self.follower.restored,
+        )
+        self._stack.callback(self.ordered.close)
+
+    def _make_driver(
+        self,
+        files: NodeFiles,
+        on_failure: Callable[[ConsensusError], None],
+        on_change: Callable[[EngineStatus], None],
+    ) -> Driver:
+        generator = self._clock.random()
+        driver = Driver(
+            self._make_engine(files, generator),
+            files.journal,
+            files.snapshots,
+            self.ordered,
+            self.links,
+            wall=self._clock.wall,
+            generator=generator,
+            limits=DriverLimits(),
+            on_change=on_change,
+            on_failure=on_failure,
+        )
+        self._stack.callback(driver.stop)
+        self.ordered.bind(driver)
+        self.order.bind(driver)
+        return driver
+
+    def _make_engine(self, files: NodeFiles, generator: random.Random) -> Engine:
+        config = self.config
+        if config.engine == "solo":
+            return SoloEngine(config.node_id, files.recovered)
+        timing = RaftConfig(
+            election_timeout_min_s=config.election_timeout_min_s,
+            election_timeout_max_s=config.election_timeout_max_s,
+            heartbeat_s=config.heartbeat_s,
+            leader_fallback_s=config.election_timeout_max_s,
+        )
+        return RaftEngine(
+            config.node_id,
+            sorted(config.voters),
+            files.recovered,
+            now=self._clock.monotonic(),
+            random=generator,
+            config=timing,
+        )
+
+    def _make_answers(self) -> None:
+        config, limits = self.config, self.config.limits
+        deployer = Deployer(
+            config.node_id,
+            tuple(config.peers),
+            self.order,
+            self.shelf,
+            self.artefacts,
+            self.links,
+            self._clock,
+        )
+        self._stack.push_async_callback(deployer.close)
+        self.report = Report(self, self._clock)
+        self.dispatch = Dispatch(
+            self.order,
+            self.reads,
+            DirectInference(config.node_id, self.state, self.shelf),
+            deployer,
+            self.artefacts,
+            self.report.status,
+            request_timeout_s_max=limits.request_timeout_s_max,
+        )
+        self._stack.push_async_callback(self.dispatch.close)
+        self._stack.callback(self.order.close, Unavailable("this node is stopping; ask another one"))

@@ -1,0 +1,241 @@
+"""What a node answers: one table from message type to operation.
+
+Requests arrive as callbacks. What can be answered at once is (a small model, a read that is not behind);
+what takes a commit is answered from the commit's own callback; only what has several steps gets a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from consensus.driver import Applied as Committed
+from mcp.causality.vector import VersionVector
+from mcp.errors import InvalidArgument, McpError, MessageExpired, PermissionDenied, from_wire
+from mcp.net.exchange import Exchange
+from mcp.node.artefacts import Artefacts
+from mcp.node.blobs import BlobStatus
+from mcp.node.deploy import Deployer
+from mcp.node.inference import DirectInference
+from mcp.node.order import Order
+from mcp.node.payload import integer, mapping, text
+from mcp.node.reads import Reads
+from mcp.node.translation import translated
+from mcp.state.commands import encode_command
+from mcp.state.state import Applied
+from mcp.wire.handshake import Role
+
+Operation = Callable[[Exchange], Coroutine[Any, Any, None]]
+REQUESTS_ACTIVE_MAX = 8_192
+
+
+class Dispatch:
+    """The operations of one node; :meth:`on_request` is the way in."""
+
+    def __init__(
+        self,
+        order: Order,
+        reads: Reads,
+        direct: DirectInference,
+        deployer: Deployer,
+        artefacts: Artefacts,
+        status: Callable[..., dict[str, Any]],
+        *,
+        request_timeout_s_max: float,
+    ) -> None:
+        self.counts: dict[str, int] = {}
+        self._order = order
+        self._reads = reads
+        self._direct = direct
+        self._deployer = deployer
+        self._artefacts = artefacts
+        self._status = status
+        self._timeout_s_max = request_timeout_s_max
+        self._active: set[asyncio.Task[None]] = set()
+        self._at_once: dict[str, Callable[[Exchange], None]] = {
+            "COMMAND": self._command,
+            "STATUS": self._answer_status,
+        }
+        self._in_a_task: dict[str, Operation] = {
+            "READ": self._read,
+            "INFERENCE_WAIT": self._inference_wait,
+            "BLOB_STAT": self._blob_stat,
+            "BLOB_PUT": self._blob_put,
+            "BLOB_GET": self._blob_get,
+            "DEPLOY": self._deploy,
+            "MODEL_PREPARE": self._model_prepare,
+        }
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        tasks = list(self._active)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def on_request(self, exchange: Exchange) -> None:
+        """Answer a request, now or later."""
+        kind = exchange.message.type
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        try:
+            if exchange.message.ttl.expired:
+                raise MessageExpired("the message's ttl.ms had run out when it arrived; send it with more")
+            if kind == "INFER_REQUEST":
+                self._infer(exchange)
+            elif kind in self._at_once:
+                self._at_once[kind](exchange)
+            elif kind in self._in_a_task:
+                self._spawn(exchange, self._in_a_task[kind](exchange))
+            else:
+                known = sorted([*self._at_once, *self._in_a_task, "INFER_REQUEST"])
+                raise InvalidArgument(
+                    f"message type {kind!r} is unknown; this node answers {', '.join(known)}"
+                )
+        except McpError as error:
+            exchange.fail(error)
+
+    def _spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._active) >= REQUESTS_ACTIVE_MAX:
+            work.close()
+            raise self._order.busy(f"{REQUESTS_ACTIVE_MAX} requests are under way on this node")
+        task = asyncio.ensure_future(self._run(exchange, work))
+        self._active.add(task)
+        task.add_done_callback(self._active.discard)
+        exchange.on_cancel(lambda: task.cancel() and None)
+
+    @staticmethod
+    async def _run(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # every request is answered, whatever went wrong
+            exchange.fail(translated(error))
+
+    def _timeout_s(self, exchange: Exchange) -> float:
+        return min(self._timeout_s_max, exchange.message.ttl.ms / 1000)
+
+    def _reply(self, exchange: Exchange, kind: str, payload: dict[str, Any], index: int) -> None:
+        vector = VersionVector.from_mapping({"log": index}) if index else VersionVector()
+        exchange.reply(exchange.message.reply(kind, payload, vector))
+
+    # -- ordered commands ---------------------------------------------------------------------------
+
+    def _command(self, exchange: Exchange) -> None:
+        payload = exchange.message.payload
+        data = encode_command(
+            text(payload, "op"),
+            mapping(payload, "args"),
+            session=text(payload, "session"),
+            seq=integer(payload, "seq"),
+            ack=integer(payload, "ack"),
+        )
+        self._order.admit_client_op(payload["op"])
+        committed = self._order.propose(data, timeout_s=self._timeout_s(exchange))
+        committed.add_done_callback(functools.partial(self._committed, exchange))
+
+    def _committed(self, exchange: Exchange, done: asyncio.Future[Committed]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is not None:
+            exchange.fail(translated(error))
+            return
+        outcome = done.result()
+        applied: Applied = outcome.result
+        if applied.error is not None:
+            code, message, details = applied.error
+            exchange.fail(from_wire({"code": code, "message": message, "details": details}))
+            return
+        payload = {"index": outcome.index, "value": applied.value, "leader": self._order.leader}
+        self._reply(exchange, "COMMAND_RESULT", payload, outcome.index)
+
+    # -- reads --------------------------------------------------------------------------------------
+
+    async def _read(self, exchange: Exchange) -> None:
+        message = exchange.message
+        index, value = await self._reads.read(
+            text(message.payload, "kind"),
+            mapping(message.payload, "args"),
+            text(message.payload, "consistency"),
+            message.vector,
+            self._timeout_s(exchange),
+        )
+        payload = {"index": index, "value": value, "leader": self._order.leader}
+        self._reply(exchange, "READ_RESULT", payload, index)
+
+    async def _inference_wait(self, exchange: Exchange) -> None:
+        message = exchange.message
+        index, value = await self._reads.finished_inference(
+            text(message.payload, "id"), message.vector, self._timeout_s(exchange)
+        )
+        payload = {"index": index, "value": value, "leader": self._order.leader}
+        self._reply(exchange, "READ_RESULT", payload, index)
+
+    def _answer_status(self, exchange: Exchange) -> None:
+        with_digest = exchange.message.payload.get("digest") is True
+        self._reply(exchange, "STATUS_RESULT", self._status(with_digest=with_digest), 0)
+
+    # -- direct inference ---------------------------------------------------------------------------
+
+    def _infer(self, exchange: Exchange) -> None:
+        timeout_s = self._timeout_s(exchange)
+        later = self._direct.answer(exchange, timeout_s)
+        if later is not None:
+            self._spawn(exchange, later)
+
+    # -- artefacts ----------------------------------------------------------------------------------
+
+    async def _blob_stat(self, exchange: Exchange) -> None:
+        digest = text(exchange.message.payload, "digest")
+        self._blob_status(exchange, await asyncio.to_thread(self._artefacts.store.status, digest))
+
+    async def _blob_put(self, exchange: Exchange) -> None:
+        payload = exchange.message.payload
+        if len(exchange.segments) != 1:
+            raise InvalidArgument(f"BLOB_PUT takes one segment, got {len(exchange.segments)}")
+        status = await self._artefacts.put(
+            text(payload, "digest"),
+            integer(payload, "size"),
+            integer(payload, "offset"),
+            memoryview(exchange.segments[0]),
+        )
+        self._blob_status(exchange, status)
+
+    def _blob_status(self, exchange: Exchange, status: BlobStatus) -> None:
+        payload = {
+            "digest": status.digest,
+            "size": status.size,
+            "received": status.received,
+            "complete": status.complete,
+        }
+        self._reply(exchange, "BLOB_STATUS", payload, 0)
+
+    async def _blob_get(self, exchange: Exchange) -> None:
+        payload = exchange.message.payload
+        digest, offset = text(payload, "digest"), integer(payload, "offset")
+        chunk = await self._artefacts.read(digest, offset, integer(payload, "length"))
+        size = self._artefacts.store.status(digest).size
+        answer = {"digest": digest, "offset": offset, "size": size}
+        exchange.reply(exchange.message.reply("BLOB_CHUNK", answer), (memoryview(chunk),))
+
+    # -- models -------------------------------------------------------------------------------------
+
+    async def _deploy(self, exchange: Exchange) -> None:
+        payload = exchange.message.payload
+        answer = await self._deployer.deploy(
+            text(payload, "session"),
+            integer(payload, "seq"),
+            integer(payload, "ack"),
+            mapping(payload, "manifest"),
+            self._timeout_s(exchange),
+        )
+        self._reply(exchange, "DEPLOYED", answer, answer["index"])
+
+    async def _model_prepare(self, exchange: Exchange) -> None:
+        peer = exchange.connection.peer
+        if peer.role is not Role.NODE:
+            raise PermissionDenied("MODEL_PREPARE is what nodes say to one another; use DEPLOY")
+        manifest = mapping(exchange.message.payload, "manifest")
+        answer = await self._deployer.prepare(manifest, peer.node_id, self._timeout_s(exchange))
+        self._reply(exchange, "MODEL_PREPARED", answer, 0)

@@ -1,0 +1,113 @@
+"""Direct inference: not in the log, one hop, on whatever node is asked.
+
+The model is what the hint resolves to at this node's position in the log. A model that is known to be
+quick is run at once, on the loop: handing it to a thread would cost more than the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import numpy as np
+from mcp.state.state import ReplicatedState
+from numpy.typing import NDArray
+
+from executor.inspection import ModelInfo
+from mcp.errors import InputInvalid, InvalidArgument
+from mcp.net.exchange import Exchange
+from mcp.node.payload import integer, names, text
+from mcp.node.shelf import Shelf
+from mcp.state.models import ModelVersion
+from mcp.wire.tensors import pack_all, unpack_all
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class DirectInference:
+    """Answers ``INFER_REQUEST``."""
+
+    def __init__(self, node_id: str, state: ReplicatedState, shelf: Shelf) -> None:
+        self._node_id = node_id
+        self._state = state
+        self._shelf = shelf
+
+    def answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
+        """Answer at once, or give the work that will."""
+        payload = exchange.message.payload
+        model = self._state.models.resolve(text(payload, "model_hint"))
+        wanted = names(payload, "outputs")
+        if "timeout_ms" in payload:
+            timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
+        info = self._shelf.info(model.digest)
+        if info is None:
+            return self._answer_later(exchange, model, wanted, timeout_s)
+        inputs = received_inputs(exchange, info)
+        outputs = self._shelf.run_inline(model.digest, inputs, wanted)
+        if outputs is None:
+            return self._run_later(exchange, model, inputs, wanted, timeout_s)
+        self._reply(exchange, model, outputs)
+        return None
+
+    async def _answer_later(
+        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
+    ) -> None:
+        info = await self._shelf.ensure_within(model, timeout_s)
+        inputs = received_inputs(exchange, info)
+        await self._run_later(exchange, model, inputs, wanted, timeout_s)
+
+    async def _run_later(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        inputs: Arrays,
+        wanted: list[str] | None,
+        timeout_s: float,
+    ) -> None:
+        self._reply(exchange, model, await self._shelf.run(model, inputs, wanted, timeout_s))
+
+    def _reply(self, exchange: Exchange, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
+        specs, segments = pack_all(outputs)
+        payload = {
+            "model": model.name,
+            "version": model.version,
+            "node": self._node_id,
+            "outputs": specs,
+        }
+        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments)
+
+
+def received_inputs(exchange: Exchange, info: ModelInfo) -> Arrays:
+    """The tensors of a request by name, or its text, as the model's inputs."""
+    payload = exchange.message.payload
+    chunk = payload.get("data_chunk")
+    if chunk is None:
+        return bound_inputs(unpack_all(payload.get("inputs", []), exchange.segments, text=True), info)
+    if not isinstance(chunk, str) or payload.get("inputs"):
+        raise InvalidArgument("a request carries either a text in 'data_chunk', or tensors in 'inputs'")
+    return text_input(chunk, info)
+
+
+def bound_inputs(inputs: Arrays, info: ModelInfo) -> Arrays:
+    """Give an input without a name to the model's only one."""
+    if "" not in inputs:
+        return inputs
+    if len(info.inputs) != 1 or len(inputs) != 1:
+        declared = ", ".join(f"{i.name} ({i.dtype})" for i in info.inputs)
+        raise InputInvalid(
+            f"an input without a name fits a model with one input; this one declares: {declared}"
+        )
+    (only,) = info.inputs
+    return {only.name: inputs[""]}
+
+
+def text_input(chunk: str, info: ModelInfo) -> Arrays:
+    """A text as the only input of a model that takes strings, of the rank that it declares."""
+    if len(info.inputs) != 1 or info.inputs[0].dtype != "BYTES":
+        declared = ", ".join(f"{i.name} ({i.dtype})" for i in info.inputs)
+        raise InputInvalid(
+            f"a text fits a model with one input of strings (BYTES); this one declares: {declared}"
+        )
+    (only,) = info.inputs
+    rank = 1 if only.shape is None else len(only.shape)
+    return {only.name: np.array([chunk], dtype=object).reshape((1,) * rank)}

@@ -1,0 +1,120 @@
+"""One connection to each peer node, kept up.
+
+Of two nodes, the one with the smaller id dials, so that a pair never holds two connections for long.
+Consensus messages are one-way notices on it: dropped while it is down or clogged, which Raft takes for
+loss. Bulk requests (artefacts) share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+from mcp.errors import McpError
+from mcp.net.connection import Connection
+
+
+class PeerLinks:
+    """The links of one node. ``dial(address)`` opens an authenticated connection.
+
+    ``on_up(peer)`` and ``on_down(peer)`` are called on every change.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        peers: Mapping[str, str],
+        dial: Callable[[str], Awaitable[Connection]],
+        *,
+        backoff_s_min: float,
+        backoff_s_max: float,
+        generator: random.Random,
+        on_up: Callable[[str], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        self.dropped = 0
+        self.last_error: dict[str, McpError] = {}
+        self._node_id = node_id
+        self._peers = dict(peers)
+        self._dial = dial
+        self._backoff = (backoff_s_min, backoff_s_max)
+        self._random = generator
+        self._on_up = on_up
+        self._on_down = on_down
+        self._up: dict[str, Connection] = {}
+        self._dialling: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to dial those peers that are ours to dial."""
+        for peer, address in self._peers.items():
+            if self._node_id < peer:
+                self._dialling.append(asyncio.ensure_future(self._keep_up(peer, address)))
+
+    async def stop(self) -> None:
+        """Close every link."""
+        for task in self._dialling:
+            task.cancel()
+        await asyncio.gather(*self._dialling, return_exceptions=True)
+        for connection in list(self._up.values()):
+            connection.close()
+        self._up.clear()
+
+    def knows(self, peer: str) -> bool:
+        """Whether ``peer`` is one of the voters."""
+        return peer in self._peers
+
+    def connected(self, peer: str) -> bool:
+        """Whether a link to ``peer`` is up."""
+        return peer in self._up
+
+    def connection(self, peer: str) -> Connection | None:
+        """The link to ``peer``, if it is up."""
+        return self._up.get(peer)
+
+    def send(self, peer: str, message: bytes) -> None:
+        """Send a consensus message, or drop it (:class:`consensus.driver.Network`)."""
+        connection = self._up.get(peer)
+        if connection is None or not connection.notify(message):
+            self.dropped += 1
+
+    def adopt(self, connection: Connection) -> None:
+        """A connection with a peer is up, whoever dialled. It replaces an older one."""
+        peer = connection.peer.node_id
+        older = self._up.get(peer)
+        self._up[peer] = connection
+        self.last_error.pop(peer, None)
+        if older is not None and older is not connection:
+            older.close()
+            self._on_down(peer)
+        self._on_up(peer)
+
+    def release(self, connection: Connection) -> None:
+        """A connection is gone. One that was replaced already is not missed."""
+        peer = connection.peer.node_id
+        if self._up.get(peer) is connection:
+            del self._up[peer]
+            self._on_down(peer)
+
+    async def _keep_up(self, peer: str, address: str) -> None:
+        least, most = self._backoff
+        pause = least
+        while True:
+            try:
+                connection = await self._dial(address)
+            except McpError as error:
+                self.last_error[peer] = error
+                await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+                pause = min(most, pause * 2)
+                continue
+            pause = least
+            if connection.peer.node_id == peer:
+                self.adopt(connection)
+            else:
+                connection.close()
+                self.last_error[peer] = McpError(
+                    f"{address} answers as node {connection.peer.node_id!r}, the voters' list says {peer!r}"
+                )
+            await connection.wait_closed()
+            self.release(connection)
+            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))

@@ -1,0 +1,252 @@
+"""A node: the composition root, embeddable in a running asyncio program.
+
+::
+
+    async with Node.local("data") as node, node.client() as client:
+        await client.deploy("digits", Path("digits.onnx"))
+        answer = await client.infer("digits", image)
+
+The node starts and stops its parts and hears its connections; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import ssl
+from pathlib import Path
+from typing import Any, Self
+
+from consensus.errors import ConsensusError
+from consensus.interface import EngineStatus
+from mcp.client.client import Client
+from mcp.clock import Clock, SystemClock
+from mcp.errors import McpError, Unavailable
+from mcp.net.connection import Connection
+from mcp.net.dial import connect
+from mcp.net.exchange import Exchange
+from mcp.net.listener import Listener
+from mcp.net.memory import MemoryNetwork
+from mcp.net.tls import client_context, server_context
+from mcp.node import storage
+from mcp.node.assembly import Assembly
+from mcp.node.config import NodeConfig
+from mcp.node.translation import translated
+from mcp.wire.handshake import Identity, Role
+
+_log = logging.getLogger("mcp.node")
+STEP_S = 0.25
+LOOK_AGAIN_S = 1.0
+DIAL_TIMEOUT_S = 2.0
+
+
+class Node:
+    """One node of a cluster, or a whole cluster of one.
+
+    ``clock`` gives time and randomness, ``memory`` the in-memory network that :meth:`client` uses; a
+    simulation brings its own. :meth:`start` raises :class:`~mcp.errors.McpError` for whatever keeps the
+    node from starting: a port that is taken, a data directory in use, damaged storage.
+    """
+
+    def __init__(
+        self, config: NodeConfig, *, clock: Clock | None = None, memory: MemoryNetwork | None = None
+    ) -> None:
+        self.config = config
+        self.addresses: tuple[str, ...] = ()
+        self._clock = clock or SystemClock()
+        self._memory = memory or MemoryNetwork()
+        self._stack = contextlib.AsyncExitStack()
+        self._failed: asyncio.Future[McpError] | None = None
+        self._parts: Assembly | None = None
+
+    @classmethod
+    def local(cls, path: str | Path, **settings: Any) -> Self:
+        """A whole cluster in this process: durable below ``path``, and no port.
+
+        ``settings`` are further fields of :class:`~mcp.node.config.NodeConfig`.
+        """
+        return cls(NodeConfig("local", Path(path), listen=(), engine="solo", **settings))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    # -- what users ask -----------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """What others are told to dial."""
+        config = self.config
+        known = config.advertise or config.voters.get(config.node_id)
+        return known or (self.addresses[0] if self.addresses else self._memory_address)
+
+    def client(self, **settings: Any) -> Client:
+        """A client of this node, in this process and without a port."""
+        return Client(
+            [self._memory_address],
+            cluster_id=self.config.cluster_id,
+            cluster_key=self.config.cluster_key,
+            clock=self._clock,
+            network=self._memory,
+            **settings,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What this node says of itself: the payload of ``STATUS_RESULT``."""
+        return self._running().report.status(with_digest=True)
+
+    async def wait_failed(self) -> McpError:
+        """Wait until the node cannot go on (a failed disk, a broken invariant); gives the reason."""
+        if self._failed is None:
+            raise Unavailable("the node has not been started")
+        return await asyncio.shield(self._failed)
+
+    # -- start and stop -----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Recover from the disk, listen, and join the others. Returns before there is a leader."""
+        try:
+            await self._start()
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, ConsensusError | OSError):
+                raise translated(error) from error
+            raise
+
+    async def stop(self) -> None:
+        """Stop in good order. What clients were promised is on the disk already."""
+        await self._stack.aclose()
+        self._parts = None
+
+    async def _start(self) -> None:
+        self._failed = asyncio.get_running_loop().create_future()
+        files = await asyncio.to_thread(storage.open_files, self.config.data_dir)
+        self._stack.callback(files.close)
+        for note in files.journal.recovered_notes:
+            _log.warning("recovery: %s", note)
+        dial = functools.partial(self._dial, self._tls_to_peers())
+        self._parts = Assembly(
+            self.config, files, self._clock, dial, self._stack, self._on_failure, self._on_change
+        )
+        await self._listen()
+        self._parts.membership.address = self.address
+        self._parts.driver.start()
+        self._parts.links.start()
+        self._stack.push_async_callback(self._parts.links.stop)
+        maintenance = asyncio.ensure_future(self._maintain(self._parts))
+        self._stack.push_async_callback(_end, maintenance)
+
+    async def _listen(self) -> None:
+        context = self._tls_to_listen()
+        bound = []
+        for address in (*self.config.listen, self._memory_address):
+            inside = address == self._memory_address
+            listener = Listener(
+                address,
+                self._identity(),
+                self,
+                clock=self._clock,
+                ssl=None if inside else context,
+                network=self._memory,
+            )
+            await listener.start()
+            self._stack.push_async_callback(listener.close)
+            if not inside:
+                bound.append(str(listener.bound_address))
+        self.addresses = tuple(bound)
+
+    async def _maintain(self, parts: Assembly) -> None:
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
+        while True:
+            await parts.membership.step()
+            if loop.time() - looked >= LOOK_AGAIN_S:
+                looked = loop.time()
+                parts.follower.look_again()
+            await asyncio.sleep(STEP_S)
+
+    # -- connections (mcp.net.interface.Handler) ----------------------------------------------------
+
+    def on_connected(self, connection: Connection) -> None:
+        """A peer or a client is there."""
+        if self._is_peer(connection):
+            self._running().links.adopt(connection)
+
+    def on_request(self, exchange: Exchange) -> None:
+        """Answer a request."""
+        self._running().dispatch.on_request(exchange)
+
+    def on_notice(self, connection: Connection, body: memoryview) -> None:
+        """A peer's consensus message; from anybody else it is ignored."""
+        if self._is_peer(connection):
+            self._running().driver.on_message(connection.peer.node_id, bytes(body))
+
+    def on_closed(self, connection: Connection, reason: McpError | None) -> None:
+        """A peer or a client is gone."""
+        if self._parts is not None and self._is_peer(connection):
+            self._parts.links.release(connection)
+
+    def _is_peer(self, connection: Connection) -> bool:
+        return connection.peer.role is Role.NODE and connection.peer.node_id in self.config.peers
+
+    async def _dial(self, context: ssl.SSLContext | None, address: str) -> Connection:
+        return await connect(
+            address,
+            self._identity(),
+            self,
+            clock=self._clock,
+            ssl=context,
+            timeout_s=DIAL_TIMEOUT_S,
+            network=self._memory,
+        )
+
+    # -- details ------------------------------------------------------------------------------------
+
+    @property
+    def _memory_address(self) -> str:
+        return f"memory://{self.config.node_id}"
+
+    def _identity(self) -> Identity:
+        config = self.config
+        return Identity(config.cluster_id, config.node_id, config.cluster_key or b"", Role.NODE)
+
+    def _tls_to_listen(self) -> ssl.SSLContext | None:
+        config = self.config
+        if config.tls_cert is None or config.tls_key is None:
+            return None
+        return server_context(config.tls_cert, config.tls_key, authority=config.tls_ca)
+
+    def _tls_to_peers(self) -> ssl.SSLContext | None:
+        config = self.config
+        if config.tls_cert is None and config.tls_ca is None:
+            return None
+        return client_context(authority=config.tls_ca, certificate=config.tls_cert, key=config.tls_key)
+
+    def _running(self) -> Assembly:
+        if self._parts is None:
+            raise Unavailable("this node is not running; start it, or ask another one")
+        return self._parts
+
+    def _on_change(self, status: EngineStatus) -> None:
+        _log.info(
+            "node %s is %s in term %d, leader %s",
+            self.config.node_id,
+            status.role,
+            status.term,
+            status.leader or "unknown",
+        )
+
+    def _on_failure(self, error: ConsensusError) -> None:
+        _log.critical("node %s cannot go on: %s: %s", self.config.node_id, error.code, error)
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(translated(error))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,115 @@
+"""What a node says of itself: the ``STATUS_RESULT`` payload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from executor.onnx import providers_available
+from mcp.clock import Clock
+from mcp.wire.version import PROTOCOL_VERSION
+
+if TYPE_CHECKING:
+    from mcp.node.assembly import Assembly
+
+
+class Report:
+    """Reads every part of a node and changes none."""
+
+    def __init__(self, parts: Assembly, clock: Clock) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._started_s = clock.monotonic()
+        self._digest: tuple[int, str] | None = None
+
+    def status(self, *, with_digest: bool = False) -> dict[str, Any]:
+        """Plain values; indexes count log entries from 1.
+
+        ``with_digest`` adds ``state_digest``: nodes whose ``applied_index`` is equal hold equal states
+        exactly when these are equal. It costs a pass over the whole state.
+        """
+        parts = self._parts
+        engine = parts.driver.status()
+        payload: dict[str, Any] = {
+            "node": parts.config.node_id,
+            "address": parts.membership.address,
+            "role": str(engine.role),
+            "term": engine.term,
+            "leader": engine.leader,
+            "leader_address": self._address_of(engine.leader),
+            "commit_index": engine.commit_index,
+            "applied_index": parts.driver.applied_index,
+            "last_index": engine.last_index,
+            "first_index": engine.first_index,
+            "voters": list(engine.voters),
+            "peers": {
+                peer: {"connected": parts.links.connected(peer), "match": engine.match.get(peer)}
+                for peer in parts.config.peers
+            },
+            "members": [
+                {"node": m.node, "address": m.address, "state": "up" if m.up else "down"}
+                for m in parts.state.members.all()
+            ],
+            "models": self._models(),
+            "providers": list(providers_available()),
+            "storage": self._storage(),
+            "uptime_s": self._clock.monotonic() - self._started_s,
+            "version": PROTOCOL_VERSION,
+            "metrics": self._metrics(),
+        }
+        if with_digest:
+            payload["state_digest"] = self._state_digest()
+        return payload
+
+    def _address_of(self, node: str | None) -> str | None:
+        if node is None:
+            return None
+        if node == self._parts.config.node_id:
+            return self._parts.membership.address
+        member = self._parts.state.members.get(node)
+        return member.address if member is not None else self._parts.config.voters.get(node)
+
+    def _models(self) -> list[dict[str, Any]]:
+        shelf = self._parts.shelf
+        models = []
+        for model in self._parts.state.models.all():
+            active = model.versions[model.active]
+            problem = shelf.problems.get(active.digest)
+            models.append(
+                {
+                    "name": model.name,
+                    "version": model.active,
+                    "versions": list(model.versions),
+                    "digest": active.digest,
+                    "aliases": list(model.aliases),
+                    "ready": shelf.info(active.digest) is not None,
+                    "holders": list(active.holders),
+                    "problem": None if problem is None else problem.to_wire(),
+                }
+            )
+        return models
+
+    def _storage(self) -> str:
+        driver = self._parts.driver
+        if driver.failure is not None:
+            return f"failed: {driver.failure}"
+        return "full" if driver.disk_full else "ok"
+
+    def _metrics(self) -> dict[str, Any]:
+        parts = self._parts
+        return {
+            "requests": dict(sorted(parts.dispatch.counts.items())),
+            "consensus_dropped": dict(sorted(parts.driver.dropped.items())),
+            "peer_messages_dropped": parts.links.dropped,
+            "replicas_diverged": parts.follower.diverged,
+            "assigned_running": parts.assignments.running,
+            "inference_queued": parts.pool.queued,
+            "inference_running": parts.pool.running,
+            "inference_inline_total": parts.pool.inline_total,
+            "inference_threaded_total": parts.pool.threaded_total,
+        }
+
+    def _state_digest(self) -> str:
+        index = self._parts.driver.applied_index
+        if self._digest is None or self._digest[0] != index:
+            self._digest = (index, self._parts.state.digest())
+        return self._digest[1]

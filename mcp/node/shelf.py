@@ -1,0 +1,134 @@
+"""The models that this node has loaded, by digest, following what the replicated state says.
+
+The state says which models there are; the shelf has the bytes brought here, loads them, warms them up
+and keeps them. A model that is not agreed on any more is unloaded once no run uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from executor.errors import ModelNotLoaded
+from executor.inspection import ModelInfo
+from executor.onnx import OnnxRuntime
+from executor.pool import InferencePool
+from mcp.errors import McpError, ModelNotReady
+from mcp.node.artefacts import Artefacts
+from mcp.node.translation import translated
+from mcp.state.models import ModelVersion
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Shelf:
+    """Loaded models. ``on_ready(model)`` is called each time one has become ready here."""
+
+    def __init__(
+        self,
+        runtime: OnnxRuntime,
+        pool: InferencePool,
+        artefacts: Artefacts,
+        *,
+        on_ready: Callable[[str], None],
+    ) -> None:
+        self.problems: dict[str, McpError] = {}
+        self._runtime = runtime
+        self._pool = pool
+        self._artefacts = artefacts
+        self._on_ready = on_ready
+        self._ready: dict[str, ModelInfo] = {}
+        self._loading: dict[str, asyncio.Task[ModelInfo]] = {}
+
+    async def close(self) -> None:
+        """Stop loading."""
+        tasks = list(self._loading.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def info(self, digest: str) -> ModelInfo | None:
+        """What the model declares, if it is ready here."""
+        return self._ready.get(digest)
+
+    def want(self, digest: str, size: int, holders: Sequence[str]) -> asyncio.Task[ModelInfo] | None:
+        """Begin to bring a model here and to load it, unless that is done or under way."""
+        if digest in self._ready:
+            return None
+        task = self._loading.get(digest)
+        if task is None:
+            task = asyncio.ensure_future(self._prepare(digest, size, list(holders)))
+            self._loading[digest] = task
+            task.add_done_callback(functools.partial(self._prepared, digest))
+        return task
+
+    async def ensure(self, digest: str, size: int, holders: Sequence[str]) -> ModelInfo:
+        """Have a model ready. Raises what kept it from being so."""
+        task = self.want(digest, size, holders)
+        return self._ready[digest] if task is None else await asyncio.shield(task)
+
+    def keep_only(self, digests: set[str]) -> None:
+        """Unload what is not in ``digests``."""
+        for digest in [d for d in self._ready if d not in digests]:
+            del self._ready[digest]
+            self._runtime.unload(digest)
+            self._pool.forget(digest)
+
+    def run_inline(
+        self, digest: str, inputs: Arrays, outputs: Sequence[str] | None
+    ) -> dict[str, NDArray[np.generic]] | None:
+        """Run a model that is known to be quick at once; ``None``: use :meth:`run`."""
+        try:
+            return self._pool.try_inline(digest, inputs, outputs)
+        except ModelNotLoaded as error:
+            raise ModelNotReady(str(error)) from error
+        except Exception as error:
+            raise translated(error) from error
+
+    async def ensure_within(self, model: ModelVersion, timeout_s: float) -> ModelInfo:
+        """As :meth:`ensure`, for no longer than ``timeout_s``. Raises :class:`ModelNotReady`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.ensure(model.digest, model.size, model.holders)
+        except TimeoutError:
+            raise ModelNotReady(
+                f"{model.name} {model.version} did not become ready on this node within {timeout_s:.1f} s; "
+                "ask another node, or wait"
+            ) from None
+
+    async def run(
+        self, model: ModelVersion, inputs: Arrays, outputs: Sequence[str] | None, timeout_s: float
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run a model, waiting for it to become ready first if need be."""
+        if model.digest not in self._ready:
+            await self.ensure_within(model, timeout_s)
+        try:
+            return await self._pool.run(model.digest, inputs, outputs=outputs, timeout_s=timeout_s)
+        except Exception as error:
+            raise translated(error) from error
+
+    async def _prepare(self, digest: str, size: int, holders: list[str]) -> ModelInfo:
+        try:
+            await self._artefacts.fetch(digest, size, holders)
+            path = self._artefacts.store.path(digest)
+            info = await asyncio.to_thread(self._runtime.load, digest, path)
+            await asyncio.to_thread(self._runtime.warm_up, digest)
+        except Exception as error:
+            raise translated(error) from error
+        return info
+
+    def _prepared(self, digest: str, task: asyncio.Task[ModelInfo]) -> None:
+        self._loading.pop(digest, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._ready[digest] = task.result()
+            self.problems.pop(digest, None)
+            self._on_ready(digest)
+        else:
+            self.problems[digest] = translated(error)

@@ -1,0 +1,44 @@
+"""Opening a node's files: the lock, the journal, the snapshots, and what they add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus.interface import Recovered
+from consensus.journal import Journal
+from consensus.recovery import recover
+from consensus.snapshots import SnapshotStore
+from consensus.storage import DirectoryLock, RealDisk, lock_directory
+
+
+@dataclass(slots=True)
+class NodeFiles:
+    """A node's durable side, opened and recovered."""
+
+    lock: DirectoryLock
+    journal: Journal
+    snapshots: SnapshotStore
+    recovered: Recovered
+
+    def close(self) -> None:
+        """Close in good order, so that the next start need not repair anything."""
+        self.journal.close()
+        self.lock.release()
+
+
+def open_files(data_dir: Path) -> NodeFiles:
+    """Open everything below ``data_dir``, making it where it is not there. Blocks on the disk.
+
+    Raises what :mod:`consensus.storage` raises: the directory is in use, damaged, or the disk refuses.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = lock_directory(data_dir)
+    try:
+        disk = RealDisk(data_dir)
+        snapshots = SnapshotStore.open(disk, "snapshots")
+        journal = Journal.open(disk, "journal")
+        return NodeFiles(lock, journal, snapshots, recover(journal, snapshots))
+    except BaseException:
+        lock.release()
+        raise

@@ -1,0 +1,189 @@
+"""Reading a node's answers into results. A node is trusted, and may still be newer, older or wrong.
+
+Unknown fields are ignored. A field that is missing or of another type is a
+:class:`~mcp.errors.ProtocolError` that names it, never a ``KeyError`` in the caller's face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from mcp.client.results import (
+    Array,
+    Deployment,
+    InferenceRecord,
+    KeyValue,
+    MemberStatus,
+    ModelStatus,
+    NodeStatus,
+    PeerStatus,
+    ReplicaComparison,
+)
+from mcp.errors import ProtocolError, from_wire
+
+T = TypeVar("T")
+
+
+def required(source: Mapping[str, Any], name: str, kind: type[T], what: str) -> T:
+    """``source[name]``, which must be a ``kind``. ``what`` names the answer in the error."""
+    value = source.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ProtocolError(
+            f"{what}: the field {name!r} should be of type {kind.__name__} and is {value!r:.80}; check that"
+            " the node's version fits this client's"
+        )
+    return value
+
+
+def mapping(value: object, what: str) -> dict[str, Any]:
+    """``value``, which must be a map with text keys."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ProtocolError(f"{what}: expected a map with text keys, got {value!r:.80}")
+    return dict(value)
+
+
+def strings(value: object, what: str) -> list[str]:
+    """``value``, which must be a list of texts; ``None`` is an empty one."""
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ProtocolError(f"{what}: expected a list of texts, got {value!r:.80}")
+    return list(value)
+
+
+def items(value: object, what: str) -> list[dict[str, Any]]:
+    """``value``, which must be a list of maps; ``None`` is an empty one."""
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise ProtocolError(f"{what}: expected a list, got {value!r:.80}")
+    return [mapping(item, what) for item in value]
+
+
+def key_value(value: object) -> KeyValue | None:
+    """The answer to a read of kind ``key``."""
+    if value is None:
+        return None
+    what = "the answer to a key's read"
+    fields = mapping(value, what)
+    return KeyValue(
+        key=required(fields, "key", str, what),
+        value=fields.get("value"),
+        version=required(fields, "version", int, what),
+        index=required(fields, "index", int, what),
+        writer=_optional(fields, "writer", str),
+    )
+
+
+def deployment(value: Mapping[str, Any]) -> Deployment:
+    """The payload of ``DEPLOYED``."""
+    what = "the answer to a deploy"
+    return Deployment(
+        name=required(value, "name", str, what),
+        version=str(value.get("version")),
+        digest=required(value, "digest", str, what),
+        size=required(value, "size", int, what),
+        holders=strings(value.get("holders"), what),
+        index=required(value, "index", int, what),
+    )
+
+
+def model(value: Mapping[str, Any]) -> ModelStatus:
+    """One model of a ``models`` read or of ``STATUS_RESULT``."""
+    what = "a model's status"
+    version = value.get("version")
+    return ModelStatus(
+        name=required(value, "name", str, what),
+        version="" if version is None else str(version),
+        versions=[str(v) for v in value.get("versions") or []],
+        digest=_optional(value, "digest", str) or "",
+        aliases=strings(value.get("aliases"), what),
+        holders=strings(value.get("holders"), what),
+        ready=_optional(value, "ready", bool),
+        size=_number(value, "size"),
+        family=_optional(value, "family", str),
+        task=_optional(value, "task", str),
+        tags=strings(value.get("tags"), what),
+        inputs=items(value.get("inputs"), what),
+        outputs=items(value.get("outputs"), what),
+    )
+
+
+def member(value: Mapping[str, Any]) -> MemberStatus:
+    """One member of a ``members`` read or of ``STATUS_RESULT``."""
+    what = "a member's status"
+    return MemberStatus(
+        node=required(value, "node", str, what),
+        address=_optional(value, "address", str) or "",
+        state=_optional(value, "state", str) or "",
+    )
+
+
+def node_status(address: str, value: Mapping[str, Any]) -> NodeStatus:
+    """The payload of ``STATUS_RESULT`` from the node at ``address``."""
+    what = f"the status of {address}"
+    peers = mapping(value.get("peers") or {}, what)
+    return NodeStatus(
+        address=address,
+        node=required(value, "node", str, what),
+        role=_optional(value, "role", str),
+        term=_number(value, "term"),
+        leader=_optional(value, "leader", str),
+        leader_address=_optional(value, "leader_address", str),
+        first_index=_number(value, "first_index"),
+        last_index=_number(value, "last_index"),
+        commit_index=_number(value, "commit_index"),
+        applied_index=_number(value, "applied_index"),
+        voters=strings(value.get("voters"), what),
+        peers={name: _peer(mapping(peer, what)) for name, peer in peers.items()},
+        members=[member(item) for item in items(value.get("members"), what)],
+        models=[model(item) for item in items(value.get("models"), what)],
+        providers=strings(value.get("providers"), what),
+        storage=_optional(value, "storage", str) or "unknown",
+        uptime_s=float(_optional(value, "uptime_s", (int, float)) or 0.0),
+        version=_optional(value, "version", str) or "",
+        metrics=mapping(value.get("metrics") or {}, what),
+        details=dict(value),
+    )
+
+
+def record(value: Mapping[str, Any], outputs: dict[str, Array] | None) -> InferenceRecord:
+    """The record of a submitted inference, with its ``outputs`` already read."""
+    what = "an inference's record"
+    replicas = mapping(value.get("replicas") or {}, what)
+    error = value.get("error")
+    return InferenceRecord(
+        id=required(value, "id", str, what),
+        status=required(value, "status", str, what),
+        mode=_optional(value, "mode", str) or "durable",
+        model=_optional(value, "model", str) or "",
+        version=str(value.get("version") or ""),
+        outputs=outputs,
+        error=None if error is None else from_wire(mapping(error, what)),
+        node=_optional(value, "node", str),
+        token=_number(value, "token"),
+        attempts=_number(value, "attempts"),
+        replicas={name: _comparison(mapping(item, what)) for name, item in replicas.items()},
+    )
+
+
+def _comparison(value: Mapping[str, Any]) -> ReplicaComparison:
+    diff = _optional(value, "max_abs_diff", (int, float))
+    return ReplicaComparison(
+        equal=bool(value.get("equal", False)), max_abs_diff=None if diff is None else float(diff)
+    )
+
+
+def _peer(value: Mapping[str, Any]) -> PeerStatus:
+    return PeerStatus(connected=bool(value.get("connected", False)), match=_optional(value, "match", int))
+
+
+def _number(value: Mapping[str, Any], name: str) -> int:
+    found = value.get(name)
+    return found if isinstance(found, int) else 0
+
+
+def _optional(value: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...]) -> T | None:
+    found = value.get(name)
+    return found if isinstance(found, kind) else None

@@ -1,0 +1,67 @@
+"""What a caller may pass: mistakes that no cluster would accept are found before anything is sent.
+
+Every check returns the value or raises :class:`~mcp.errors.InvalidArgument`. Limits that the cluster
+decides (sizes of keys and values, forms of names) are left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mcp.errors import InvalidArgument
+from mcp.net.address import parse_address
+from mcp.wire.codec import encode_map
+
+ADDRESSES_MAX: Final = 64
+"""Addresses that a client is given."""
+
+
+def addresses(given: Sequence[str] | str) -> list[str]:
+    """One address or several, each once, each of a form that can be dialled."""
+    found = [given] if isinstance(given, str) else list(given)
+    if not 1 <= len(found) <= ADDRESSES_MAX or not all(isinstance(a, str) and a for a in found):
+        raise InvalidArgument(
+            f"a client needs 1 to addresses_max={ADDRESSES_MAX} addresses like '10.0.0.1:7400',"
+            f" not {given!r:.80}"
+        )
+    for address in found:
+        parse_address(address)
+    return list(dict.fromkeys(found))
+
+
+def timeout(timeout_s: float | None, default_s: float) -> float:
+    """Seconds above 0; ``default_s`` where none are given."""
+    if timeout_s is None:
+        return default_s
+    valid = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not valid or not 0 < timeout_s < float("inf"):
+        raise InvalidArgument(f"timeout_s is a number of seconds above 0, not {timeout_s!r:.40}")
+    return float(timeout_s)
+
+
+def text(what: str, value: object) -> str:
+    """A text that is not empty. ``what`` names it in the error."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(f"{what} is a text that is not empty, not {value!r:.80}")
+    return value
+
+
+def texts(what: str, values: Sequence[str]) -> list[str]:
+    """A list of texts that are not empty; not one text, whose letters it would be."""
+    if isinstance(values, str):
+        raise InvalidArgument(f"{what} are given as a list of texts, not as the text {values!r:.80}")
+    return [text(f"each of {what}", value) for value in values]
+
+
+def expected_version(version: object) -> int:
+    """A version that a key can have; 0: it must not exist."""
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise InvalidArgument(f"expected_version is a number from 0 on (0: no such key), not {version!r:.40}")
+    return version
+
+
+def plain(value: Any) -> Any:
+    """A value that can travel: None, bool, int of 64 bits, float, str, bytes, lists, dicts with text keys."""
+    encode_map({"value": value})
+    return value

@@ -1,0 +1,409 @@
+"""The asynchronous client: one obvious call for each thing that the cluster does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl as ssl_module
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, get_args
+
+from mcp.client import answers, arguments
+from mcp.client.artefacts import Artefact, Progress, fetch, upload
+from mcp.client.commands import CommandLane
+from mcp.client.exchange import Answer, Exchange, Request
+from mcp.client.kinds import CallKind
+from mcp.client.results import (
+    ClusterStatus,
+    Consistency,
+    Deployment,
+    Inference,
+    InferenceRecord,
+    KeyValue,
+    MemberStatus,
+    Mode,
+    ModelInputs,
+    ModelStatus,
+    NodeStatus,
+    cluster_status,
+)
+from mcp.client.routing import Routing
+from mcp.client.tensors import packed, packed_inline, unpacked, unpacked_blob
+from mcp.clock import Clock, SystemClock, new_id
+from mcp.errors import DeadlineExceeded, InvalidArgument, McpError, NotFound
+from mcp.net.address import Scheme, parse_address
+from mcp.net.connection import Connection
+from mcp.net.dial import connect
+from mcp.net.limits import Limits
+from mcp.net.memory import MemoryNetwork
+from mcp.wire.handshake import Identity, Role
+
+TIMEOUT_S: Final = 10.0
+"""How long a call may take, unless the client or the call says otherwise."""
+DEPLOY_TIMEOUT_S: Final = 60.0
+CONNECTION_LIMITS: Final = Limits(keepalive_s=1.5, dead_after_s=5.0)
+"""A node that hangs without closing its connections is found out within a call's time."""
+
+
+class Client:
+    """A client of one cluster. Use it on one event loop, from any number of tasks.
+
+    In short::
+
+        async with Client(["10.0.0.1:7400", "10.0.0.2:7400"]) as client:
+            answer = await client.infer("digits", scan)
+
+    ``addresses`` are some of the nodes; the others are found by asking them. ``cluster_key`` is the
+    secret that every node and client of the cluster holds. ``timeout_s`` bounds each call that does not
+    say otherwise. Nothing is sent before the first call.
+
+    Every call either returns, or raises an :class:`~mcp.errors.McpError`. Beside those that a call
+    names, each may raise ``DeadlineExceeded`` (no answer in time, nothing was changed) and
+    ``AuthenticationFailed`` (every node refused this client); calls that change something may raise
+    ``OutcomeUnknown``: sent, answer lost, may have taken effect. Cancelling a call cancels its request.
+
+    What this client has written or seen, it sees on every node from then on (read your writes, monotonic
+    reads): each request carries the highest log index that it has met.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str] | str,
+        *,
+        cluster_id: str = "mcp",
+        cluster_key: bytes | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        timeout_s: float = TIMEOUT_S,
+        clock: Clock | None = None,
+        network: MemoryNetwork | None = None,
+    ) -> None:
+        """``network`` is where ``memory://`` addresses are, for a cluster in the same process.
+
+        Raises :class:`~mcp.errors.InvalidArgument` for no or unusable addresses or timeouts, and
+        :class:`~mcp.errors.ConfigInvalid` for a cluster id that no cluster has.
+        """
+        clock = clock or SystemClock()
+        self._timeout_s = arguments.timeout(timeout_s, TIMEOUT_S)
+        self._clock = clock
+        identity = Identity(cluster_id, f"client-{new_id(clock)}", cluster_key or b"", Role.CLIENT)
+
+        async def dial(address: str, dial_timeout_s: float) -> Connection:
+            return await connect(
+                address,
+                identity,
+                ssl=ssl if parse_address(address).scheme is Scheme.TCP else None,
+                timeout_s=dial_timeout_s,
+                limits=CONNECTION_LIMITS,
+                clock=clock,
+                network=network,
+            )
+
+        routing = Routing(arguments.addresses(addresses), clock.random())
+        self._exchange = Exchange(dial, routing, clock)
+        # Deploys have a session of their own: a slow one would hold back the window of all commands.
+        self._commands = CommandLane(self._exchange, lambda: new_id(clock))
+        self._deploys = CommandLane(self._exchange, lambda: new_id(clock))
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the sessions, as far as that is quickly done, and close every connection.
+
+        Calls that are under way end with ``Unavailable``, or ``OutcomeUnknown`` where that is true.
+        """
+        if not self._exchange.closed:
+            await asyncio.gather(self._commands.close(), self._deploys.close())
+            await self._exchange.close()
+            self._commands.release()
+            self._deploys.release()
+
+    # -- inference --------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Inference:
+        """Run ``model`` once, on one node, outside the log: the fast way.
+
+        ``model`` is a name, an alias or ``name@version``. ``inputs`` are arrays by name, or one array
+        or text for a model with one input; each has the shape and element type that the model declares,
+        the batch dimension included. ``outputs`` names those that are wanted; all by default.
+
+        Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
+        ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
+        """
+        fields, segments = packed(inputs)
+        fields["model_hint"] = arguments.text("a model", model)
+        if outputs is not None:
+            fields["outputs"] = arguments.texts("outputs", outputs)
+        request = Request(
+            CallKind.INFER,
+            "INFER_REQUEST",
+            lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
+            segments,
+        )
+        answer = await self._call(request, timeout_s)
+        what = "the answer to an inference"
+        return Inference(
+            outputs=unpacked(answer.payload.get("outputs"), answer.segments),
+            model=answers.required(answer.payload, "model", str, what),
+            version=str(answer.payload.get("version", "")),
+            node=answers.required(answer.payload, "node", str, what),
+        )
+
+    async def submit(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        mode: Mode = "durable",
+        id: str | None = None,  # noqa: A002
+        timeout_s: float | None = None,
+    ) -> str:
+        """Put an inference into the log and return its id as soon as that is committed.
+
+        ``durable``: one node runs it, another if that one dies, and one result is recorded.
+        ``replicated``: every replica runs it and the results are compared. The inputs travel in the log,
+        so they are small (64 KiB). Give an ``id`` of your own to find the record again after a crash.
+        Raises ``ModelNotFound``, ``InputInvalid``, ``TooLarge``, ``InvalidArgument``.
+        """
+        if mode not in get_args(Mode):
+            raise InvalidArgument(f"mode is 'durable' or 'replicated', not {mode!r:.40}")
+        identifier = new_id(self._clock) if id is None else arguments.text("an inference's id", id)
+        args = {
+            "id": identifier,
+            "model_hint": arguments.text("a model", model),
+            "inputs": packed_inline(inputs),
+            "mode": mode,
+            "trace_id": identifier,
+        }
+        await self._command("inference.submit", args, timeout_s)
+        return identifier
+
+    async def result(
+        self,
+        id: str,  # noqa: A002
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> InferenceRecord:
+        """The record of a submitted inference; with ``wait``, once it is finished.
+
+        An inference that failed is returned with its ``error``, not raised. Large outputs are fetched
+        from the node that holds them and verified. Raises ``NotFound`` for an id that was never
+        submitted, and ``DeadlineExceeded`` when it is not finished in time (it goes on).
+        """
+        deadline = self._clock.monotonic() + arguments.timeout(timeout_s, self._timeout_s)
+        if wait:
+            request = Request(
+                CallKind.WAIT, "INFERENCE_WAIT", {"id": arguments.text("an inference's id", id)}
+            )
+        else:
+            request = _read("inference", {"id": arguments.text("an inference's id", id)}, "session")
+        try:
+            answer = await self._call(request, timeout_s)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"inference {id} was not finished in time, or no node told so; it goes on:"
+                f" call result({id!r}) again. ({error.message})",
+                details=error.details,
+            ) from error
+        if answer.payload.get("value") is None:
+            raise NotFound(f"there is no inference {id}; it was never submitted, or finished long ago")
+        return await self._record(answers.mapping(answer.payload["value"], "an inference's record"), deadline)
+
+    async def _record(self, value: Mapping[str, Any], deadline: float) -> InferenceRecord:
+        what = "an inference's record"
+        outputs = None
+        if value.get("outputs") is not None:
+            outputs = unpacked(value["outputs"])
+        elif value.get("blob") is not None:
+            blob = answers.mapping(value["blob"], what)
+            digest = answers.required(blob, "digest", str, what)
+            size = answers.required(blob, "size", int, what)
+            content = await fetch(self._exchange, digest, size, blob.get("node"), deadline)
+            outputs = unpacked_blob(content)
+        return answers.record(value, outputs)
+
+    # -- keys -------------------------------------------------------------------------------------
+
+    async def get(
+        self, key: str, *, consistency: Consistency = "session", timeout_s: float | None = None
+    ) -> KeyValue | None:
+        """The key's value and version, or ``None``.
+
+        ``session``: at least as new as all that this client has seen, from any node. ``linearizable``:
+        the latest, which the leader confirms with a majority. ``stale``: whatever the node has.
+        """
+        return answers.key_value(
+            await self._read("key", {"key": arguments.text("a key", key)}, consistency, timeout_s)
+        )
+
+    async def put(self, key: str, value: Any, *, timeout_s: float | None = None) -> int:
+        """Write a plain value, whatever was there before; returns the key's new version.
+
+        Raises ``InvalidArgument`` for a value that is not plain (None, bool, int of 64 bits, float, str,
+        bytes, lists and dicts with text keys), ``TooLarge``.
+        """
+        args = {"key": arguments.text("a key", key), "value": arguments.plain(value)}
+        return _version(await self._command("key.put", args, timeout_s))
+
+    async def compare_and_set(
+        self, key: str, value: Any, *, expected_version: int, timeout_s: float | None = None
+    ) -> int:
+        """Write if the key is at ``expected_version`` (0: if there is no such key); the new version.
+
+        Raises ``VersionConflict``, whose ``details`` have the winner's value and version.
+        """
+        args = {
+            "key": arguments.text("a key", key),
+            "value": arguments.plain(value),
+            "expected_version": arguments.expected_version(expected_version),
+        }
+        return _version(await self._command("key.cas", args, timeout_s))
+
+    async def delete(
+        self, key: str, *, expected_version: int | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Remove the key, if it is at ``expected_version`` where one is given.
+
+        Returns the version that it had; 0: there was no such key. Raises ``VersionConflict``.
+        """
+        args: dict[str, Any] = {"key": arguments.text("a key", key)}
+        if expected_version is not None:
+            args["expected_version"] = arguments.expected_version(expected_version)
+        return _version(await self._command("key.delete", args, timeout_s))
+
+    async def conflicts(self, key: str, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Who lost a compare-and-set over the key, when, and what they tried; the oldest first."""
+        value = await self._read("conflicts", {"key": arguments.text("a key", key)}, "session", timeout_s)
+        return answers.items(value, "the conflicts of a key")
+
+    async def keys(self, prefix: str = "", limit: int = 100, *, timeout_s: float | None = None) -> list[str]:
+        """The first ``limit`` keys, in order, that start with ``prefix``."""
+        if not isinstance(prefix, str) or not isinstance(limit, int) or limit < 1:
+            raise InvalidArgument(
+                f"keys takes a text and a number from 1 on, not {prefix!r:.40}, {limit!r:.40}"
+            )
+        value = await self._read("keys", {"prefix": prefix, "limit": limit}, "session", timeout_s)
+        return answers.strings(value, "the keys")
+
+    # -- models and the cluster -------------------------------------------------------------------
+
+    async def deploy(
+        self,
+        name: str,
+        model: bytes | str | os.PathLike[str],
+        *,
+        version: str | None = None,
+        aliases: Sequence[str] = (),
+        family: str | None = None,
+        task: str | None = None,
+        tags: Sequence[str] = (),
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+        on_progress: Progress | None = None,
+    ) -> Deployment:
+        """Upload an ONNX model (its bytes, or the path of its file) and have the cluster agree on it.
+
+        Returns when the manifest is committed and a quorum of nodes holds the verified bytes. A broken
+        upload goes on where it stopped, also on another node. ``on_progress`` is called with the bytes
+        that the node has and the total. Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``.
+        """
+        manifest: dict[str, Any] = {
+            "name": arguments.text("a model", name),
+            "version": None if version is None else arguments.text("a version", version),
+            "aliases": arguments.texts("aliases", aliases),
+            "family": family,
+            "task": task,
+            "tags": arguments.texts("tags", tags),
+        }
+        attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, DEPLOY_TIMEOUT_S))
+        artefact = await asyncio.to_thread(Artefact.open, Path(model) if isinstance(model, str) else model)
+        manifest |= {"digest": artefact.digest, "size": artefact.size}
+
+        async def prepare(address: str) -> None:
+            await upload(self._exchange, address, artefact, attempts.deadline, on_progress)
+
+        try:
+            answer = await self._deploys.send("DEPLOY", {"manifest": manifest}, attempts, prepare=prepare)
+        finally:
+            artefact.close()
+        return answers.deployment(answer.payload)
+
+    async def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
+        """The models that the cluster agreed on."""
+        value = await self._read("models", {}, "session", timeout_s)
+        return [answers.model(item) for item in answers.items(value, "the models")]
+
+    async def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:
+        """The members of the cluster as the replicated state has them."""
+        value = await self._read("members", {}, "session", timeout_s)
+        return [answers.member(item) for item in answers.items(value, "the members")]
+
+    async def status(self, *, timeout_s: float | None = None) -> ClusterStatus:
+        """Ask every node itself, all at once. Those that do not answer soon are listed with the error."""
+        bound_s = min(arguments.timeout(timeout_s, self._timeout_s), self._exchange.limits.status_timeout_s)
+        asked: dict[str, NodeStatus] = {}
+        while missing := [a for a in self._exchange.routing.addresses if a not in asked]:
+            found = await asyncio.gather(*(self._node_status(address, bound_s) for address in missing))
+            asked.update(zip(missing, found, strict=True))
+            self._exchange.learn([node for node in found if node.reachable])
+        return cluster_status(_one_per_node(list(asked.values())))
+
+    async def _node_status(self, address: str, timeout_s: float) -> NodeStatus:
+        request = Request(CallKind.READ, "STATUS", {})
+        try:
+            answer = await self._exchange.attempt(request, address, timeout_s)
+            return answers.node_status(address, answer.payload)
+        except McpError as error:
+            return NodeStatus(address, self._exchange.routing.node_id(address), error)
+
+    # -- the ways of sending ----------------------------------------------------------------------
+
+    async def _call(self, request: Request, timeout_s: float | None) -> Answer:
+        attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))
+        return await self._exchange.call(request, attempts)
+
+    async def _read(
+        self, kind: str, args: Mapping[str, Any], consistency: Consistency, timeout_s: float | None
+    ) -> Any:
+        if consistency not in get_args(Consistency):
+            expected = ", ".join(get_args(Consistency))
+            raise InvalidArgument(f"consistency is one of {expected}, not {consistency!r:.40}")
+        answer = await self._call(_read(kind, args, consistency), timeout_s)
+        return answer.payload.get("value")
+
+    async def _command(self, op: str, args: Mapping[str, Any], timeout_s: float | None) -> Any:
+        attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, self._timeout_s))
+        answer = await self._commands.send("COMMAND", {"op": op, "args": dict(args)}, attempts)
+        return answer.payload.get("value")
+
+
+def _read(kind: str, args: Mapping[str, Any], consistency: str) -> Request:
+    payload = {"kind": kind, "args": dict(args), "consistency": consistency}
+    return Request(CallKind.READ, "READ", payload, to_leader=consistency == "linearizable")
+
+
+def _one_per_node(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:
+    """A node that is known under two addresses is listed once, under one at which it answered."""
+    chosen: dict[str, NodeStatus] = {}
+    for node in sorted(nodes, key=lambda node: node.reachable):
+        chosen[node.node or node.address] = node
+    return list(chosen.values())
+
+
+def _version(value: object) -> int:
+    what = "the answer to a key's write"
+    return answers.required(answers.mapping(value, what), "version", int, what)

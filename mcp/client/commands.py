@@ -1,0 +1,225 @@
+"""Commands: each is sent under a session and a sequence number, so that repeating it is harmless.
+
+A lane is one session at a time with its window. The session is opened by the first command. When the
+cluster has forgotten it, commands that were refused for that reason go on under a new one, because a
+refusal is a definite answer; a command that was in doubt ends as ``OutcomeUnknown``, because under a new
+session it could be applied a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.client.connections import again
+from mcp.client.exchange import Answer, Exchange, Prepare, Request
+from mcp.client.kinds import CallKind
+from mcp.client.retry import Attempts
+from mcp.client.session import WINDOW_COMMANDS_MAX, Session, Ticket
+from mcp.errors import Busy, DeadlineExceeded, McpError, OutcomeUnknown, SessionExpired, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """The limits of one lane."""
+
+    window_max: int = WINDOW_COMMANDS_MAX
+    waiting_max: int = 65_536
+    """Commands that wait for room in the window; one more is refused with ``Busy``."""
+    open_timeout_s: float = 10.0
+    sessions_per_command_max: int = 3
+    """A cluster that forgets every session at once is not asked for ever."""
+    close_timeout_s: float = 0.5
+
+
+class CommandLane:
+    """Sends commands under one session at a time. Use it on one event loop, from any number of tasks."""
+
+    def __init__(
+        self, exchange: Exchange, new_session_id: Callable[[], str], limits: LaneLimits | None = None
+    ) -> None:
+        self._exchange = exchange
+        self._new_session_id = new_session_id
+        self._limits = limits or LaneLimits()
+        self._session = self._new_session()
+        self._opened = False
+        self._opening: asyncio.Task[McpError | None] | None = None
+        self._opening_attempts = self._attempts(0.0)
+        self._waiting: deque[asyncio.Future[Ticket | None]] = deque()
+
+    def _new_session(self) -> Session:
+        return Session(self._new_session_id(), window_max=self._limits.window_max)
+
+    # -- one command ------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        type_: str,
+        fields: Mapping[str, Any],
+        attempts: Attempts,
+        *,
+        prepare: Prepare | None = None,
+    ) -> Answer:
+        """Send a message with ``fields`` and have it take effect exactly once, or raise.
+
+        ``prepare`` runs before each attempt at the node that it is given. Raises the command's own
+        error, ``DeadlineExceeded`` (nothing was written) or ``OutcomeUnknown`` (sent, and the answer was
+        lost until the deadline).
+        """
+        expired: SessionExpired | None = None
+        for _ in range(self._limits.sessions_per_command_max):
+            async with self._ticket(attempts) as ticket:
+                request = _request(type_, ticket, fields)
+                try:
+                    return await self._exchange.call(request, attempts, prepare=prepare)
+                except SessionExpired as error:
+                    self._expired(ticket.session)
+                    expired = error
+                except OutcomeUnknown:
+                    if isinstance(attempts.last_error, SessionExpired):
+                        self._expired(ticket.session)
+                    raise
+        raise expired or SessionExpired("no session could be kept")
+
+    # -- tickets ----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _ticket(self, attempts: Attempts) -> AsyncIterator[Ticket]:
+        ticket = await self._acquire(attempts)
+        try:
+            yield ticket
+        finally:
+            self._resolve(ticket)
+
+    async def _acquire(self, attempts: Attempts) -> Ticket:
+        while True:
+            await self._ensure_open(attempts)
+            if self._session.has_room and not self._waiting:
+                return self._session.allocate()
+            ticket = await self._wait_for_room(attempts)
+            if ticket is not None:
+                return ticket
+
+    async def _wait_for_room(self, attempts: Attempts) -> Ticket | None:
+        """A ticket once it is this caller's turn; ``None`` when the session was replaced."""
+        if len(self._waiting) >= self._limits.waiting_max:
+            raise Busy(
+                f"{len(self._waiting)} commands of this client wait for room already (waiting_max);"
+                " await some of them before you send more"
+            )
+        turn: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        seen = False
+        try:
+            async with asyncio.timeout(self._left(attempts)):
+                ticket = await turn
+            seen = True
+            return ticket
+        except TimeoutError:
+            raise attempts.out_of_time() from None
+        finally:
+            if not seen:
+                self._leave(turn)
+
+    def _leave(self, turn: asyncio.Future[Ticket | None]) -> None:
+        """A waiter goes away; a ticket that it was given in the same moment goes back."""
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        ticket = turn.result() if turn.done() and not turn.cancelled() else None
+        if ticket is not None:
+            self._resolve(ticket)
+
+    def _resolve(self, ticket: Ticket) -> None:
+        ticket.resolve()
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._session.has_room:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(self._session.allocate())
+
+    def _left(self, attempts: Attempts) -> float:
+        left_s = attempts.deadline - self._exchange.clock.monotonic()
+        if left_s <= 0:
+            raise attempts.out_of_time()
+        return left_s
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    async def _ensure_open(self, attempts: Attempts) -> None:
+        """Wait until the session is open; one opening is under way however many wait.
+
+        Nothing of the caller's was sent yet, so what goes wrong here leaves no doubt.
+        """
+        if self._exchange.closed:
+            raise Unavailable("the client is closed; make a new one")
+        while not self._opened:
+            if self._opening is None:
+                self._opening_attempts = self._attempts(self._limits.open_timeout_s)
+                self._opening = self._exchange.spawn(self._open())
+            opening = self._opening
+            await asyncio.wait({opening}, timeout=self._left(attempts))
+            if opening.done() and not opening.cancelled():
+                error = opening.result()
+                if error and not isinstance(error, DeadlineExceeded | OutcomeUnknown | SessionExpired):
+                    raise again(error)
+            attempts.last_error = self._opening_attempts.last_error
+
+    async def _open(self) -> McpError | None:
+        """Open the session; opening it twice is harmless. Returns what went wrong."""
+        session = self._session
+        try:
+            await self._control(session, "session.open", self._opening_attempts)
+        except SessionExpired as error:
+            self._expired(session)
+            return error
+        except McpError as error:
+            return error
+        finally:
+            self._opening = None
+        self._opened = session is self._session
+        return None
+
+    def _attempts(self, timeout_s: float) -> Attempts:
+        return self._exchange.attempts(CallKind.COMMAND, timeout_s)
+
+    async def _control(self, session: Session, op: str, attempts: Attempts) -> None:
+        ticket = session.allocate()
+        request = _request("COMMAND", ticket, {"op": op, "args": {}})
+        try:
+            await self._exchange.call(request, attempts)
+        finally:
+            ticket.resolve()
+
+    def _expired(self, session: Session) -> None:
+        """The cluster does not know ``session`` any more: the next commands open another."""
+        if session is not self._session:
+            return
+        self._session = self._new_session()
+        self._opened = False
+        self.release()
+
+    def release(self) -> None:
+        """Wake everybody who waits for room, to look again: the session was replaced, or all is over."""
+        waiting, self._waiting = self._waiting, deque()
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
+
+    async def close(self) -> None:
+        """Tell the cluster that the session is over, if that is quickly done: it expires anyway."""
+        if self._opened and self._session.has_room:
+            self._opened = False
+            with contextlib.suppress(McpError):
+                attempts = self._attempts(self._limits.close_timeout_s)
+                await self._control(self._session, "session.close", attempts)
+
+
+def _request(type_: str, ticket: Ticket, fields: Mapping[str, Any]) -> Request:
+    """``ack`` is taken when an attempt leaves, so that repetitions carry the newest."""
+    return Request(CallKind.COMMAND, type_, lambda _: {**ticket.header(), **fields})

@@ -1,0 +1,312 @@
+"""One call: pick a node, send, and again elsewhere while that is safe and there is time.
+
+The shell around the pure cores: :mod:`mcp.client.routing` decides where, :mod:`mcp.client.retry` whether
+and when. What every call shares lives here: the session vector, which every request carries and every
+answer advances, the retry budget, and the background work of finding and connecting to the members.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from mcp.causality.vector import VersionVector
+from mcp.client import answers
+from mcp.client.connections import Connections, Dial, NodeConnection
+from mcp.client.kinds import CallKind
+from mcp.client.results import NodeStatus
+from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once
+from mcp.client.routing import Outcome, Routing
+from mcp.clock import Clock
+from mcp.errors import (
+    AuthenticationFailed,
+    Busy,
+    DeadlineExceeded,
+    McpError,
+    ModelNotReady,
+    NoLeader,
+    PermissionDenied,
+    ProtocolError,
+    Unavailable,
+)
+from mcp.net.interface import Reply
+from mcp.wire.messages import Message, Ttl
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Payload = Mapping[str, Any] | Callable[[float], Mapping[str, Any]]
+"""A request's payload, or what makes it for an attempt that may take that many seconds."""
+
+Prepare = Callable[[str], Awaitable[None]]
+"""What has to be done at the node with this address before an attempt there."""
+
+_REFUSALS = (AuthenticationFailed, PermissionDenied, ProtocolError)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeLimits:
+    """The limits that every call shares."""
+
+    dial_timeout_s: float = 2.0
+    status_timeout_s: float = 2.0
+    """How long one node is waited for when all are asked for their status."""
+    hops_max: int = 4
+    """How often nodes may pass a request on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send. ``to_leader``: the leader answers it without a further hop."""
+
+    kind: CallKind
+    type: str
+    payload: Payload
+    segments: Sequence[Any] = ()
+    to_leader: bool = False
+    trace_id: str = ""
+
+    def payload_for(self, timeout_s: float) -> dict[str, Any]:
+        """The payload of an attempt that may take ``timeout_s``."""
+        return dict(self.payload(timeout_s) if callable(self.payload) else self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A node's answer: its payload and segments, and where it came from."""
+
+    payload: dict[str, Any]
+    segments: Sequence[Any]
+    address: str
+
+
+class Exchange:
+    """Sends the calls of one client. Use it on one event loop, from any number of tasks."""
+
+    def __init__(
+        self,
+        dial: Dial,
+        routing: Routing,
+        clock: Clock,
+        *,
+        limits: ExchangeLimits | None = None,
+        retries: RetryLimits | None = None,
+    ) -> None:
+        self.routing = routing
+        self.clock = clock
+        self.limits = limits or ExchangeLimits()
+        self.vector = VersionVector()
+        self._retries = retries or RetryLimits()
+        self._budget = RetryBudget(self._retries)
+        self._random = clock.random()
+        self._connections = Connections(dial, routing, clock, dial_timeout_s=self.limits.dial_timeout_s)
+        self._background: set[asyncio.Task[Any]] = set()
+        self._refresh: asyncio.Task[None] | None = None
+        self.closed = False
+
+    def fresh_id(self) -> str:
+        """32 hexadecimal digits that name a message or a trace. Unique, and no secret."""
+        return f"{self._random.getrandbits(128):032x}"
+
+    def attempts(self, kind: CallKind, timeout_s: float) -> Attempts:
+        """The attempts of a call that begins now and may take ``timeout_s``."""
+        return Attempts(
+            kind,
+            self.clock.monotonic() + timeout_s,
+            timeout_s=timeout_s,
+            limits=self._retries,
+            budget=self._budget,
+            random_=self._random,
+        )
+
+    # -- one call ---------------------------------------------------------------------------------
+
+    async def call(self, request: Request, attempts: Attempts, *, prepare: Prepare | None = None) -> Answer:
+        """Send ``request`` until there is an answer, by the rules of :mod:`mcp.client.retry`.
+
+        Raises what those rules end with: a node's definite error, ``DeadlineExceeded``, or
+        ``OutcomeUnknown`` for a command whose answer was lost.
+        """
+        request = replace(request, trace_id=request.trace_id or self.fresh_id())
+        tried: set[str] = set()
+        refusals: dict[str, McpError] = {}
+        home: str | None = None
+        while True:
+            now = self.clock.monotonic()
+            if now >= attempts.deadline:
+                raise attempts.out_of_time()
+            address = self._pick(request, now, tried, home)
+            tried.add(address)
+            failure = await self._prepared(prepare, address)
+            if failure is None:
+                home = address if prepare is not None else None
+                now = self.clock.monotonic()
+                timeout_s = attempts.attempt_timeout(now, others=self.routing.untried(now, tried))
+                try:
+                    return await self.attempt(request, address, timeout_s)
+                except McpError as error:
+                    failure = self._failure(address, error, refusals)
+            if elsewhere_at_once(failure):
+                home = None
+            await self._pause(request, attempts, failure, tried)
+
+    async def _pause(self, request: Request, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
+        """Wait until the next attempt, or raise what the call ends with."""
+        now = self.clock.monotonic()
+        if self.closed:
+            raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
+        others = self.routing.untried(now, tried)
+        delay_s = attempts.failed(failure, now, others=others)
+        _log.debug("%s: %s: %s; again in %.3f s", request.type, failure.code, failure.message, delay_s)
+        if not others:
+            tried.clear()
+        if delay_s:
+            await asyncio.sleep(delay_s)
+
+    async def _prepared(self, prepare: Prepare | None, address: str) -> McpError | None:
+        """Prepare the node; what went wrong, if anything did."""
+        if prepare is not None:
+            try:
+                await prepare(address)
+            except McpError as error:
+                return error
+        return None
+
+    def _pick(self, request: Request, now: float, tried: set[str], home: str | None) -> str:
+        """``home`` is where something was prepared: kept, as long as nothing speaks against it."""
+        if home is not None and not self.routing.in_backoff(home, now):
+            return home
+        return self.routing.pick(request.kind, now, avoid=tried, to_leader=request.to_leader)
+
+    def _failure(self, address: str, error: McpError, refusals: dict[str, McpError]) -> McpError:
+        """What an error means for the call. A node that will not talk to us is one node less."""
+        reason = error.__cause__
+        if not isinstance(error, Unavailable) or not isinstance(reason, _REFUSALS):
+            return error
+        refusals[address] = reason
+        return reason if set(self.routing.addresses) <= refusals.keys() else error
+
+    async def attempt(self, request: Request, address: str, timeout_s: float) -> Answer:
+        """Send ``request`` once, to the node at ``address``, and note how that went."""
+        began = self.clock.monotonic()
+        outcome, node = Outcome.ABANDONED, None
+        self.routing.started(request.kind, address)
+        try:
+            node = await self._connect(address, timeout_s)
+            async with node.stream(request.kind, timeout_s):
+                left_s = timeout_s - (self.clock.monotonic() - began)
+                if left_s <= 0:
+                    raise Unavailable(f"{address} took the whole time to connect")
+                message = self._message(request, left_s)
+                reply = await node.connection.request(message, request.segments, timeout_s=left_s)
+            outcome = Outcome.ANSWERED
+        except McpError as error:
+            outcome = self._judge(request.kind, address, node, error)
+            self._met(error.details.get("index"))
+            raise
+        finally:
+            now = self.clock.monotonic()
+            self.routing.finished(request.kind, address, outcome, now, now - began)
+            self._maintain(now)
+        return self._take(reply, address)
+
+    async def _connect(self, address: str, timeout_s: float) -> NodeConnection:
+        try:
+            return await self._connections.get(address, timeout_s)
+        except _REFUSALS as error:
+            raise Unavailable(f"{address} refused the connection: {error.code}: {error}") from error
+
+    def _message(self, request: Request, timeout_s: float) -> Message:
+        return Message(
+            type=request.type,
+            payload=request.payload_for(timeout_s),
+            id=self.fresh_id(),
+            trace_id=request.trace_id,
+            vector=self.vector,
+            ttl=Ttl(hops=self.limits.hops_max, ms=max(1, int(timeout_s * 1000))),
+        )
+
+    def _take(self, reply: Reply, address: str) -> Answer:
+        payload = reply.message.payload
+        self.vector = self.vector.merge(reply.message.vector)
+        self._met(payload.get("index"))
+        leader = payload.get("leader")
+        if isinstance(leader, str):
+            self.routing.leader_is(leader)
+        return Answer(payload, reply.segments, address)
+
+    def _met(self, index: object) -> None:
+        """The log is known to reach ``index``: what this client reads from now on is at least as new."""
+        if isinstance(index, int) and index > 0:
+            self.vector = self.vector.advance("log", index)
+
+    def _judge(self, kind: CallKind, address: str, node: NodeConnection | None, error: McpError) -> Outcome:
+        """What an error says about the node."""
+        if node is not None and node.closed:
+            self._connections.lost(address, node)
+            return Outcome.FAILED
+        if isinstance(error, NoLeader):
+            self.routing.not_leader(address)
+            return Outcome.REFUSED
+        if isinstance(error, Busy | ModelNotReady):
+            return Outcome.REFUSED
+        if isinstance(error, Unavailable):
+            return Outcome.FAILED
+        if isinstance(error, DeadlineExceeded):
+            return Outcome.ABANDONED if kind is CallKind.WAIT else Outcome.TIMED_OUT
+        return Outcome.ANSWERED
+
+    # -- the members ------------------------------------------------------------------------------
+
+    def _maintain(self, now: float) -> None:
+        """Begin what is due in the background: asking for the members, connecting to them."""
+        if self.closed:
+            return
+        source = self._connections.any_open
+        if source is not None and self._refresh is None and self.routing.refresh_due(now):
+            self.routing.refreshing(now)
+            self._refresh = self.spawn(self._ask_members(source))
+        self._connections.warm(self.routing.to_connect(now))
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run ``work`` in the background, until the client is closed."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _ask_members(self, address: str) -> None:
+        request = Request(CallKind.READ, "STATUS", {})
+        try:
+            answer = await self.attempt(request, address, self.limits.status_timeout_s)
+            status = answers.node_status(address, answer.payload)
+        except McpError as error:
+            _log.debug("%s did not tell the members: %s: %s", address, error.code, error)
+            self.routing.refresh_failed()
+            return
+        finally:
+            self._refresh = None
+        self.learn([status])
+        self._connections.forget(self.routing.addresses)
+        self._connections.warm(self.routing.to_connect(self.clock.monotonic()))
+
+    def learn(self, statuses: Sequence[NodeStatus]) -> None:
+        """Take in the members, and who leads, as nodes tell it."""
+        members = [(m.node, m.address) for status in statuses for m in status.members if m.address]
+        members += [(s.leader, s.leader_address) for s in statuses if s.leader and s.leader_address]
+        if members:
+            self.routing.learn(members)
+
+    async def close(self) -> None:
+        """End the background work and every connection. Calls in flight end with an error."""
+        self.closed = True
+        tasks = list(self._background)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._connections.close()

@@ -1,0 +1,219 @@
+"""What the calls of a client return: frozen dataclasses with plain values and NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from mcp.errors import McpError
+
+Array = NDArray[Any]
+"""A tensor on either side of an inference."""
+
+ModelInputs = Mapping[str, Array] | Array | str
+"""Inputs by name; or a bare array or a text for a model that has one input."""
+
+Consistency = Literal["session", "linearizable", "stale"]
+"""How fresh a read must be: at least what this client has seen, the latest, or whatever is at hand."""
+
+Mode = Literal["durable", "replicated"]
+"""Run by one node and recorded once, or run by every replica and compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """The answer of a direct inference.
+
+    ``outputs`` are by name, in the model's order; the arrays may be read-only views of the received
+    frame, so copy one before you change it. ``node`` is who ran it.
+    """
+
+    outputs: dict[str, Array]
+    model: str
+    version: str
+    node: str
+
+    @property
+    def output(self) -> Array:
+        """The first output: the only one of most models."""
+        return next(iter(self.outputs.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaComparison:
+    """How one replica's outputs compare with the recorded ones, within the cluster's tolerance."""
+
+    equal: bool
+    max_abs_diff: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRecord:
+    """A submitted inference as the cluster records it.
+
+    ``status`` is ``"waiting"`` (no live node holds the model) or ``"assigned"`` until it is ``"done"``
+    (then ``outputs`` is there) or ``"failed"`` (then ``error`` is). ``node`` runs or ran it under the
+    fencing token ``token``, for the ``attempts``-th time. ``replicas`` has an entry per replica that
+    reported, in replicated mode.
+    """
+
+    id: str
+    status: str
+    mode: str
+    model: str
+    version: str
+    outputs: dict[str, Array] | None
+    error: McpError | None
+    node: str | None
+    token: int
+    attempts: int
+    replicas: dict[str, ReplicaComparison]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record will not change any more, apart from replicas that report late."""
+        return self.status in ("done", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """A key as it was read. ``version`` is what ``compare_and_set`` expects; ``index`` wrote it."""
+
+    key: str
+    value: Any
+    version: int
+    index: int
+    writer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deploy that is committed, with the bytes on the ``holders``. ``size`` is in bytes."""
+
+    name: str
+    version: str
+    digest: str
+    size: int
+    holders: list[str]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A model with its active ``version``. ``size`` is in bytes.
+
+    ``ready``: whether the node that was asked can run it now; ``None`` where the log was asked, which
+    does not know. ``inputs`` and ``outputs`` are as declared, ``{"name", "dtype", "shape"}`` each.
+    """
+
+    name: str
+    version: str
+    versions: list[str]
+    digest: str
+    aliases: list[str]
+    holders: list[str]
+    ready: bool | None = None
+    size: int = 0
+    family: str | None = None
+    task: str | None = None
+    tags: list[str] = field(default_factory=list)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A member as the replicated state has it."""
+
+    node: str
+    address: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """How a node sees another; ``match`` is the index known durable there, on the leader only."""
+
+    connected: bool
+    match: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What one node says of itself; or, with ``error``, why it said nothing.
+
+    Indexes count log entries from 1. ``details`` is the whole answer, with fields that this version
+    does not name.
+    """
+
+    address: str
+    node: str | None = None
+    error: McpError | None = None
+    role: str | None = None
+    term: int = 0
+    leader: str | None = None
+    leader_address: str | None = None
+    first_index: int = 0
+    last_index: int = 0
+    commit_index: int = 0
+    applied_index: int = 0
+    voters: list[str] = field(default_factory=list)
+    peers: dict[str, PeerStatus] = field(default_factory=dict)
+    members: list[MemberStatus] = field(default_factory=list)
+    models: list[ModelStatus] = field(default_factory=list)
+    providers: list[str] = field(default_factory=list)
+    storage: str = "unknown"
+    uptime_s: float = 0.0
+    version: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the node answered."""
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """Every node that the client knows, as each told it at nearly the same time.
+
+    ``leader`` is the id of the node that says it leads, in the highest ``term`` that was told; ``None``
+    while there is none that answers. ``models`` is what the node with the highest applied index has.
+    """
+
+    nodes: list[NodeStatus]
+    leader: str | None
+    term: int
+    voters: list[str]
+    models: list[ModelStatus]
+
+    @property
+    def reachable(self) -> list[NodeStatus]:
+        """The nodes that answered."""
+        return [node for node in self.nodes if node.reachable]
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether a majority of the voters answered."""
+        answered = {node.node for node in self.reachable}
+        return bool(self.voters) and 2 * sum(v in answered for v in self.voters) > len(self.voters)
+
+
+def cluster_status(nodes: Sequence[NodeStatus]) -> ClusterStatus:
+    """Put the nodes' own words together. Nodes of an older term do not decide who leads."""
+    answered = [node for node in nodes if node.reachable]
+    term = max((node.term for node in answered), default=0)
+    latest = [node for node in answered if node.term == term]
+    leaders = [node.node for node in latest if node.role == "leader"]
+    newest = max(answered, key=lambda node: (node.applied_index, node.term), default=None)
+    return ClusterStatus(
+        nodes=sorted(nodes, key=lambda node: (node.node is None, node.node or "", node.address)),
+        leader=leaders[0] if leaders else None,
+        term=term,
+        voters=list(newest.voters) if newest else [],
+        models=list(newest.models) if newest else [],
+    )

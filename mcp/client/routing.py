@@ -1,0 +1,296 @@
+"""Which node to ask next: everything that a client knows about the nodes, as plain data.
+
+Pure: the time and the randomness are arguments. A node is known by the address at which it was
+reached; its id is learned from the handshake, so that a leader named by id can be found.
+
+A node that failed is set aside for a while that doubles with every failure in a row, with jitter, so
+that many clients do not come back together. Failures that arrive while it is already set aside are
+the same failure seen by many callers and count once. Among the nodes that are left, two are drawn at
+random and the one with less expected work (calls in flight times smoothed latency) is taken: that is
+within a constant of the best choice and, unlike always taking the best, does not send every client
+to the same node (Mitzenmacher 2001, "The Power of Two Choices in Randomized Load Balancing").
+Latencies fade while a node is not used, so that a node that was slow once is tried again.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mcp.client.kinds import CallKind
+
+
+class Outcome(enum.Enum):
+    """How a call ended, as far as it says something about the node."""
+
+    ANSWERED = "answered"
+    """The node did its part, whatever it answered."""
+    REFUSED = "refused"
+    """The node is well and does not want this call now: busy, or the model is not loaded yet."""
+    TIMED_OUT = "timed out"
+    """No answer within the time that this call could give to this node."""
+    FAILED = "failed"
+    """Not reachable, lost, starting or stopping."""
+    ABANDONED = "abandoned"
+    """The caller went away first: says nothing about the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingLimits:
+    """The limits of :class:`Routing`."""
+
+    nodes_max: int = 64
+    """Nodes that are remembered; more are not learned."""
+    backoff_first_s: float = 0.05
+    backoff_max_s: float = 2.0
+    latency_weight: float = 0.2
+    """How much one new measurement counts in the smoothed latency."""
+    latency_half_life_s: float = 5.0
+    """An unused node's latency is believed half as much after this time."""
+    latency_min_s: float = 0.0001
+    refusal_latency_s: float = 0.1
+    """A refusal counts as an answer this slow, or an overloaded node would look fast."""
+    refresh_interval_min_s: float = 0.5
+    """The members are asked for at most this often."""
+    refresh_interval_max_s: float = 30.0
+    """And at least this often, while there are calls."""
+
+
+@dataclass(slots=True)
+class _Load:
+    """One kind of calls at one node."""
+
+    in_flight: int = 0
+    latency_s: float | None = None
+    measured_at: float = 0.0
+
+    def observe(self, sample_s: float, now: float, limits: RoutingLimits) -> None:
+        if self.latency_s is None:
+            self.latency_s = sample_s
+        else:
+            self.latency_s += limits.latency_weight * (sample_s - self.latency_s)
+        self.measured_at = now
+
+    def latency(self, now: float, limits: RoutingLimits) -> float | None:
+        if self.latency_s is None:
+            return None
+        idle_s = max(0.0, now - self.measured_at)
+        faded: float = self.latency_s * 0.5 ** (idle_s / limits.latency_half_life_s)
+        return max(limits.latency_min_s, faded)
+
+
+@dataclass(slots=True)
+class _Node:
+    address: str
+    seed: bool
+    node_id: str | None = None
+    connected: bool = False
+    failures: int = 0
+    retry_at: float = float("-inf")
+    loads: dict[CallKind, _Load] = field(default_factory=lambda: {kind: _Load() for kind in CallKind})
+
+
+class Routing:
+    """The nodes that a client knows, and the choice among them. Not for use by several threads."""
+
+    def __init__(
+        self, seeds: Sequence[str], random_: random.Random, limits: RoutingLimits | None = None
+    ) -> None:
+        """Start with the addresses that the user gave; these are never forgotten."""
+        self._random = random_
+        self._limits = limits or RoutingLimits()
+        self._nodes = {address: _Node(address, seed=True) for address in seeds}
+        self._leader: str | None = None
+        self._stale = True
+        self._refreshed_at = float("-inf")
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every address that is known, the seeds first."""
+        return list(self._nodes)
+
+    @property
+    def leader(self) -> str | None:
+        """The id of the node that led when somebody last said so."""
+        return self._leader
+
+    def node_id(self, address: str) -> str | None:
+        """The id of the node at ``address``, once it has been reached or was learned."""
+        node = self._nodes.get(address)
+        return node.node_id if node else None
+
+    def address_of(self, node_id: str) -> str | None:
+        """The address of a node, preferring one that is connected."""
+        found = [node for node in self._nodes.values() if node.node_id == node_id]
+        found.sort(key=lambda node: (not node.connected, node.failures))
+        return found[0].address if found else None
+
+    def in_backoff(self, address: str, now: float) -> bool:
+        """Whether the node at ``address`` is set aside after a failure."""
+        return self._nodes[address].retry_at > now
+
+    # -- choosing ---------------------------------------------------------------------------------
+
+    def pick(
+        self,
+        kind: CallKind,
+        now: float,
+        *,
+        avoid: Collection[str] = (),
+        to_leader: bool = False,
+    ) -> str:
+        """The address to send to. ``avoid`` are the nodes that this call tried before.
+
+        Commands, and whatever is sent with ``to_leader``, go to the leader while it is known and
+        not set aside. A node that is set aside is picked only when all are: then the one whose
+        time is up first.
+        """
+        if to_leader or kind is CallKind.COMMAND:
+            leader = self.address_of(self._leader) if self._leader else None
+            if leader and leader not in avoid and not self.in_backoff(leader, now):
+                return leader
+        candidates = self._candidates(now, avoid)
+        if len(candidates) > 2:
+            candidates = self._random.sample(candidates, 2)
+        return self._less_loaded(candidates, kind, now).address
+
+    def _candidates(self, now: float, avoid: Collection[str]) -> list[_Node]:
+        ready = [node for node in self._nodes.values() if node.retry_at <= now]
+        if not ready:
+            return [min(self._nodes.values(), key=lambda node: node.retry_at)]
+        untried = [node for node in ready if node.address not in avoid]
+        connected = [node for node in untried if node.connected]
+        return connected or untried or ready
+
+    def _less_loaded(self, nodes: Sequence[_Node], kind: CallKind, now: float) -> _Node:
+        latencies = [node.loads[kind].latency(now, self._limits) for node in nodes]
+        # A node without a measurement is given the benefit of the doubt, and still pays for its queue.
+        assumed = min((value for value in latencies if value is not None), default=self._limits.latency_min_s)
+        scores = [
+            (node.loads[kind].in_flight + 1) * (assumed if latency is None else latency)
+            for node, latency in zip(nodes, latencies, strict=True)
+        ]
+        best = min(scores)
+        return self._random.choice([node for node, s in zip(nodes, scores, strict=True) if s == best])
+
+    def untried(self, now: float, avoid: Collection[str]) -> bool:
+        """Whether a node outside ``avoid`` is there that is not set aside."""
+        return any(n.retry_at <= now and n.address not in avoid for n in self._nodes.values())
+
+    def to_connect(self, now: float) -> list[str]:
+        """The nodes that are worth dialling: neither connected nor set aside."""
+        return [n.address for n in self._nodes.values() if not n.connected and n.retry_at <= now]
+
+    # -- what happened ----------------------------------------------------------------------------
+
+    def started(self, kind: CallKind, address: str) -> None:
+        """A call was sent to ``address``; :meth:`finished` is owed."""
+        node = self._nodes.get(address)
+        if node:
+            node.loads[kind].in_flight += 1
+
+    def finished(self, kind: CallKind, address: str, outcome: Outcome, now: float, elapsed_s: float) -> None:
+        """A call to ``address`` ended after ``elapsed_s``."""
+        node = self._nodes.get(address)
+        if node is None:
+            return
+        load = node.loads[kind]
+        load.in_flight = max(0, load.in_flight - 1)
+        if outcome is Outcome.ANSWERED:
+            node.failures = 0
+            node.retry_at = float("-inf")
+            load.observe(elapsed_s, now, self._limits)
+        elif outcome is Outcome.REFUSED:
+            load.observe(max(elapsed_s, self._limits.refusal_latency_s), now, self._limits)
+        elif outcome is Outcome.TIMED_OUT:
+            load.observe(elapsed_s, now, self._limits)
+            if kind is CallKind.COMMAND:
+                self._distrust_leader(node)
+        elif outcome is Outcome.FAILED:
+            self._set_aside(node, now)
+
+    def connected(self, address: str, node_id: str | None) -> None:
+        """A connection to ``address`` is up, and the node there proved to be ``node_id``."""
+        node = self._nodes.get(address)
+        if node:
+            node.connected = True
+            node.node_id = node_id or node.node_id
+
+    def disconnected(self, address: str, now: float, *, failed: bool) -> None:
+        """The connection to ``address`` is gone, or could not be made; ``failed`` sets it aside."""
+        node = self._nodes.get(address)
+        if node is None:
+            return
+        node.connected = False
+        if failed:
+            self._set_aside(node, now)
+
+    def _set_aside(self, node: _Node, now: float) -> None:
+        self._stale = True
+        self._distrust_leader(node)
+        if node.retry_at > now:
+            return
+        limits = self._limits
+        ceiling = min(limits.backoff_max_s, limits.backoff_first_s * 2.0 ** min(node.failures, 32))
+        node.failures += 1
+        node.retry_at = now + ceiling * (0.5 + 0.5 * self._random.random())
+
+    def _distrust_leader(self, node: _Node) -> None:
+        if node.node_id is not None and node.node_id == self._leader:
+            self._leader = None
+            self._stale = True
+
+    # -- discovery --------------------------------------------------------------------------------
+
+    def leader_is(self, node_id: str | None) -> None:
+        """A node named the leader, or (``None``) said that there is none."""
+        self._leader = node_id
+        if node_id is not None and self.address_of(node_id) is None:
+            self._stale = True
+
+    def not_leader(self, address: str) -> None:
+        """The node at ``address`` says that it knows no leader: if it was thought to lead, it does not."""
+        node = self._nodes.get(address)
+        if node:
+            self._distrust_leader(node)
+
+    def learn(self, members: Iterable[tuple[str, str]]) -> None:
+        """Take in ``(node id, address)`` of the cluster's members as one of them tells it.
+
+        A member that is reached under another address already is not added a second time. A node
+        that is neither a seed nor a member any more is forgotten.
+        """
+        told = dict(members)
+        addresses = set(told.values())
+        for address, node in list(self._nodes.items()):
+            if not node.seed and address not in addresses and not node.connected:
+                del self._nodes[address]
+        for node_id, address in sorted(told.items()):
+            self._learn_one(node_id, address)
+
+    def _learn_one(self, node_id: str, address: str) -> None:
+        known = self._nodes.get(address)
+        if known:
+            known.node_id = known.node_id or node_id
+            return
+        same = [node for node in self._nodes.values() if node.node_id == node_id]
+        reached = any(node.connected or node.failures == 0 for node in same)
+        if not reached and len(self._nodes) < self._limits.nodes_max:
+            self._nodes[address] = _Node(address, seed=False, node_id=node_id)
+
+    def refresh_due(self, now: float) -> bool:
+        """Whether to ask for the members: never learned, a failure, an unknown leader, or long ago."""
+        limits = self._limits
+        idle_s = now - self._refreshed_at
+        return idle_s >= (limits.refresh_interval_min_s if self._stale else limits.refresh_interval_max_s)
+
+    def refreshing(self, now: float) -> None:
+        """The members are being asked for now."""
+        self._stale = False
+        self._refreshed_at = now
+
+    def refresh_failed(self) -> None:
+        """Nobody told the members: they are to be asked for again."""
+        self._stale = True

@@ -1,0 +1,240 @@
+"""The blocking client: the same calls, for programs without an event loop.
+
+One thread runs the event loop of one :class:`~mcp.client.client.Client`; each call is handed to it and
+waited for. So any number of threads can share a client, and its connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl as ssl_module
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from mcp.client.artefacts import Progress
+from mcp.client.client import DEPLOY_TIMEOUT_S, TIMEOUT_S, Client
+from mcp.client.results import (
+    ClusterStatus,
+    Consistency,
+    Deployment,
+    Inference,
+    InferenceRecord,
+    KeyValue,
+    MemberStatus,
+    Mode,
+    ModelInputs,
+    ModelStatus,
+)
+from mcp.clock import Clock
+from mcp.errors import Unavailable
+
+T = TypeVar("T")
+
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long calls of other threads have to end by themselves when the client is closed."""
+
+
+class SyncClient:
+    """A client of one cluster, for any number of threads.
+
+    In short::
+
+        with SyncClient(["10.0.0.1:7400"]) as client:
+            answer = client.infer("digits", scan)
+
+    Arguments, results and errors are those of :class:`~mcp.client.client.Client`. A call that is
+    interrupted (Ctrl-C) is cancelled. Do not call it from an event loop's thread: it would block the loop.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str] | str,
+        *,
+        cluster_id: str = "mcp",
+        cluster_key: bytes | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        timeout_s: float = TIMEOUT_S,
+        clock: Clock | None = None,
+    ) -> None:
+        """As :class:`~mcp.client.client.Client`. Starts a thread; :meth:`close` ends it."""
+        self._client = Client(
+            addresses,
+            cluster_id=cluster_id,
+            cluster_key=cluster_key,
+            ssl=ssl,
+            timeout_s=timeout_s,
+            clock=clock,
+        )
+        self._lock = threading.Lock()
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        # A daemon: a program that forgets to close its client can still end.
+        self._thread = threading.Thread(target=self._serve, name="mcp-client", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sessions, the connections and the thread. Calls under way in other threads end too."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            closing = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
+        try:
+            closing.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _shut(self) -> None:
+        """Close the client, then end whatever call is left, so that no thread waits for ever."""
+        await self._client.close()
+        me = asyncio.current_task()
+        rest = [task for task in asyncio.all_tasks() if task is not me]
+        if rest:
+            await asyncio.wait(rest, timeout=CLOSE_TIMEOUT_S)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the client is closed; make a new one")
+            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise Unavailable("the client was closed during the call; make a new one") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def infer(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Inference:
+        """Run ``model`` once, on one node, outside the log. See :meth:`Client.infer`."""
+        return self._run(lambda: self._client.infer(model, inputs, outputs=outputs, timeout_s=timeout_s))
+
+    def submit(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        mode: Mode = "durable",
+        id: str | None = None,  # noqa: A002
+        timeout_s: float | None = None,
+    ) -> str:
+        """Put an inference into the log; its id once that is committed. See :meth:`Client.submit`."""
+        return self._run(lambda: self._client.submit(model, inputs, mode=mode, id=id, timeout_s=timeout_s))
+
+    def result(
+        self,
+        id: str,  # noqa: A002
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> InferenceRecord:
+        """The record of a submitted inference. See :meth:`Client.result`."""
+        return self._run(lambda: self._client.result(id, wait=wait, timeout_s=timeout_s))
+
+    def get(
+        self, key: str, *, consistency: Consistency = "session", timeout_s: float | None = None
+    ) -> KeyValue | None:
+        """The key's value and version, or ``None``. See :meth:`Client.get`."""
+        return self._run(lambda: self._client.get(key, consistency=consistency, timeout_s=timeout_s))
+
+    def put(self, key: str, value: Any, *, timeout_s: float | None = None) -> int:
+        """Write a plain value; the key's new version. See :meth:`Client.put`."""
+        return self._run(lambda: self._client.put(key, value, timeout_s=timeout_s))
+
+    def compare_and_set(
+        self, key: str, value: Any, *, expected_version: int, timeout_s: float | None = None
+    ) -> int:
+        """Write if the key is at ``expected_version``. See :meth:`Client.compare_and_set`."""
+        return self._run(
+            lambda: self._client.compare_and_set(
+                key, value, expected_version=expected_version, timeout_s=timeout_s
+            )
+        )
+
+    def delete(self, key: str, *, expected_version: int | None = None, timeout_s: float | None = None) -> int:
+        """Remove the key; the version that it had. See :meth:`Client.delete`."""
+        return self._run(
+            lambda: self._client.delete(key, expected_version=expected_version, timeout_s=timeout_s)
+        )
+
+    def conflicts(self, key: str, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Who lost a compare-and-set over the key. See :meth:`Client.conflicts`."""
+        return self._run(lambda: self._client.conflicts(key, timeout_s=timeout_s))
+
+    def keys(self, prefix: str = "", limit: int = 100, *, timeout_s: float | None = None) -> list[str]:
+        """The first ``limit`` keys that start with ``prefix``. See :meth:`Client.keys`."""
+        return self._run(lambda: self._client.keys(prefix, limit, timeout_s=timeout_s))
+
+    def deploy(
+        self,
+        name: str,
+        model: bytes | str | os.PathLike[str],
+        *,
+        version: str | None = None,
+        aliases: Sequence[str] = (),
+        family: str | None = None,
+        task: str | None = None,
+        tags: Sequence[str] = (),
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+        on_progress: Progress | None = None,
+    ) -> Deployment:
+        """Upload an ONNX model and have the cluster agree on it. See :meth:`Client.deploy`.
+
+        ``on_progress`` is called in the client's own thread.
+        """
+        return self._run(
+            lambda: self._client.deploy(
+                name,
+                model,
+                version=version,
+                aliases=aliases,
+                family=family,
+                task=task,
+                tags=tags,
+                timeout_s=timeout_s,
+                on_progress=on_progress,
+            )
+        )
+
+    def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
+        """The models that the cluster agreed on."""
+        return self._run(lambda: self._client.models(timeout_s=timeout_s))
+
+    def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:
+        """The members of the cluster as the replicated state has them."""
+        return self._run(lambda: self._client.members(timeout_s=timeout_s))
+
+    def status(self, *, timeout_s: float | None = None) -> ClusterStatus:
+        """Ask every node itself, all at once. See :meth:`Client.status`."""
+        return self._run(lambda: self._client.status(timeout_s=timeout_s))

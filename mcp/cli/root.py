@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Final, NamedTuple
 
 import click
@@ -86,6 +87,17 @@ class LazyCommands(click.Group):
                 formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
 
 
+def print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the installed version and leave; a clone that was never installed has none."""
+    if wanted:
+        try:
+            version = metadata.version("message-coordination-protocol")
+        except metadata.PackageNotFoundError:
+            version = "unknown (run from source, not installed)"
+        click.echo(f"mcpctl {version}")
+        ctx.exit()
+
+
 @click.group(
     cls=LazyCommands,
     invoke_without_command=True,
@@ -96,7 +108,14 @@ class LazyCommands(click.Group):
     },
     epilog=exits.EXPLANATION,
 )
-@click.version_option(package_name="message-coordination-protocol", prog_name="mcpctl")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def mcpctl(ctx: click.Context) -> None:
     """Coordinate ONNX inference over several machines, with the promises of a consensus system.
@@ -147,6 +166,8 @@ def described(error: Exception) -> tuple[str, str]:
             return "INVALID_ARGUMENT", usage_message(error)
         case OSError(filename=str() | bytes() as name, strerror=str() as reason):
             return "INVALID_ARGUMENT", f"{os.fsdecode(name)}: {reason}"
+        case ExceptionGroup():
+            return described(error.exceptions[0])
         case ModuleNotFoundError():
             return "DEPENDENCY_MISSING", f"{error}; 'mcpctl doctor' checks the environment"
     return "INTERNAL", f"{type(error).__name__}: {error} (a defect: run it again with --traceback)"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import re
 import signal
 import socket
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -221,8 +223,14 @@ A file has the options' names with underscores:
     envvar="MCP_LOG_LEVEL",
     help="What is worth a line on standard error.",
 )
+@option(
+    "--stop-on-eof",
+    is_flag=True,
+    envvar="MCP_STOP_ON_EOF",
+    help="Stop when standard input ends, so as not to outlive the program that started this node.",
+)
 @traceback_option
-def serve(log_level: str, **options: Any) -> None:
+def serve(log_level: str, stop_on_eof: bool, **options: Any) -> None:
     """Run a node until SIGTERM or Ctrl-C.
 
     Prints one line when it is ready. A node that was killed is started again with the same command: it
@@ -231,7 +239,7 @@ def serve(log_level: str, **options: Any) -> None:
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     config = node_config(**options)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run_until_stopped(config))
+        runner.run(run_until_stopped(config, stop_on_eof=stop_on_eof))
 
 
 def node_config(
@@ -269,12 +277,14 @@ def loop_factory() -> Any:
     return importlib.import_module("uvloop").new_event_loop
 
 
-async def run_until_stopped(config: NodeConfig) -> None:
+async def run_until_stopped(config: NodeConfig, *, stop_on_eof: bool = False) -> None:
     """Start the node, say so on standard output, and stop it in order at the first signal."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if stop_on_eof:
+        loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
     node = Node(config)
     await node.start()
     try:

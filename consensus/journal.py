@@ -183,7 +183,8 @@ class Journal:
     def compact(self, first_index_kept: int) -> None:
         """Drop the segments in which no entry from ``first_index_kept`` on counts any more. Blocks.
 
-        A durable snapshot has to stand for every entry below. The hard state stays. Raises
+        A durable snapshot has to stand for every entry below. The hard state stays. What a full disk
+        does not let go (some need room to remove a file) stays for the next time. Raises
         :class:`~consensus.errors.StorageFailed`.
         """
         self.sync()
@@ -191,6 +192,8 @@ class Journal:
             try:
                 self._disk.remove(segment_path(self._path, self._full[0].sequence))
                 self._disk.sync_directory(self._path)
+            except DiskFull:
+                return
             except StorageFailed as failure:
                 self._failed = failure
                 raise

@@ -63,21 +63,20 @@ def read_journal(disk: Disk, directory: str, paths: list[str]) -> Contents:
 
     Raises :class:`~consensus.errors.StorageCorrupt` and :class:`~consensus.errors.StorageFailed`.
     """
-    reader = _Reader(disk)
+    reader = _Reader(disk, directory)
     for path in paths:
         reader.read_segment(path, is_last=path == paths[-1])
     assert reader.replay is not None
     assert reader.tail is not None
-    if paths[-1] != segment_path(directory, reader.tail.sequence):
-        raise reader.corrupt(paths[-1], 0, f"its head says that it is segment {reader.tail.sequence}")
     return Contents(reader.full, reader.tail, reader.replay.position, reader.replay.found())
 
 
 class _Reader:
     """One pass over the segments. ``tail`` is the segment that was read last."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, directory: str) -> None:
         self.disk = disk
+        self.directory = directory
         self.replay: Replay | None = None
         self.full: list[FullSegment] = []
         self.tail: Tail | None = None
@@ -88,6 +87,8 @@ class _Reader:
             head, head_end = decode_head(buffer)
         except UnreadableBytes as error:
             raise self.corrupt(path, error.offset, error.problem) from error
+        if path != segment_path(self.directory, head.sequence):
+            raise self.corrupt(path, 0, f"its head says that it is segment {head.sequence}")
         self._continue_at(path, head)
         contents = scan(buffer, head_end, head.sequence)
         self._take(path, contents)

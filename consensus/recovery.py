@@ -12,8 +12,9 @@ What each crash point leaves, and why the answer is right:
 3. *The reset is recorded*: the journal continues behind the snapshot.
 
 Everything else can not come from a crash: entries that begin behind the snapshot, a log whose begin was
-dropped without a snapshot, a snapshot older than the one that the journal continues, or a snapshot
-beside a journal that is gone and with it the votes of this node.
+dropped without a snapshot, a snapshot older than the one that the journal continues, a snapshot beside
+a journal that is gone and with it the votes of this node, or a log that ends before a snapshot that was
+taken here: the journal has lost entries that it had promised.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def recover(journal: Journal, store: SnapshotStore) -> Recovered:
     found = journal.take_found()
     snapshot = store.latest()
     problem = _contradiction(found, snapshot, journal_is_new=journal.created)
+    if snapshot is not None and problem is None and not store.latest_was_received():
+        problem = _loss(found, snapshot)
     if problem is not None:
         raise StorageCorrupt(journal.path, 0, problem, REPLACE_NODE_ADVICE)
     if snapshot is None:
@@ -70,12 +73,24 @@ def _contradiction(found: Found, snapshot: SnapshotMeta | None, *, journal_is_ne
             "the entries between them are missing"
         )
     installed = found.installed
-    if installed is not None and (installed.index, installed.term) > (snapshot.index, snapshot.term):
+    if installed is not None and (
+        installed.index > snapshot.index
+        or (installed.index == snapshot.index and installed.term != snapshot.term)
+    ):
         return (
             f"the journal continues a snapshot of entry {installed.index}, term {installed.term}, and the "
             f"latest one here is of entry {snapshot.index}, term {snapshot.term}"
         )
     return None
+
+
+def _loss(found: Found, snapshot: SnapshotMeta) -> str | None:
+    if _continues(found, snapshot):
+        return None
+    return (
+        f"this node applied everything up to entry {snapshot.index}, term {snapshot.term}, and took a "
+        f"snapshot of it; its log ends at entry {found.next_index - 1} or has another term there"
+    )
 
 
 def _continues(found: Found, snapshot: SnapshotMeta) -> bool:

@@ -6,8 +6,10 @@ start. The latest one is verified when the store is opened and each time it is r
 entries that exist nowhere else on this node, so a damaged one stops the node, and an older one is never
 taken in its place.
 
-A file is a header and the content. Header, little endian: magic 8s, version u16, 6 zero bytes, index u64,
-term u64, previous_term u64, size u64, sha256 of the content 32s, CRC32C of all that u32.
+A file is a header and the content. Header, little endian: magic 8s, version u16, origin u16 (0: taken here,
+1: received), 4 zero bytes, index u64, term u64, previous_term u64, size u64, sha256 of the content 32s,
+CRC32C of all that u32. The origin is evidence for `consensus.recovery`: a snapshot that was taken here
+proves that this node's journal once held every entry up to it.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 
 import google_crc32c
 
-from consensus.errors import StorageCorrupt, StorageError
+from consensus.errors import DiskFull, StorageCorrupt, StorageError
 from consensus.interface import SnapshotMeta
 from consensus.storage import REPLACE_NODE_ADVICE, Disk, DiskFile
 
@@ -29,7 +33,7 @@ READ_BYTES_MAX = 1 << 20
 """How much is read at a time to verify a file."""
 
 _MAGIC = b"MCPSNAP\n"
-_HEADER = struct.Struct("<8sH6xQQQQ32s")
+_HEADER = struct.Struct("<8sHH4xQQQQ32s")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CRC.size
 _SUFFIX = ".snapshot"
@@ -42,10 +46,18 @@ class SnapshotGone(StorageError):
     code = "SNAPSHOT_GONE"
 
 
-def _encode_header(meta: SnapshotMeta) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Header:
+    meta: SnapshotMeta
+    received: bool
+
+
+def _encode_header(header: _Header) -> bytes:
+    meta = header.meta
     fixed = _HEADER.pack(
         _MAGIC,
         FORMAT_VERSION,
+        header.received,
         meta.index,
         meta.term,
         meta.previous_term,
@@ -55,16 +67,16 @@ def _encode_header(meta: SnapshotMeta) -> bytes:
     return fixed + _CRC.pack(google_crc32c.value(fixed))
 
 
-def _decode_header(header: bytes) -> SnapshotMeta | str:
-    """The meta, or what is wrong with the header."""
+def _decode_header(header: bytes) -> _Header | str:
+    """The header, or what is wrong with it."""
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         return "this is not the header of a snapshot"
-    _, version, index, term, previous_term, size, digest = _HEADER.unpack_from(header)
+    _, version, origin, index, term, previous_term, size, digest = _HEADER.unpack_from(header)
     if version != FORMAT_VERSION:
         return f"format version {version} where this program reads {FORMAT_VERSION}"
     if _CRC.unpack_from(header, _HEADER.size)[0] != google_crc32c.value(header[: _HEADER.size]):
         return "the checksum of the header is wrong"
-    return SnapshotMeta(index, term, previous_term, size, digest.hex())
+    return _Header(SnapshotMeta(index, term, previous_term, size, digest.hex()), bool(origin))
 
 
 def _index_of(name: str) -> int | None:
@@ -106,7 +118,11 @@ class SnapshotStore:
 
     def latest(self) -> SnapshotMeta | None:
         """The newest durable snapshot, verified when the store was opened or when it was written."""
-        return self._latest
+        return None if self._latest is None else self._latest.meta
+
+    def latest_was_received(self) -> bool:
+        """Whether the latest snapshot came from a peer, and was not taken here."""
+        return self._latest is not None and self._latest.received
 
     def write(self, index: int, term: int, previous_term: int, content: bytes) -> SnapshotMeta:
         """Store the state after entry ``index`` durably. Blocks while it writes and syncs.
@@ -116,17 +132,17 @@ class SnapshotStore:
         :class:`~consensus.errors.StorageFailed`.
         """
         digest = hashlib.sha256(content).hexdigest()
-        meta = SnapshotMeta(index, term, previous_term, len(content), digest)
+        header = _Header(SnapshotMeta(index, term, previous_term, len(content), digest), received=False)
         temporary = f"{self._place(index)}{_TEMPORARY}"
         try:
             file = self._disk.create_file(temporary)
             try:
-                file.append(_encode_header(meta))
+                file.append(_encode_header(header))
                 file.append(content)
                 file.sync()
             finally:
                 file.close()
-            return self._publish(temporary, meta)
+            return self._publish(temporary, header)
         except StorageError:
             self._discard(temporary)
             raise
@@ -169,18 +185,19 @@ class SnapshotStore:
         self._receiver = SnapshotReceiver(self, meta)
         return self._receiver
 
-    def _publish(self, temporary: str, meta: SnapshotMeta) -> SnapshotMeta:
+    def _publish(self, temporary: str, header: _Header) -> SnapshotMeta:
         """Put a durable file in place, unless one that is as new is there already."""
         with self._publishing:
-            if self._latest is not None and self._latest.index >= meta.index:
+            older = self._latest
+            if older is not None and older.meta.index >= header.meta.index:
                 self._disk.remove(temporary)
-                return self._latest
-            self._disk.rename(temporary, self._place(meta.index))
+                return older.meta
+            self._disk.rename(temporary, self._place(header.meta.index))
             self._disk.sync_directory(self._path)
-            older, self._latest = self._latest, meta
+            self._latest = header
             if older is not None:
-                self._disk.remove(self._place(older.index))
-        return meta
+                self._discard(self._place(older.meta.index))
+        return header.meta
 
     def _place(self, index: int) -> str:
         return f"{self._path}/{index:020d}{_SUFFIX}"
@@ -196,7 +213,7 @@ class SnapshotStore:
             found = _decode_header(file.read(0, _HEADER_BYTES))
             if isinstance(found, str):
                 raise self._corrupt(meta.index, 0, found)
-            if found != meta:
+            if found.meta != meta:
                 raise SnapshotGone(
                     f"another snapshot of entry {meta.index} is stored here; begin again with the latest"
                 )
@@ -205,22 +222,21 @@ class SnapshotStore:
             raise
         return file
 
-    def _load(self, index: int) -> SnapshotMeta:
+    def _load(self, index: int) -> _Header:
         file = self._disk.open_file(self._place(index))
         try:
-            meta = _decode_header(file.read(0, _HEADER_BYTES))
-            if isinstance(meta, str):
-                raise self._corrupt(index, 0, meta)
+            header = _decode_header(file.read(0, _HEADER_BYTES))
+            if isinstance(header, str):
+                raise self._corrupt(index, 0, header)
+            meta, expected = header.meta, _HEADER_BYTES + header.meta.size
             if meta.index != index:
                 raise self._corrupt(index, 0, f"its header says that it is of entry {meta.index}")
-            if file.size != _HEADER_BYTES + meta.size:
-                raise self._corrupt(
-                    index, file.size, f"the file has {file.size} bytes, not {_HEADER_BYTES + meta.size}"
-                )
+            if file.size != expected:
+                raise self._corrupt(index, file.size, f"the file has {file.size} bytes, not {expected}")
             self._verify(file, meta)
         finally:
             file.close()
-        return meta
+        return header
 
     def _verify(self, file: DiskFile, meta: SnapshotMeta) -> None:
         digest = hashlib.sha256()
@@ -245,11 +261,10 @@ class SnapshotStore:
         for index in indexes[:-1]:
             self._disk.remove(self._place(index))
 
-    def _discard(self, temporary: str) -> None:
-        try:
-            self._disk.remove(temporary)
-        except StorageError:
-            return  # The next start removes it; the error that led here matters more.
+    def _discard(self, path: str) -> None:
+        # What can not be removed now costs only room, and the next start tries again.
+        with suppress(StorageError):
+            self._disk.remove(path)
 
     def _corrupt(self, index: int, offset: int, problem: str) -> StorageCorrupt:
         return StorageCorrupt(self._disk.locate(self._place(index)), offset, problem, REPLACE_NODE_ADVICE)
@@ -261,6 +276,7 @@ class SnapshotReceiver:
     def __init__(self, store: SnapshotStore, meta: SnapshotMeta) -> None:
         """For :meth:`SnapshotStore.receive` alone."""
         self.meta = meta
+        self._header = _Header(meta, received=True)
         self.received = 0
         """Bytes so far, from the start and without gaps: the offset of the next chunk."""
         self.open = True
@@ -270,7 +286,7 @@ class SnapshotReceiver:
         self._temporary = f"{store._place(meta.index)}.receiving{_TEMPORARY}"
         self._file = store._disk.create_file(self._temporary)
         try:
-            self._append(_encode_header(meta))
+            self._append(_encode_header(self._header))
         except StorageError:
             self.abort()
             raise
@@ -307,14 +323,14 @@ class SnapshotReceiver:
             raise StorageCorrupt(
                 self._store._disk.locate(self._temporary),
                 self.received,
-                f"{self.received} of {self.meta.size} bytes were received, and they do not match the checksum",
+                f"{self.received} of {self.meta.size} bytes were received and do not match their checksum",
                 "nothing was replaced; ask the sender to begin again, and check the sender's disk if it "
                 "happens twice",
             )
         try:
             self._file.sync()
             self._file.close()
-            meta = self._store._publish(self._temporary, self.meta)
+            meta = self._store._publish(self._temporary, self._header)
         except StorageError:
             self.abort()
             raise
@@ -332,7 +348,6 @@ class SnapshotReceiver:
         size = self._file.size
         try:
             self._file.append(data)
-        except StorageError:
-            if self._file.size > size:
-                self._file.truncate(size)
+        except DiskFull:
+            self._file.truncate(size)
             raise

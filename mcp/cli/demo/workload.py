@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(slots=True)
 class Write:
-    """One durable write of a key of its own. ``acknowledged_at`` is ``None`` until the cluster promised it."""
+    """One durable write of a key of its own. ``acknowledged_at`` is set once the cluster promised it."""
 
     key: str
     value: str
@@ -139,7 +139,7 @@ class Ledger:
     clock: Clock
     writes: list[Write] = field(default_factory=list)
     closed: bool = False
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count())
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def run(self) -> None:
         """Write until :meth:`close`, and return when the last write is acknowledged or has failed."""

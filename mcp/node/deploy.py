@@ -100,22 +100,19 @@ class Deployer:
     async def _replicate(self, manifest: dict[str, Any], timeout_s: float) -> set[str]:
         """Have peers prepare the artefact; returns who holds it once that is a quorum."""
         needed = (len(self._peers) + 1) // 2 + 1
-        holders = {self._node_id}
-        problems: list[str] = []
-        tasks = [asyncio.ensure_future(self._ask(peer, manifest, timeout_s)) for peer in self._peers]
-        self._preparing.update(tasks)
-        for task in tasks:
+        asked = {asyncio.ensure_future(self._ask(peer, manifest, timeout_s)) for peer in self._peers}
+        self._preparing.update(asked)
+        for task in asked:
             task.add_done_callback(self._preparing.discard)
-        for next_done in asyncio.as_completed(tasks):
-            if len(holders) >= needed:
-                break
-            peer, problem = await next_done
-            if problem is None:
-                holders.add(peer)
-            else:
-                problems.append(f"{peer}: {problem}")
-        # A peer that finished in the same moment is a holder too; the others tell the log themselves.
-        holders.update(t.result()[0] for t in tasks if t.done() and t.result()[1] is None)
+        holders, problems, waiting = {self._node_id}, list[str](), asked
+        # Peers that are slower than the quorum go on, and tell the log themselves when they are ready.
+        while waiting and len(holders) < needed:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for peer, problem in sorted(task.result() for task in done):
+                if problem is None:
+                    holders.add(peer)
+                else:
+                    problems.append(f"{peer}: {problem}")
         if len(holders) < needed:
             raise Unavailable(
                 f"{len(holders)} of {len(self._peers) + 1} nodes hold the model, {needed} are needed "

@@ -1,0 +1,106 @@
+"""The commands in the log: how they are written and read.
+
+A command is the msgpack array ``[schema, session, seq, ack, op, args]``. A client's command names its
+session and its place in it (:mod:`mcp.state.sessions`). A node's own command has the session ``""`` and
+the place 0: it is not deduplicated, so each such operation has the same effect when it comes twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from mcp.errors import InvalidArgument, TooLarge, VersionMismatch
+
+SCHEMA_VERSION: Final = 1
+"""The first element of every command."""
+
+COMMAND_BYTES_MAX: Final = 256 << 10
+"""A command in bytes: the largest inline tensors, and room for the rest."""
+
+SEQ_MAX: Final = 2**63 - 1
+
+
+class Command(NamedTuple):
+    """One command, as it was read. Its ``args`` are not checked yet: that is the operation's part."""
+
+    session: str
+    seq: int
+    ack: int
+    op: str
+    args: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where and when in the agreed order a command stands, and in whose session."""
+
+    index: int
+    position: int
+    time_s: float
+    session: str
+
+
+def encode_command(
+    op: str, args: Mapping[str, Any], *, session: str = "", seq: int = 0, ack: int = 0
+) -> bytes:
+    """Return the bytes that :func:`decode_command` reads.
+
+    Raises :class:`~mcp.errors.InvalidArgument` for arguments that msgpack cannot carry, and
+    :class:`~mcp.errors.TooLarge` for a command over ``COMMAND_BYTES_MAX``.
+    """
+    try:
+        data: bytes = msgpack.packb([SCHEMA_VERSION, session, seq, ack, op, dict(args)])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgument(
+            f"the arguments of {op} cannot be written as msgpack: {error}; "
+            "use None, bool, int (64 bits), float, str, bytes, list and dict with str keys"
+        ) from error
+    _check_size(data)
+    return data
+
+
+def decode_command(data: bytes) -> Command:
+    """Read a command from any bytes.
+
+    Raises :class:`~mcp.errors.InvalidArgument` for what is no command, :class:`~mcp.errors.TooLarge` for
+    one over ``COMMAND_BYTES_MAX``, and :class:`~mcp.errors.VersionMismatch` for one of another schema: a
+    node that meets that must not go on, for it cannot know what the others do with it.
+    """
+    _check_size(data)
+    try:
+        parts = msgpack.unpackb(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"a command is one msgpack array, and this is none: {error}") from error
+    if type(parts) is not list or not parts or type(parts[0]) is not int:
+        raise InvalidArgument("a command is an array that starts with its schema version")
+    if parts[0] != SCHEMA_VERSION:
+        raise VersionMismatch(
+            f"this node reads commands of schema {SCHEMA_VERSION}, and this one has {parts[0]}; "
+            "upgrade the node before it goes on"
+        )
+    return _checked(parts)
+
+
+def _checked(parts: list[Any]) -> Command:
+    if len(parts) != 6:
+        raise InvalidArgument(f"a command has 6 elements, and this one {len(parts)}")
+    _, session, seq, ack, op, args = parts
+    if type(session) is not str or type(op) is not str:
+        raise InvalidArgument("a command's session and operation are strings")
+    if type(seq) is not int or type(ack) is not int or not (0 <= seq <= SEQ_MAX and 0 <= ack <= SEQ_MAX):
+        raise InvalidArgument("a command's seq and ack are integers in 0..2**63-1")
+    if type(args) is not dict:
+        raise InvalidArgument("a command's arguments are a map")
+    return Command(session, seq, ack, op, args)
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > COMMAND_BYTES_MAX:
+        raise TooLarge(
+            f"a command of {len(data)} bytes is over COMMAND_BYTES_MAX={COMMAND_BYTES_MAX}; "
+            "send large data as a blob and name its digest"
+        )

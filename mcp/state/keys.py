@@ -1,0 +1,184 @@
+"""Keys with versions: put, compare-and-set, delete, and a log of who lost.
+
+The version of a key is 1 when it is created and one more with every write. Deleting a key leaves nothing
+behind, and yet a writer that still remembers the deleted key's version must not win against the key that
+was created after it. So the state keeps one number for all keys, the highest version that was ever
+deleted, and a key that is created starts above it. As long as nothing is deleted, keys start at 1.
+
+The loser of a compare-and-set gets the winner's value and version, and the conflict log keeps what
+the loser tried. A command without an expected version overwrites and conflicts with nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from mcp.errors import Busy, VersionConflict
+from mcp.state.arguments import integer, only, packed, text
+from mcp.state.commands import Moment
+from mcp.state.conflicts import Conflict, ConflictLog
+from mcp.state.limits import StateLimits
+
+LIST_MAX: Final = 1000
+"""How many keys one read lists at most."""
+LIST_DEFAULT: Final = 100
+
+_PUT: Final = frozenset({"key", "value"})
+_CAS: Final = frozenset({"key", "expected_version", "value"})
+_KEY: Final = frozenset({"key"})
+_EXPECTED: Final = frozenset({"expected_version"})
+_LIST: Final = frozenset({"prefix", "limit"})
+_NIL: Final = b"\xc0"
+
+
+@dataclass(slots=True)
+class _Slot:
+    value: bytes
+    version: int
+    index: int
+    writer: str
+
+
+class Keys:
+    """All keys.
+
+    The operations raise :class:`~mcp.errors.InvalidArgument` and :class:`~mcp.errors.TooLarge` for bad
+    arguments, and :class:`~mcp.errors.Busy` at ``keys_max`` and ``values_bytes_max``.
+    """
+
+    def __init__(self, limits: StateLimits) -> None:
+        self._limits = limits
+        self._slots: dict[str, _Slot] = {}
+        self._deleted_version = 0
+        self._values_bytes = 0
+        self.conflicts = ConflictLog(limits)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def put(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
+        """``{key, value}``: write whatever is there. Return the new version and the log index."""
+        only(args, _PUT)
+        key = self._key(args)
+        return self._write(key, self._value(args["value"]), moment)
+
+    def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
+        """``{key, expected_version, value}``: write if the version is the expected one; 0: no such key.
+
+        Raises :class:`~mcp.errors.VersionConflict` with the winner's value, version and writer.
+        """
+        only(args, _CAS)
+        key = self._key(args)
+        expected = integer(args["expected_version"], "expected_version")
+        value = self._value(args["value"])
+        self._check_version(key, expected, value, moment)
+        return self._write(key, value, moment)
+
+    def delete(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
+        """``{key, expected_version?}``: remove the key. Return the version that it had; 0: there was none.
+
+        Raises :class:`~mcp.errors.VersionConflict` when a version is expected and it is another.
+        """
+        only(args, _KEY, _EXPECTED)
+        key = self._key(args)
+        expected = args.get("expected_version")
+        if expected is not None:
+            self._check_version(key, integer(expected, "expected_version"), _NIL, moment)
+        slot = self._slots.pop(key, None)
+        if slot is None:
+            return {"version": 0}
+        self._values_bytes -= len(slot.value)
+        self._deleted_version = max(self._deleted_version, slot.version)
+        return {"version": slot.version}
+
+    def read(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        """``{key}``: return the key's value, version, index and writer, or ``None``."""
+        only(args, _KEY)
+        key = self._key(args)
+        slot = self._slots.get(key)
+        if slot is None:
+            return None
+        return {
+            "key": key,
+            "value": msgpack.unpackb(slot.value),
+            "version": slot.version,
+            "index": slot.index,
+            "writer": slot.writer,
+        }
+
+    def read_conflicts(self, args: dict[str, Any]) -> list[dict[str, Any]]:
+        """``{key}``: return the conflicts over the key, the oldest first."""
+        only(args, _KEY)
+        return [conflict.to_wire() for conflict in self.conflicts.of(self._key(args))]
+
+    def read_list(self, args: dict[str, Any]) -> list[str]:
+        """``{prefix?, limit?}``: return the first keys, in order, that start with the prefix."""
+        only(args, frozenset(), _LIST)
+        prefix = text(args.get("prefix", ""), "prefix", self._limits.key_bytes_max)
+        limit = integer(args.get("limit", LIST_DEFAULT), "limit", 1, LIST_MAX)
+        return heapq.nsmallest(limit, (key for key in self._slots if key.startswith(prefix)))
+
+    def _key(self, args: dict[str, Any]) -> str:
+        return text(args["key"], "key", self._limits.key_bytes_max, bytes_min=1)
+
+    def _value(self, value: object) -> bytes:
+        return packed(value, "value", self._limits.value_bytes_max, self._limits.value_depth_max)
+
+    def _write(self, key: str, value: bytes, moment: Moment) -> dict[str, Any]:
+        slot = self._slots.get(key)
+        grown = self._values_bytes + len(value) - (0 if slot is None else len(slot.value))
+        if grown > self._limits.values_bytes_max and grown > self._values_bytes:
+            raise Busy(f"values_bytes_max={self._limits.values_bytes_max} is reached; delete keys first")
+        if slot is not None:
+            slot.value, slot.version, slot.index = value, slot.version + 1, moment.index
+            slot.writer = moment.session
+        elif len(self._slots) >= self._limits.keys_max:
+            raise Busy(f"keys_max={self._limits.keys_max} is reached; delete keys first")
+        else:
+            slot = _Slot(value, self._deleted_version + 1, moment.index, moment.session)
+            self._slots[key] = slot
+        self._values_bytes = grown
+        return {"version": slot.version, "index": moment.index}
+
+    def _check_version(self, key: str, expected: int, attempted: bytes, moment: Moment) -> None:
+        slot = self._slots.get(key)
+        version = 0 if slot is None else slot.version
+        if version == expected:
+            return
+        if len(attempted) > self._limits.conflict_value_bytes_max:
+            digest = hashlib.sha256(attempted).hexdigest()
+            attempted = msgpack.packb({"sha256": digest, "size": len(attempted)})
+        self.conflicts.add(
+            Conflict(key, moment.session, moment.time_s, expected, attempted, version, moment.index)
+        )
+        raise VersionConflict(
+            f"version {expected} of {key!r:.80} was expected, and "
+            + ("there is no such key" if slot is None else f"it is at version {version}")
+            + "; look at the winner's value, decide again and use its version",
+            details={
+                "key": key,
+                "value": None if slot is None else msgpack.unpackb(slot.value),
+                "version": version,
+                "writer": None if slot is None else slot.writer,
+            },
+        )
+
+    def to_plain(self) -> list[Any]:
+        """Return plain values, equal for equal keys. The conflict log is written by itself."""
+        slots = sorted((key, s.value, s.version, s.index, s.writer) for key, s in self._slots.items())
+        return [slots, self._deleted_version]
+
+    @classmethod
+    def from_plain(cls, plain: list[Any], conflicts: list[Any], limits: StateLimits) -> Keys:
+        """Rebuild what :meth:`to_plain` of the keys and of their conflict log wrote."""
+        keys = cls(limits)
+        slots, keys._deleted_version = plain
+        keys._slots = {key: _Slot(*fields) for key, *fields in slots}
+        keys._values_bytes = sum(len(slot.value) for slot in keys._slots.values())
+        keys.conflicts = ConflictLog.from_plain(conflicts, limits)
+        return keys

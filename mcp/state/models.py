@@ -1,0 +1,372 @@
+"""Models: which versions there are, which one a name stands for, and who holds the bytes.
+
+A version is a name, a version string and a content digest, and it never changes its digest: to serve
+other bytes is to deploy another version. A deployed version becomes the active one, at that position of
+the log on every node; an alias stands for its model's active version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Final
+
+import msgpack
+
+from mcp.errors import Busy, InvalidArgument, ModelNotFound, VersionConflict
+from mcp.state import arguments
+from mcp.state.arguments import DIGEST, LABEL, NAME, NODE
+from mcp.state.commands import Moment
+from mcp.state.events import Event, HolderChanged, ModelActivated, ModelDeployed, ModelUndeployed
+from mcp.state.limits import StateLimits
+from mcp.state.manifests import Manifest, read_manifest
+
+CANDIDATES_MAX: Final = 100
+"""How many names a MODEL_NOT_FOUND error lists."""
+HINT_BYTES_MAX: Final = 256
+
+_NUMBER_DIGITS_MAX: Final = 15
+_DEPLOY: Final = frozenset({"manifest", "holders"})
+_ACTIVATE: Final = frozenset({"activate"})
+_VERSION: Final = frozenset({"name", "version"})
+_HOLDER: Final = frozenset({"digest", "node"})
+_HELD: Final = frozenset({"held"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One deployed version. ``size`` in bytes; ``index`` is the log position of its deployment."""
+
+    name: str
+    version: str
+    digest: str
+    size: int
+    family: str | None
+    task: str | None
+    tags: tuple[str, ...]
+    specs: bytes
+    index: int
+    holders: tuple[str, ...]
+    """Nodes that hold the bytes, in the order of their ids."""
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """The declared inputs, ``{"name", "dtype", "shape"}`` each."""
+        inputs: list[dict[str, Any]] = msgpack.unpackb(self.specs)[0]
+        return inputs
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """The declared outputs, ``{"name", "dtype", "shape"}`` each."""
+        outputs: list[dict[str, Any]] = msgpack.unpackb(self.specs)[1]
+        return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A name with its versions, in the order of their deployment."""
+
+    name: str
+    active: str
+    aliases: tuple[str, ...]
+    versions: dict[str, ModelVersion]
+    last_number: int
+    """The highest version so far that is a number."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the model as a client reads it: the active version, and the names of all."""
+        active = self.versions[self.active]
+        return {
+            "name": self.name,
+            "version": self.active,
+            "versions": list(self.versions),
+            "digest": active.digest,
+            "size": active.size,
+            "aliases": list(self.aliases),
+            "family": active.family,
+            "task": active.task,
+            "tags": list(active.tags),
+            "inputs": active.inputs,
+            "outputs": active.outputs,
+            "holders": list(active.holders),
+            "index": active.index,
+        }
+
+
+class Models:
+    """The models by name, and what stands for them."""
+
+    def __init__(self, limits: StateLimits) -> None:
+        self._limits = limits
+        self._models: dict[str, Model] = {}
+        self._aliases: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def all(self) -> list[Model]:
+        """Return every model, in the order of their names."""
+        return [self._models[name] for name in sorted(self._models)]
+
+    def get(self, name: str, version: str | None = None) -> ModelVersion | None:
+        """Return that version, or the active one, of the model with exactly this name, or ``None``."""
+        model = self._models.get(name)
+        if model is None:
+            return None
+        return model.versions.get(model.active if version is None else version)
+
+    def is_referenced(self, digest: str) -> bool:
+        """Say whether any version has this digest."""
+        return bool(self._with_digest(digest))
+
+    def digests(self) -> set[str]:
+        """Return the digests of all versions of all models."""
+        return {version.digest for model in self._models.values() for version in model.versions.values()}
+
+    def holders(self, digest: str) -> tuple[str, ...]:
+        """Return the nodes that hold these bytes, in the order of their ids."""
+        versions = self._with_digest(digest)
+        return versions[0].holders if versions else ()
+
+    def resolve(self, hint: str) -> ModelVersion:
+        """Find the version that a hint means.
+
+        Tried in this order: a model's name (its active version), ``name@version`` or ``name:version``,
+        an alias (its model's active version). Raises :class:`~mcp.errors.ModelNotFound` with the names
+        of the models that there are, and :class:`~mcp.errors.InvalidArgument` for what is no hint.
+        """
+        model = self._models.get(hint) if type(hint) is str else None
+        if model is not None:
+            return model.versions[model.active]
+        arguments.text(hint, "a model hint", HINT_BYTES_MAX, bytes_min=1)
+        name, _, version = hint.partition("@" if "@" in hint else ":")
+        found = self.get(name, version) if version else None
+        if found is None and hint in self._aliases:
+            found = self.get(self._aliases[hint])
+        if found is None:
+            candidates = sorted(self._models)[:CANDIDATES_MAX]
+            raise ModelNotFound(
+                f"no model answers to {hint!r:.80}; name a model, name@version or an alias. "
+                f"There are: {', '.join(candidates[:10]) or 'none'}",
+                details={"candidates": candidates},
+            )
+        return found
+
+    def deploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
+        """``{manifest, holders, activate?}``: add a version and, unless told otherwise, activate it.
+
+        The same version with the same content again changes nothing but adds aliases and holders.
+        Raises :class:`~mcp.errors.VersionConflict` when that version has other content, and
+        :class:`~mcp.errors.InvalidArgument` when a name or an alias is taken.
+        """
+        arguments.only(args, _DEPLOY, _ACTIVATE)
+        manifest = read_manifest(args["manifest"], self._limits)
+        holders = arguments.names(args["holders"], "holders", NODE, self._limits.holders_max)
+        activate = args.get("activate", True)
+        if type(activate) is not bool:
+            raise InvalidArgument(f"activate is true or false, not {arguments.shown(activate)}")
+        model = self._models.get(manifest.name)
+        self._check_names(manifest, model)
+        holders = self._united(manifest.digest, holders)
+        known = None if model is None or manifest.version is None else model.versions.get(manifest.version)
+        if model is not None and known is not None:
+            return self._deploy_again(model, known, manifest, holders)
+        version = self._new_version(manifest, model, moment, holders)
+        events = self._add(version, manifest, model, activate=activate)
+        return _deployed(version), events
+
+    def activate(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
+        """``{name, version}``: let the bare name stand for that version."""
+        arguments.only(args, _VERSION)
+        model, version = self._named(args)
+        if version is None:
+            raise InvalidArgument("version is the one to activate, and cannot be None")
+        if model.active == version.version:
+            return {}, []
+        self._models[model.name] = replace(model, active=version.version)
+        return {}, [ModelActivated(version.name, version.version, version.digest)]
+
+    def undeploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
+        """``{name, version|None}``: remove a version, or all of them and the name.
+
+        When the active version goes, the one of the rest that was deployed last becomes active.
+        """
+        arguments.only(args, _VERSION)
+        model, version = self._named(args)
+        gone = list(model.versions.values()) if version is None else [version]
+        events: list[Event] = [ModelUndeployed(v.name, v.version, v.digest) for v in gone]
+        rest = {v: kept for v, kept in model.versions.items() if kept not in gone}
+        if not rest:
+            del self._models[model.name]
+            for alias in model.aliases:
+                del self._aliases[alias]
+            return {}, events
+        active = model.active
+        if active not in rest:
+            active = next(reversed(rest))
+            events.append(ModelActivated(model.name, active, rest[active].digest))
+        self._models[model.name] = replace(model, active=active, versions=rest)
+        return {}, events
+
+    def holder(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
+        """``{digest, node, held?}``: the node holds these bytes (or, with false, no longer does).
+
+        Raises :class:`~mcp.errors.ModelNotFound` when no version has the digest.
+        """
+        arguments.only(args, _HOLDER, _HELD)
+        digest = arguments.matching(args["digest"], "digest", DIGEST)
+        node = arguments.matching(args["node"], "node", NODE)
+        held = args.get("held", True)
+        if type(held) is not bool:
+            raise InvalidArgument(f"held is true or false, not {arguments.shown(held)}")
+        if not self.is_referenced(digest):
+            raise ModelNotFound(f"no version of any model has the digest {digest}; deploy one first")
+        if (node in self.holders(digest)) == held:
+            return {}, []
+        rest = tuple(holder for holder in self.holders(digest) if holder != node)
+        self._set_holders(digest, self._united(digest, (node,)) if held else rest)
+        return {}, [HolderChanged(digest, node, held)]
+
+    def read(self, args: dict[str, Any]) -> list[dict[str, Any]]:
+        """``{}``: return every model, in the order of their names."""
+        arguments.only(args, frozenset())
+        return [model.to_wire() for model in self.all()]
+
+    def _with_digest(self, digest: str) -> list[ModelVersion]:
+        return [v for model in self._models.values() for v in model.versions.values() if v.digest == digest]
+
+    def _named(self, args: dict[str, Any]) -> tuple[Model, ModelVersion | None]:
+        """Find the model, and the version that is named (``None``: none is)."""
+        name = arguments.matching(args["name"], "name", NAME)
+        version = arguments.matching_or_none(args["version"], "version", LABEL)
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFound(
+                f"there is no model {name}", details={"candidates": sorted(self._models)[:CANDIDATES_MAX]}
+            )
+        if version is not None and version not in model.versions:
+            raise ModelNotFound(
+                f"model {name} has no version {version}; it has {', '.join(list(model.versions)[:10])}",
+                details={"candidates": [f"{name}@{known}" for known in model.versions]},
+            )
+        return model, None if version is None else model.versions[version]
+
+    def _check_names(self, manifest: Manifest, model: Model | None) -> None:
+        name = manifest.name
+        if name in self._aliases:
+            raise InvalidArgument(f"{name} is an alias of {self._aliases[name]}; choose another name")
+        for alias in manifest.aliases:
+            owner = alias if alias in self._models else self._aliases.get(alias, name)
+            if owner != name:
+                raise InvalidArgument(f"the alias {alias} stands for the model {owner}; choose another")
+        aliases = set(manifest.aliases) | set(() if model is None else model.aliases)
+        if len(aliases) > self._limits.model_aliases_max:
+            raise Busy(f"model_aliases_max={self._limits.model_aliases_max} is reached for {name}")
+
+    def _united(self, digest: str, holders: tuple[str, ...]) -> tuple[str, ...]:
+        united = tuple(sorted({*self.holders(digest), *holders}))
+        if len(united) > self._limits.holders_max:
+            raise Busy(f"holders_max={self._limits.holders_max} nodes hold {digest} already")
+        return united
+
+    def _new_version(
+        self, manifest: Manifest, model: Model | None, moment: Moment, holders: tuple[str, ...]
+    ) -> ModelVersion:
+        if model is None and len(self._models) >= self._limits.models_max:
+            raise Busy(f"models_max={self._limits.models_max} is reached; undeploy one first")
+        if model is not None and len(model.versions) >= self._limits.model_versions_max:
+            raise Busy(
+                f"model_versions_max={self._limits.model_versions_max} is reached for {model.name}; "
+                "undeploy a version first"
+            )
+        number = 1 if model is None else model.last_number + 1
+        return ModelVersion(
+            manifest.name,
+            str(number) if manifest.version is None else manifest.version,
+            manifest.digest,
+            manifest.size,
+            manifest.family,
+            manifest.task,
+            manifest.tags,
+            manifest.specs,
+            moment.index,
+            holders,
+        )
+
+    def _add(
+        self, version: ModelVersion, manifest: Manifest, model: Model | None, *, activate: bool
+    ) -> list[Event]:
+        name, label = version.name, version.version
+        model = model or Model(name, label, (), {}, 0)
+        events: list[Event] = [ModelDeployed(name, label, version.digest)]
+        if activate or not model.versions:
+            model = replace(model, active=label)
+            events.append(ModelActivated(name, label, version.digest))
+        self._models[name] = replace(
+            model,
+            versions={**model.versions, label: version},
+            last_number=max(model.last_number, _number(label)),
+        )
+        self._add_aliases(name, manifest.aliases)
+        self._set_holders(version.digest, version.holders)
+        return events
+
+    def _deploy_again(
+        self, model: Model, known: ModelVersion, manifest: Manifest, holders: tuple[str, ...]
+    ) -> tuple[dict[str, Any], list[Event]]:
+        said = (manifest.digest, manifest.size, manifest.family, manifest.task, manifest.tags)
+        if said != (known.digest, known.size, known.family, known.task, known.tags):
+            raise VersionConflict(
+                f"version {known.version} of {known.name} is deployed with digest {known.digest}, family "
+                f"{known.family}, task {known.task} and tags {list(known.tags)}, and never changes; deploy "
+                "under another version, or leave the version out to get the next number",
+                details={"key": known.name, "value": known.digest, "version": known.version},
+            )
+        self._add_aliases(model.name, manifest.aliases)
+        self._set_holders(known.digest, holders)
+        return _deployed(known), []
+
+    def _add_aliases(self, name: str, aliases: tuple[str, ...]) -> None:
+        model = self._models[name]
+        self._aliases.update(dict.fromkeys(aliases, name))
+        self._models[name] = replace(model, aliases=tuple(sorted({*model.aliases, *aliases})))
+
+    def _set_holders(self, digest: str, holders: tuple[str, ...]) -> None:
+        for version in self._with_digest(digest):
+            if version.holders != holders:
+                self._models[version.name].versions[version.version] = replace(version, holders=holders)
+
+    def to_plain(self) -> list[Any]:
+        """Return plain values, equal for equal models."""
+        return [
+            [m.name, m.active, m.aliases, [astuple(v) for v in m.versions.values()], m.last_number]
+            for m in self.all()
+        ]
+
+    @classmethod
+    def from_plain(cls, plain: list[Any], limits: StateLimits) -> Models:
+        """Rebuild what :meth:`to_plain` wrote."""
+        models = cls(limits)
+        for name, active, aliases, versions, last_number in plain:
+            by_label = {fields[1]: _version(fields) for fields in versions}
+            models._models[name] = Model(name, active, tuple(aliases), by_label, last_number)
+            models._aliases.update(dict.fromkeys(aliases, name))
+        return models
+
+
+def _version(fields: list[Any]) -> ModelVersion:
+    name, label, digest, size, family, task, tags, specs, index, holders = fields
+    return ModelVersion(name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders))
+
+
+def _number(version: str) -> int:
+    """Return the number that a version is, 0 if it is none that counting could reach."""
+    return int(version) if version.isdigit() and len(version) <= _NUMBER_DIGITS_MAX else 0
+
+
+def _deployed(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "index": version.index,
+    }

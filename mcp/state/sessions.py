@@ -1,0 +1,227 @@
+"""Sessions: what makes a command take effect once, however often it arrives.
+
+A client opens a session under an id of its own choice and numbers its commands in it. The result of
+every command, an error as well as a value, is kept under its number. A command that arrives again gets
+the kept result and is not executed. With every command the client says below which number it has all
+its answers (``ack``); those results are dropped, and a duplicate from down there is refused, for
+nobody can tell any more what it did.
+
+A session ends when it is closed, was idle for too long or is evicted. All three are decided by the
+agreed order and its stamps alone, so every node ends the same sessions at the same position. A command
+of a session that is not open is refused unexecuted: the state cannot tell a retry from a new command.
+For the same reason the id of an ended session cannot be opened again: a late duplicate of its opening
+would revive it, and a late retry would then be executed a second time. As many ended ids are remembered
+as ``ended_sessions_max`` says.
+
+Source: Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.3.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from mcp.errors import Busy, InvalidArgument, SessionExpired
+from mcp.state.arguments import ID, matching
+from mcp.state.commands import Command, Moment
+from mcp.state.limits import StateLimits
+
+Outcome = tuple[Any, tuple[str, str, dict[str, Any]] | None]
+"""A command's value, and its error (code, message, details) or ``None``."""
+
+
+@dataclass(slots=True)
+class _Session:
+    last_s: float
+    floor: int = 1
+    """Every number below it is acknowledged."""
+    executed: int = 0
+    results_bytes: int = 0
+    results: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as it stands: ``executed`` counts its commands that took effect or gave an error."""
+
+    id: str
+    last_s: float
+    ack: int
+    executed: int
+    kept: tuple[int, ...]
+    """The numbers whose results are kept, ascending."""
+
+
+class Sessions:
+    """The open sessions, least recently used first, and the results that they keep."""
+
+    def __init__(self, limits: StateLimits) -> None:
+        self._limits = limits
+        self._open: OrderedDict[str, _Session] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._results_bytes = 0
+        self.executed = 0
+        """Commands executed in sessions."""
+        self.deduplicated = 0
+        """Commands answered with a kept result."""
+        self.expired = 0
+        """Sessions that ended by idleness or eviction."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the ids of the open sessions, the longest idle first."""
+        return iter(self._open)
+
+    def get(self, session: str) -> SessionView | None:
+        """Return the open session with this id, or ``None``."""
+        found = self._open.get(session)
+        if found is None:
+            return None
+        return SessionView(session, found.last_s, found.floor, found.executed, tuple(sorted(found.results)))
+
+    def open(self, moment: Moment) -> dict[str, Any]:
+        """Register the session of the command; one that is open already is only refreshed.
+
+        Raises :class:`~mcp.errors.SessionExpired` for an ended one, and :class:`~mcp.errors.Busy` when
+        ``sessions_max`` are open and none of them was idle for ``session_evict_idle_s``.
+        """
+        session = matching(moment.session, "a session id", ID)
+        if session in self._ended:
+            raise SessionExpired(f"session {session} has ended and cannot be opened again; choose a new id")
+        if session not in self._open:
+            self._make_room(moment.time_s)
+            self._open[session] = _Session(moment.time_s)
+        self._touch(session, moment.time_s)
+        return {}
+
+    def close(self, moment: Moment) -> dict[str, Any]:
+        """End the session of the command. One that is not open is left as it is."""
+        matching(moment.session, "a session id", ID)
+        if moment.session in self._open:
+            self._end(moment.session)
+        return {}
+
+    def expire(self, now_s: float) -> None:
+        """End every session that was idle for more than ``session_idle_s``."""
+        while self._open:
+            session = next(iter(self._open))
+            if now_s - self._open[session].last_s <= self._limits.session_idle_s:
+                return
+            self._end(session)
+            self.expired += 1
+
+    def kept(self, command: Command, now_s: float) -> Outcome | None:
+        """Return the result of a command that was executed before; ``None``: it is to be executed now.
+
+        Raises :class:`~mcp.errors.SessionExpired` when the session is not open or the command was
+        acknowledged, :class:`~mcp.errors.Busy` when the session, or all of them together, keep as many
+        results as they may, and :class:`~mcp.errors.InvalidArgument` for numbers that make no sense.
+        """
+        session = self._open.get(command.session)
+        if session is None:
+            raise SessionExpired(
+                f"session {command.session:.64} is not open, so nothing was executed; open a new one, and "
+                "treat what was sent in the old one and not answered as unknown"
+            )
+        seq, ack = command.seq, command.ack
+        if seq < 1 or ack > seq:
+            raise InvalidArgument(
+                f"seq={seq} and ack={ack}: commands are numbered from 1, and ack is not above seq"
+            )
+        session.last_s = now_s
+        self._open.move_to_end(command.session)
+        if seq < session.floor:
+            raise SessionExpired(
+                f"command {seq} was acknowledged by ack={session.floor} and its result dropped; "
+                "a command that is not resolved must not be acknowledged"
+            )
+        if ack > session.floor:
+            self._acknowledge(session, ack)
+        stored = session.results.get(seq)
+        if stored is None:
+            self._check_window(session)
+            return None
+        self.deduplicated += 1
+        value, error = msgpack.unpackb(stored)
+        return value, None if error is None else tuple(error)
+
+    def keep(self, command: Command, outcome: Outcome) -> None:
+        """Keep the result of a command that was executed just now, after :meth:`kept` gave ``None``."""
+        data: bytes = msgpack.packb(outcome)
+        session = self._open[command.session]
+        session.results[command.seq] = data
+        session.executed += 1
+        session.results_bytes += len(data)
+        self._results_bytes += len(data)
+        self.executed += 1
+
+    def _touch(self, session: str, now_s: float) -> None:
+        self._open[session].last_s = now_s
+        self._open.move_to_end(session)
+
+    def _make_room(self, now_s: float) -> None:
+        limits = self._limits
+        if len(self._open) < limits.sessions_max:
+            return
+        longest = next(iter(self._open))
+        if now_s - self._open[longest].last_s <= limits.session_evict_idle_s:
+            raise Busy(
+                f"sessions_max={limits.sessions_max} sessions are open, and each was used within "
+                f"session_evict_idle_s={limits.session_evict_idle_s}; retry later, or close sessions"
+            )
+        self._end(longest)
+        self.expired += 1
+
+    def _end(self, session: str) -> None:
+        self._results_bytes -= self._open.pop(session).results_bytes
+        self._ended[session] = None
+        if len(self._ended) > self._limits.ended_sessions_max:
+            self._ended.popitem(last=False)
+
+    def _acknowledge(self, session: _Session, ack: int) -> None:
+        results = session.results
+        numbers: Any = range(session.floor, ack)
+        if len(numbers) > len(results):
+            numbers = [seq for seq in results if seq < ack]
+        dropped = sum(len(results.pop(seq, b"")) for seq in numbers)
+        session.floor = ack
+        session.results_bytes -= dropped
+        self._results_bytes -= dropped
+
+    def _check_window(self, session: _Session) -> None:
+        limits = self._limits
+        for kept, name, limit in (
+            (len(session.results), "session_results_max", limits.session_results_max),
+            (session.results_bytes, "session_results_bytes_max", limits.session_results_bytes_max),
+            (self._results_bytes, "results_bytes_max", limits.results_bytes_max),
+        ):
+            if kept >= limit:
+                raise Busy(
+                    f"{name}={limit} is reached by results that are not acknowledged; "
+                    "raise ack and send the same command again"
+                )
+
+    def to_plain(self) -> list[Any]:
+        """Return plain values, equal for equal sessions."""
+        opened = [
+            [name, s.last_s, s.floor, s.executed, sorted(s.results.items())] for name, s in self._open.items()
+        ]
+        return [opened, list(self._ended), self.executed, self.deduplicated, self.expired]
+
+    @classmethod
+    def from_plain(cls, plain: list[Any], limits: StateLimits) -> Sessions:
+        """Rebuild what :meth:`to_plain` wrote."""
+        sessions = cls(limits)
+        opened, ended, sessions.executed, sessions.deduplicated, sessions.expired = plain
+        for name, last_s, floor, executed, results in opened:
+            size = sum(len(data) for _, data in results)
+            sessions._open[name] = _Session(last_s, floor, executed, size, dict(results))
+            sessions._results_bytes += size
+        sessions._ended = OrderedDict.fromkeys(ended)
+        return sessions

@@ -1,0 +1,319 @@
+"""The replicated state: one dispatcher over small deterministic machines.
+
+:meth:`ReplicatedState.apply` is a function of the state and the command alone. Time is the leader's stamp
+inside the entry, which never goes back; randomness would be the entry's seed; no result depends on the
+order of a set or on the hash of a string. So nodes that apply the same commands hold the same state, to
+the byte, and :meth:`ReplicatedState.digest` can prove it (Schneider, "Implementing Fault-Tolerant Services
+Using the State Machine Approach", 1990, section 2).
+
+An operation checks everything before it changes anything: a command that gives an error leaves the
+state as it was, but for the sessions' bookkeeping and, when a compare-and-set lost, the conflict log.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any, Final
+
+from mcp.errors import ConfigInvalid, InvalidArgument, McpError, PermissionDenied, StorageCorrupt
+from mcp.state import arguments
+from mcp.state.commands import Command, Moment, decode_command
+from mcp.state.events import Event, MemberDown, MemberUp
+from mcp.state.inferences import Inferences
+from mcp.state.keys import Keys
+from mcp.state.limits import StateLimits
+from mcp.state.members import Members
+from mcp.state.models import Models
+from mcp.state.sessions import Sessions
+from mcp.state.snapshots import digest_of, seal, unseal
+
+Error = tuple[str, str, dict[str, Any]]
+"""A code, a message and details, as of :class:`~mcp.errors.McpError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a command gave: a value, or an error. The same on every node.
+
+    ``executed`` is false when the command had no chance to take effect: it was no command, its session is
+    not open, or its kept result was returned.
+    """
+
+    value: Any
+    error: Error | None
+    events: tuple[Event, ...] = ()
+    executed: bool = False
+
+
+class Issuer(enum.Enum):
+    """Who may issue an operation."""
+
+    CLIENT = "client"
+    """Only within a session: it would not be safe to repeat."""
+    NODE = "node"
+    """Only a node, without a session."""
+    ANY = "any"
+
+
+_Handler = Callable[[dict[str, Any], Moment], tuple[Any, list[Event]]]
+_NO_ARGS: Final[frozenset[str]] = frozenset()
+
+
+class ReplicatedState:
+    """Everything that the cluster agrees on. The machines are public to read and must not be changed.
+
+    ``limits`` decide what is taken: give every node of a cluster the same.
+    """
+
+    sessions: Sessions
+    keys: Keys
+    members: Members
+    models: Models
+    inferences: Inferences
+
+    def __init__(self, limits: StateLimits | None = None) -> None:
+        self.limits = limits or StateLimits()
+        self._applied = (0, -1)
+        self._time_s = 0.0
+        members, models = Members(self.limits), Models(self.limits)
+        inferences = Inferences(self.limits, members, models)
+        self._install(Sessions(self.limits), Keys(self.limits), members, models, inferences)
+
+    @property
+    def applied_index(self) -> int:
+        """The log index of the last command applied; 0 before the first."""
+        return self._applied[0]
+
+    @property
+    def time_s(self) -> float:
+        """The latest stamp, in seconds since the epoch."""
+        return self._time_s
+
+    def apply(
+        self, data: bytes, *, index: int, position: int, term: int, time_s: float, seed: int
+    ) -> Applied:
+        """Apply the command at ``position`` of the entry at ``index``.
+
+        Never raises for any ``data``: what is no command gives an error, which is the same on every node.
+        Positions only grow; one that was applied already gives an error and changes nothing. The one
+        exception that passes through is :class:`MemoryError`: it is no function of the command, so a node
+        that went on would hold another state than the others.
+        """
+        if (index, position) <= self._applied:
+            return Applied(None, ("INTERNAL", f"position {position} of {index} was applied already", {}))
+        self._applied = (index, position)
+        self._time_s = max(self._time_s, time_s)
+        self.sessions.expire(self._time_s)
+        try:
+            command = decode_command(data)
+            moment = Moment(index, position, self._time_s, command.session)
+            return self._issue(command, moment)
+        except McpError as error:
+            return Applied(None, _error(error))
+
+    def read(self, kind: str, args: Mapping[str, Any]) -> Any:
+        """Read plain values: ``key``, ``conflicts``, ``keys``, ``inference``, ``models`` or ``members``.
+
+        Raises :class:`~mcp.errors.InvalidArgument` and :class:`~mcp.errors.TooLarge` for bad arguments.
+        """
+        view = self._views.get(kind) if type(kind) is str else None
+        if view is None:
+            raise InvalidArgument(f"the kind of a read is one of {', '.join(self._views)}, not {kind!r:.80}")
+        return view(arguments.mapping(args, "args"))
+
+    def counters(self) -> dict[str, int]:
+        """Return what was counted since the cluster began, and how much there is of everything."""
+        return {
+            "sessions_open": len(self.sessions),
+            "sessions_expired": self.sessions.expired,
+            "commands_executed": self.sessions.executed,
+            "commands_deduplicated": self.sessions.deduplicated,
+            "keys": len(self.keys),
+            "conflicts_kept": len(self.keys.conflicts),
+            "members": len(self.members),
+            "models": len(self.models),
+            "inferences_unfinished": self.inferences.unfinished,
+            "inferences_waiting": self.inferences.waiting,
+            "inferences_done": self.inferences.done,
+            "inferences_failed": self.inferences.failed,
+            "replicas_diverged": self.inferences.diverged,
+        }
+
+    # -- snapshots ----------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """Return the whole state. Equal states give equal bytes."""
+        return seal(
+            [
+                astuple(self.limits),
+                self._applied,
+                self._time_s,
+                self.sessions.to_plain(),
+                self.keys.to_plain(),
+                self.keys.conflicts.to_plain(),
+                self.members.to_plain(),
+                self.models.to_plain(),
+                self.inferences.to_plain(),
+            ]
+        )
+
+    def restore(self, snapshot: bytes) -> None:
+        """Replace the whole state, limits included, by what :meth:`snapshot` wrote.
+
+        Raises :class:`~mcp.errors.StorageCorrupt` and :class:`~mcp.errors.VersionMismatch` for any other
+        bytes, and leaves the state as it was.
+        """
+        payload = unseal(snapshot)
+        try:
+            self._rebuild(payload)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ConfigInvalid) as error:
+            raise StorageCorrupt(f"the snapshot's digest is right and its content is not: {error}") from error
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the whole state, as 64 hexadecimal digits. It costs a snapshot."""
+        return digest_of(self.snapshot())
+
+    def _rebuild(self, payload: list[Any]) -> None:
+        limit_values, applied, time_s, sessions, keys, conflicts, members, models, inferences = payload
+        limits = StateLimits(**dict(zip(StateLimits.__slots__, limit_values, strict=True)))
+        index, position = applied
+        new_members = Members.from_plain(members, limits)
+        new_models = Models.from_plain(models, limits)
+        machines = (
+            Sessions.from_plain(sessions, limits),
+            Keys.from_plain(keys, conflicts, limits),
+            new_members,
+            new_models,
+            Inferences.from_plain(inferences, limits, new_members, new_models),
+        )
+        self.limits, self._applied, self._time_s = limits, (index, position), time_s
+        self._install(*machines)
+
+    # -- dispatch -----------------------------------------------------------------------------------
+
+    def _install(
+        self, sessions: Sessions, keys: Keys, members: Members, models: Models, inferences: Inferences
+    ) -> None:
+        self.sessions, self.keys, self.members = sessions, keys, members
+        self.models, self.inferences = models, inferences
+        self._operations: dict[str, tuple[Issuer, _Handler]] = {
+            "noop": (Issuer.ANY, _noop),
+            "session.open": (Issuer.CLIENT, self._session_open),
+            "session.close": (Issuer.CLIENT, self._session_close),
+            "key.put": (Issuer.CLIENT, _quiet(keys.put)),
+            "key.cas": (Issuer.CLIENT, _quiet(keys.cas)),
+            "key.delete": (Issuer.CLIENT, _quiet(keys.delete)),
+            "model.deploy": (Issuer.ANY, self._waking(models.deploy)),
+            "model.undeploy": (Issuer.ANY, self._waking(models.undeploy)),
+            "model.activate": (Issuer.ANY, models.activate),
+            "model.holder": (Issuer.NODE, self._waking(models.holder)),
+            "member.hello": (Issuer.NODE, self._member_hello),
+            "member.down": (Issuer.NODE, self._member_down),
+            "inference.submit": (Issuer.ANY, inferences.submit),
+            "inference.complete": (Issuer.NODE, inferences.complete),
+            "inference.reassign": (Issuer.NODE, inferences.reassign),
+            "inference.report": (Issuer.NODE, inferences.report),
+        }
+        self._views: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "key": keys.read,
+            "conflicts": keys.read_conflicts,
+            "keys": keys.read_list,
+            "inference": inferences.read,
+            "models": models.read,
+            "members": members.read,
+        }
+
+    def _issue(self, command: Command, moment: Moment) -> Applied:
+        """Execute a command, once if it stands in a session."""
+        op = command.op
+        if not command.session or op in {"session.open", "session.close"}:
+            value, error, events = self._execute(command, moment)
+            return Applied(value, error, events, executed=True)
+        kept = self.sessions.kept(command, moment.time_s)
+        if kept is not None:
+            return Applied(*kept)
+        value, error, events = self._execute(command, moment)
+        self.sessions.keep(command, (value, error))
+        return Applied(value, error, events, executed=True)
+
+    def _execute(self, command: Command, moment: Moment) -> tuple[Any, Error | None, tuple[Event, ...]]:
+        try:
+            handler = self._handler(command)
+            value, events = handler(command.args, moment)
+        except McpError as error:
+            return None, _error(error), ()
+        except MemoryError:
+            raise
+        except Exception as error:
+            # A defect, and the same one on every node: an entry that stopped the nodes that apply it
+            # would stop them again at each start.
+            return None, ("INTERNAL", f"{command.op:.40}: {type(error).__name__}: {error}", {}), ()
+        return value, None, tuple(events)
+
+    def _handler(self, command: Command) -> _Handler:
+        entry = self._operations.get(command.op)
+        if entry is None:
+            raise InvalidArgument(
+                f"there is no operation {command.op!r:.80}; there are {', '.join(self._operations)}"
+            )
+        issuer, handler = entry
+        if command.session:
+            if issuer is Issuer.NODE:
+                raise PermissionDenied(f"{command.op} is for the cluster's own nodes, outside of any session")
+        elif issuer is Issuer.CLIENT or command.seq or command.ack:
+            raise InvalidArgument(
+                f"{command.op} without a session (seq={command.seq}, ack={command.ack}) could not be told "
+                "from its own duplicate; open a session, and send it there"
+            )
+        return handler
+
+    def _session_open(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+        arguments.only(args, _NO_ARGS)
+        return self.sessions.open(moment), []
+
+    def _session_close(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+        arguments.only(args, _NO_ARGS)
+        return self.sessions.close(moment), []
+
+    def _member_hello(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+        before, member = self.members.hello(args, moment)
+        events: list[Event] = []
+        if before is None or not before.up or before.incarnation != member.incarnation:
+            events.append(MemberUp(member.node, member.address, member.incarnation))
+        if before is not None and before.incarnation != member.incarnation:
+            events += self.inferences.lost(member.node, moment)
+        return {}, events + self.inferences.wake(moment)
+
+    def _member_down(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+        before, member = self.members.down(args, moment)
+        if not before.up:
+            return {}, []
+        events: list[Event] = [MemberDown(member.node, member.incarnation)]
+        return {}, events + self.inferences.lost(member.node, moment)
+
+    def _waking(self, operation: _Handler) -> _Handler:
+        """Let an operation that changes who can run what be followed by assigning what waits."""
+
+        def followed(args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+            value, events = operation(args, moment)
+            return value, events + self.inferences.wake(moment)
+
+        return followed
+
+
+def _noop(args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+    arguments.only(args, _NO_ARGS)
+    return {}, []
+
+
+def _quiet(operation: Callable[[dict[str, Any], Moment], Any]) -> _Handler:
+    def without_events(args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+        return operation(args, moment), []
+
+    return without_events
+
+
+def _error(error: McpError) -> Error:
+    return error.code, error.message, error.details

@@ -1,9 +1,9 @@
 """What has to be known about a model's bytes before onnxruntime sees them.
 
 Models arrive over the network. ONNX lets a tensor keep its data in another file, by path, and
-onnxruntime before 1.28 also followed markers for raw memory addresses in that field: either way a
-model could read what its author may not. Such models are refused here, whatever the runtime's version.
-The walk also finds inputs of unknown rank, which onnxruntime's Python API shows like scalars.
+older versions of onnxruntime also follow markers for raw memory addresses in that field: either way a
+model can read what its author may not. Such models are refused here, whatever the runtime's version.
+The walk also finds inputs and outputs of unknown rank, which onnxruntime's Python API shows like scalars.
 
 Only the fields that lead to tensors are followed (onnx.proto, "ModelProto" and below; Protocol Buffers,
 "Encoding"). Weights are stepped over, so the cost depends on the number of nodes, not on the size.
@@ -35,11 +35,12 @@ _CHILDREN: dict[str, dict[int, str]] = {
 }
 _TENSOR_EXTERNAL_DATA = 13
 _TENSOR_DATA_LOCATION = 14
-_MODEL_GRAPH, _GRAPH_INPUT, _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE = 7, 11, 1, 2, 1, 2
+_MODEL_GRAPH, _GRAPH_INPUT, _GRAPH_OUTPUT = 7, 11, 12
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE = 1, 2, 1, 2
 
 
-def inputs_without_rank(model: Buffer) -> frozenset[str]:
-    """Check a model's bytes, and name the inputs that may have any number of dimensions.
+def tensors_without_rank(model: Buffer) -> frozenset[str]:
+    """Check a model's bytes, and name the inputs and outputs whose number of dimensions is open.
 
     Raises :class:`~executor.errors.ModelInvalid` for what is no protobuf message, for a model that keeps
     tensors outside its file, and for one with more than :data:`MODEL_FIELDS_MAX` fields.
@@ -75,7 +76,7 @@ def _refuse_external_data(view: memoryview) -> None:
 
 def _rankless(view: memoryview) -> Iterator[str]:
     for graph in _messages(view, _MODEL_GRAPH):
-        for declared in _messages(graph, _GRAPH_INPUT):
+        for declared in (*_messages(graph, _GRAPH_INPUT), *_messages(graph, _GRAPH_OUTPUT)):
             names = [bytes(name).decode() for name in _messages(declared, _VALUE_NAME)]
             tensors = [
                 tensor

@@ -39,7 +39,7 @@ from executor.errors import (
 )
 from executor.inputs import Array, InputCheck, select_outputs, zeros
 from executor.inspection import ModelInfo, TensorInfo, dtype_of_onnx
-from executor.model_file import inputs_without_rank
+from executor.model_file import tensors_without_rank
 from executor.options import RuntimeOptions, onnx_provider, short_providers, unavailable
 from executor.runs import RunsInFlight, StopSignal, Watchdog, deadline_exceeded
 
@@ -332,7 +332,7 @@ class OnnxRuntime:
         if missing and not self.options.allow_fallback:
             raise ProviderUnavailable(unavailable(missing, in_use))
         outputs = session.get_outputs()
-        servable = tuple(_tensor(each, ()) for each in outputs if dtype_of_onnx(each.type))
+        servable = tuple(_tensor(each, rankless) for each in outputs if dtype_of_onnx(each.type))
         if not servable:
             raise ModelInvalid(f"no output has a type that can be served: {[each.type for each in outputs]}")
         for each in session.get_inputs():
@@ -365,17 +365,17 @@ class OnnxRuntime:
 
 def _scan(model: bytes | Path) -> frozenset[str]:
     if isinstance(model, bytes):
-        return inputs_without_rank(model)
+        return tensors_without_rank(model)
     try:
         with model.open("rb") as file:
             # Not closed here: an error raised by the scan still refers to slices of it.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return inputs_without_rank(memoryview(mapped))
+        return tensors_without_rank(memoryview(mapped))
     except (OSError, ValueError) as error:
         raise ModelInvalid(f"the model's file cannot be read: {error}") from error
 
 
-def _tensor(declared: Any, rankless: frozenset[str] | tuple[()]) -> TensorInfo:
+def _tensor(declared: Any, rankless: frozenset[str]) -> TensorInfo:
     dtype = dtype_of_onnx(declared.type)
     assert dtype is not None
     shape = None if declared.name in rankless else tuple(declared.shape)

@@ -228,7 +228,7 @@ class Link(asyncio.BufferedProtocol):
     def _regulate(self) -> None:
         """Stop or go on reading; and close when all is sent that should be."""
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         backlog = self._outbox.backlog_bytes
         if not backlog:
@@ -380,4 +380,4 @@ def _peer_address(transport: asyncio.BaseTransport) -> str:
     peername = transport.get_extra_info("peername")
     if isinstance(peername, tuple):
         return f"[{peername[0]}]:{peername[1]}" if ":" in peername[0] else f"{peername[0]}:{peername[1]}"
-    return str(peername or "")
+    return str(peername) if peername else "a local peer"

@@ -62,7 +62,7 @@ class Outbox:
         """Pass on as much as the transport takes now."""
         transport = self._transport
         queue = self._queue
-        while queue and self._writable and transport is not None:
+        while queue and self._writable and transport is not None and not transport.is_closing():
             if len(queue[0]) > _SMALL_BYTES:
                 transport.write(self._take_slice())
             elif len(batch := self._take_batch()) == 1:

@@ -12,7 +12,7 @@ types, timestamps included, are refused, and so are maps with two equal keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgpack
 
@@ -26,8 +26,10 @@ DEPTH_MAX: Final = 32
 ERROR_MESSAGE_CHARS_MAX: Final = 4096
 """How much of an error's text travels."""
 
+_CONTAINERS: Final = frozenset({dict, list, tuple})
 
-def encode_map(values: Mapping[str, Any]) -> bytes:
+
+def encode_map(values: dict[str, Any]) -> bytes:
     """Encode a map of plain values. Raises :class:`~mcp.errors.InvalidArgument` naming what is not plain."""
     _check_plain(values)
     try:
@@ -42,7 +44,12 @@ def decode_map(body: Buffer) -> dict[str, Any]:
     try:
         _walk(body)
         value = msgpack.unpackb(
-            body, raw=False, strict_map_key=True, max_ext_len=0, object_pairs_hook=_unique_keys
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            ext_hook=_no_extension,  # for those of no length
+            object_pairs_hook=_unique_keys,
         )
     except (ValueError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
@@ -141,6 +148,10 @@ def _walk(body: Buffer) -> None:
         raise ValueError(f"it ends after {len(body)} bytes, before its last value does") from None
 
 
+def _no_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} with {len(data)} bytes; this protocol uses none")
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
@@ -148,29 +159,27 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _check_plain(values: Mapping[str, Any]) -> None:
+def _check_plain(values: dict[str, Any]) -> None:
     """Check nesting and keys level by level, so that depth costs no stack."""
     level: list[Any] = [values]
     for _ in range(DEPTH_MAX):
         below: list[Any] = []
         for node in level:
-            if isinstance(node, Mapping):
-                _check_keys(node)
-                node = node.values()  # noqa: PLW2901  # the children of either kind of node
-            below += [child for child in node if isinstance(child, dict | list | tuple)]
+            if type(node) is dict:
+                for key, child in node.items():
+                    if not isinstance(key, str):
+                        raise InvalidArgument(f"the key {key!r:.80} of a map is not a string, as all must be")
+                    if type(child) in _CONTAINERS:
+                        below.append(child)
+            else:
+                below += [child for child in node if type(child) in _CONTAINERS]
         if not below:
             return
         level = below
     raise InvalidArgument(f"a message is nested deeper than depth_max={DEPTH_MAX} levels; flatten it")
 
 
-def _check_keys(node: Mapping[Any, Any]) -> None:
-    for key in node:
-        if type(key) is not str:
-            raise InvalidArgument(f"the key {key!r:.80} of a map is not a string; only strings are keys")
-
-
-def _not_plain(values: Mapping[str, Any], cause: Exception) -> InvalidArgument:
+def _not_plain(values: dict[str, Any], cause: Exception) -> InvalidArgument:
     path, value = _first_not_plain("", values)
     return InvalidArgument(
         f'the field "{path}" cannot be sent: {value!r:.80} is no plain value ({cause}); use None, bool, '

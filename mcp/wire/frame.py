@@ -220,14 +220,15 @@ class FrameReader:
         if self._end - start < total:
             self._needed = total
             return None
-        self._start = start + total
         self._needed = HEADER_BYTES
         if segment_count:
-            return self._with_segments(kind, stream, start, total, segment_count, front)
-        if front + padding_bytes(front) != total:
+            frame = self._with_segments(kind, stream, start, total, segment_count, front)
+        elif front + padding_bytes(front) == total:
+            frame = Frame(kind, stream, self._view[start + HEADER_BYTES : start + front], ())
+        else:
             raise _misfit(kind, total, front + padding_bytes(front))
-        body = self._view[start + HEADER_BYTES : start + front]
-        return Frame(kind, stream, body, ())
+        self._start = start + total
+        return frame
 
     def _with_segments(
         self, kind: FrameKind, stream: int, start: int, total: int, segment_count: int, front: int

@@ -23,7 +23,7 @@ from mcp.wire.frame import SEGMENTS_MAX, Buffer, as_bytes
 RANK_MAX: Final = 16
 """The most dimensions."""
 NAME_CHARS_MAX: Final = 256
-"""The longest name of a tensor."""
+"""The longest name of a tensor. An empty name stands for the only input of a model."""
 STRINGS_MAX: Final = 1024 * 1024
 """The most elements in one BYTES tensor, since each becomes a Python object."""
 TENSORS_MAX: Final = SEGMENTS_MAX
@@ -136,9 +136,9 @@ def unpack_all(
 
 
 def _describe(name: str, value: npt.ArrayLike) -> tuple[dict[str, Any], memoryview]:
-    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARS_MAX:
+    if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:
         raise InvalidArgument(
-            f"a tensor's name is a string of 1 to {NAME_CHARS_MAX} characters, not {name!r:.80}"
+            f"a tensor's name is a string of at most {NAME_CHARS_MAX} characters, not {name!r:.80}"
         )
     array = np.asarray(value)
     if array.ndim > RANK_MAX:
@@ -176,9 +176,9 @@ def _read_spec(spec: object) -> tuple[str, str, tuple[int, ...]]:
     if not isinstance(spec, dict):
         raise InputInvalid(f"a tensor is described by a map with name, dtype and shape, got {spec!r:.80}")
     name = spec.get("name")
-    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARS_MAX:
+    if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:
         raise InputInvalid(
-            f'a tensor\'s "name" must be a string of 1 to {NAME_CHARS_MAX} characters, got {name!r:.80}'
+            f'a tensor\'s "name" must be a string of at most {NAME_CHARS_MAX} characters, got {name!r:.80}'
         )
     dtype = spec.get("dtype")
     if not isinstance(dtype, str) or (dtype not in DTYPES and dtype != BYTES_DTYPE):

@@ -11,7 +11,7 @@ from typing import Any
 
 from mcp.cli.credentials import cluster_key
 from mcp.cli.options import connection_options, traceback_option
-from mcp.client import Client
+from mcp.client.client import Client
 from mcp.errors import ConfigInvalid, InvalidArgument
 
 Body = Callable[..., Coroutine[Any, Any, None]]

@@ -15,7 +15,7 @@ from mcp.cli.environment import packaging_checks
 from mcp.cli.finding import Finding, Verdict
 from mcp.cli.machine import machine_checks
 from mcp.cli.options import DEFAULT_ADDRESS, json_option, option, traceback_option, words
-from mcp.cli.output import console, print_json, table
+from mcp.cli.output import print_json, print_parts, table
 
 _STYLE: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -69,7 +69,6 @@ def show(findings: list[Finding]) -> None:
         if finding.advice:
             found.append(f"\n-> {finding.advice}", style="italic")
         rows.add_row(Text(finding.verdict, style=_STYLE[finding.verdict]), finding.check, found)
-    out = console()
-    out.print(rows)
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _STYLE}
-    out.print(f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} to repair", style="bold")
+    closing = f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} to repair"
+    print_parts(rows, Text(closing, style="bold"))

@@ -133,12 +133,11 @@ def runtimes(installed: Sequence[str]) -> Finding:
 def providers() -> Finding:
     """Check which execution providers the installed onnxruntime was built with."""
     try:
-        # By name, because onnxruntime itself is used in one module only and this must survive a broken one.
-        found = list(importlib.import_module("onnxruntime").get_available_providers())
+        # Imported only here, because the doctor must survive an installation that is broken.
+        found = importlib.import_module("executor.onnx").providers_available()
     except Exception as error:
         advice = "install it again: pip install --force-reinstall onnxruntime"
         return Finding("providers", "fail", f"onnxruntime does not load: {error}", advice)
-    short = [name.removesuffix("ExecutionProvider").lower() for name in found]
-    if "cpu" in short:
-        return Finding("providers", "ok", ", ".join(short))
-    return Finding("providers", "warn", ", ".join(short) or "none", "models need at least the cpu provider")
+    if "cpu" in found:
+        return Finding("providers", "ok", ", ".join(found))
+    return Finding("providers", "warn", ", ".join(found) or "none", "models need at least the cpu provider")

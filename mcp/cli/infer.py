@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from mcp.cli.connection import client_command
 from mcp.cli.inputs import INPUT_FORMS, Request, Sources, request_from
 from mcp.cli.options import FILE, Command, json_option, option, together
-from mcp.cli.output import console, duration, print_json, table
-from mcp.client import Client, InferenceRecord
+from mcp.cli.output import duration, print_json, print_parts, table
+from mcp.client.client import Client
+from mcp.client.results import InferenceRecord
 from mcp.clock import SystemClock
 
 VALUES_SHOWN_CHARS = 60
@@ -74,10 +77,8 @@ async def infer(client: Client, model: str | None, as_json: bool, **options: Any
             }
         )
         return
-    console().print(outputs_table(answer.outputs))
-    console().print(
-        f"{answer.model} version {answer.version} on {answer.node}, {duration(took_s)}", style="dim"
-    )
+    origin = f"{answer.model} version {answer.version} on {answer.node}, {duration(took_s)}"
+    print_parts(outputs_table(answer.outputs), Text(origin, style="dim"))
 
 
 @click.command(
@@ -143,17 +144,22 @@ def show(record: InferenceRecord, *, as_json: bool) -> None:
     if as_json:
         print_json(record)
     else:
-        out = console()
-        where = f" on {record.node}" if record.node else ""
-        out.print(
-            f"{record.id}  {record.status}, {record.mode}, {record.model} version {record.version}{where}"
-        )
-        if record.outputs is not None:
-            out.print(outputs_table(record.outputs))
-        if record.replicas:
-            out.print(replicas_table(record))
+        print_parts(*record_parts(record))
     if record.error is not None:
         raise record.error
+
+
+def record_parts(record: InferenceRecord) -> list[RenderableType]:
+    """Return what a record says: its state in a line, then its outputs and its replicas."""
+    where = f" on {record.node}" if record.node else ""
+    parts: list[RenderableType] = [
+        f"{record.id}  {record.status}, {record.mode}, {record.model} version {record.version}{where}"
+    ]
+    if record.outputs is not None:
+        parts.append(outputs_table(record.outputs))
+    if record.replicas:
+        parts.append(replicas_table(record))
+    return parts
 
 
 def outputs_table(outputs: Mapping[str, Any]) -> Table:

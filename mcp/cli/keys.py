@@ -9,8 +9,8 @@ import click
 
 from mcp.cli.connection import client_command
 from mcp.cli.options import json_option, option
-from mcp.cli.output import console, plain, print_json, table
-from mcp.client import Client
+from mcp.cli.output import plain, print_json, print_parts, table
+from mcp.client.client import Client
 from mcp.errors import InvalidArgument, NotFound
 
 
@@ -134,4 +134,4 @@ async def conflicts(client: Client, key: str, as_json: bool) -> None:
             str(lost.get("winner_version")),
             as_text(lost.get("attempted")),
         )
-    console().print(rows if found else f"no write to {key} has lost")
+    print_parts(rows if found else f"no write to {key} has lost")

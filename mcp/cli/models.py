@@ -13,8 +13,9 @@ from rich.table import Table
 
 from mcp.cli.connection import client_command
 from mcp.cli.options import FILE, json_option, option
-from mcp.cli.output import console, print_json, size, table
-from mcp.client import Client, ModelStatus
+from mcp.cli.output import console, print_json, print_parts, size, table
+from mcp.client.client import Client
+from mcp.client.results import ModelStatus
 
 DEPLOY_TIMEOUT_S = 60.0
 
@@ -85,7 +86,7 @@ async def models(client: Client, as_json: bool) -> None:
     if as_json:
         print_json(cluster.models)
     else:
-        console().print(models_table(cluster.models))
+        print_parts(models_table(cluster.models))
 
 
 def models_table(found: Sequence[ModelStatus]) -> Table | str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from mcp.errors import McpError
@@ -24,6 +24,18 @@ def console(*, stderr: bool = False) -> Console:
     if not out.is_terminal:
         out.width = 400
     return out
+
+
+def print_parts(*parts: RenderableType) -> None:
+    """Print tables and texts on standard output, without the blanks that a table ends its lines with."""
+    out = console()
+    if out.is_terminal:
+        out.print(*parts, sep="\n")
+        return
+    with out.capture() as capture:
+        out.print(*parts, sep="\n")
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def plain(value: Any) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import click
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from mcp.cli.connection import client_command
 from mcp.cli.models import models_table
 from mcp.cli.options import json_option
-from mcp.cli.output import console, duration, print_json, table
-from mcp.client import Client, ClusterStatus, NodeStatus
+from mcp.cli.output import duration, print_json, print_parts, table
+from mcp.client.client import Client
+from mcp.client.results import ClusterStatus, NodeStatus
 from mcp.errors import Unavailable
 
 _ROLE_STYLE = {"leader": "bold green", "follower": "green", "candidate": "yellow"}
@@ -35,7 +35,7 @@ async def status(client: Client, as_json: bool) -> None:
     if as_json:
         print_json(cluster)
     else:
-        console().print(Group(nodes_table(cluster), Text(), models_table(cluster.models)))
+        print_parts(nodes_table(cluster), Text(), models_table(cluster.models))
     if not cluster.has_quorum:
         answered = len(cluster.reachable)
         raise Unavailable(

@@ -15,8 +15,8 @@ from mcp.cli.demo.display import Display
 from mcp.cli.demo.report import Report, summary
 from mcp.cli.demo.scenario import Scenario
 from mcp.cli.options import json_option, traceback_option
-from mcp.cli.output import console, print_json
-from mcp.client import Client
+from mcp.cli.output import console, print_json, print_parts
+from mcp.client.client import Client
 from mcp.clock import SystemClock
 
 NODE_COUNT = 3
@@ -46,7 +46,7 @@ def demo(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json())
     else:
-        console().print(summary(report))
+        print_parts(summary(report))
     ctx.exit(exits.SUCCESS if report.passed else exits.FAILED)
 
 

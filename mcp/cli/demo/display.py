@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mcp.cli.demo.cluster import LocalCluster
 from mcp.cli.demo.workload import Inferences, Ledger, Request, Way
-from mcp.client import ClusterStatus
+from mcp.client.results import ClusterStatus
 from mcp.clock import Clock
 
 REFRESH_PER_S: Final = 10

@@ -13,7 +13,8 @@ from mcp.cli.demo.digits import Digits
 from mcp.cli.demo.display import Display
 from mcp.cli.demo.report import Report
 from mcp.cli.demo.workload import Inferences, Ledger, planned
-from mcp.client import Client, ClusterStatus
+from mcp.client.client import Client
+from mcp.client.results import ClusterStatus
 from mcp.clock import Clock
 from mcp.errors import DeadlineExceeded
 

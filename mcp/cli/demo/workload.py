@@ -15,7 +15,8 @@ from enum import StrEnum
 from typing import Final
 
 from mcp.cli.demo.digits import Digits
-from mcp.client import Client, InferenceRecord
+from mcp.client.client import Client
+from mcp.client.results import InferenceRecord, Mode
 from mcp.clock import Clock
 from mcp.errors import McpError
 
@@ -121,7 +122,7 @@ class Inferences:
 
     async def _recorded(self, request: Request) -> None:
         scan = self.digits.images[request.scan : request.scan + 1]
-        mode = "durable" if request.way is Way.DURABLE else "replicated"
+        mode: Mode = "durable" if request.way is Way.DURABLE else "replicated"
         await self.client.submit(self.model, scan, mode=mode, id=request.id, timeout_s=REQUEST_TIMEOUT_S)
         request.acknowledged = True
         record = await self.client.result(request.id, timeout_s=REQUEST_TIMEOUT_S)

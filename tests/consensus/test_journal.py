@@ -179,11 +179,11 @@ def test_a_disk_that_fills_up_at_any_byte_of_a_rotation() -> None:
         journal = fill(disk, 6)
         disk.capacity_bytes = disk.used_bytes + room
         last = append_until_full(journal, 7)
+        assert not [name for name in disk.list_names("journal") if name.endswith(".tmp")]
         disk.capacity_bytes = None
         for item in entries(last + 1, 12):
             journal.append([item])
         journal.close()
-        assert not [name for name in disk.list_names("journal") if name.endswith(".tmp")]
         assert Journal.open(disk, "journal").take_found().entries == entries(1, max(last, 12))
 
 
@@ -364,16 +364,26 @@ def test_swapped_or_foreign_segments_are_refused() -> None:
     disk.rename(f"journal/{names[0]}", f"journal/{names[1]}")
     with pytest.raises(StorageCorrupt, match="its head says that it is segment 1"):
         Journal.open(disk, "journal")
-    other, mixed = MemoryDisk(), MemoryDisk()
-    fill(mixed, 20).close()
-    journal = Journal.open(other, "journal", limits=SMALL)
-    journal.append([HardState(1, "x")])
-    for item in entries(1, 20):
-        journal.append([item])
-    foreign = read_all(other, f"journal/{names[1]}")
-    mixed.overwrite(f"journal/{names[1]}", 0, foreign)
-    with pytest.raises(StorageCorrupt):
-        Journal.open(mixed, "journal")
+    mine, other = MemoryDisk(), MemoryDisk()
+    for disk, vote in ((mine, "a"), (other, "b")):
+        journal = Journal.open(disk, "journal", limits=SMALL)
+        journal.append([HardState(1, vote)])
+        for item in entries(1, 20):
+            journal.append([item])
+        journal.close()
+    mine.overwrite(f"journal/{names[1]}", 0, read_all(other, f"journal/{names[1]}"))
+    with pytest.raises(StorageCorrupt, match="does not continue the segment before it"):
+        Journal.open(mine, "journal")
+
+
+def test_damage_in_a_full_segment_is_told_where_it_is() -> None:
+    disk = MemoryDisk()
+    fill(disk, 20).close()
+    path = f"journal/{disk.list_names('journal')[0]}"
+    disk.overwrite(path, disk.open_file(path).size - 1, b"?")
+    with pytest.raises(StorageCorrupt, match="a later segment exists") as caught:
+        Journal.open(disk, "journal")
+    assert caught.value.path == f"memory:/{path}"
 
 
 def test_a_newer_format_is_named_as_such() -> None:

@@ -212,6 +212,24 @@ def test_a_power_loss_before_any_operation_of_the_disk(stop_at: int) -> None:
                 break
 
 
+@pytest.mark.parametrize("stop_at", range(operations_in(SCRIPT)))
+def test_a_killed_process_leaves_nothing_that_a_later_power_loss_can_take(stop_at: int) -> None:
+    """What the next process finds it may promise at once, though the disk had it only in memory."""
+    disk, history = MemoryDisk(), History()
+    stop_before(disk, stop_at)
+    with pytest.raises(PowerLoss):
+        perform(Journal.open(disk, "journal", limits=LIMITS), history, SCRIPT)
+    disk.before = None
+    journal, found = reopened(disk)
+    assert history.explains(found)
+    journal.append([Entry(found.next_index, 9, EntryKind.COMMAND, b"next")])
+    journal.sync()
+    for later in crashes(disk, every_byte=False):
+        _, after = reopened(later)
+        assert after.entries[:-1] == found.entries
+        assert (after.hard_state, after.installed) == (found.hard_state, found.installed)
+
+
 def stop_before(disk: MemoryDisk, operation_number: int) -> None:
     left = operation_number
 

@@ -268,6 +268,7 @@ def test_a_power_loss_before_any_operation_of_a_life(stop_at: int) -> None:
     for found in crashes(disk):
         node = Node(found)
         recovered = node.recover()
+        assert not node.journal.dirty
         check(recovered, promised)
         assert Node(found.crash()).recover() == recovered, "recovery is durable and changes nothing twice"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,22 @@ def test_a_power_loss_at_any_point_of_a_write_leaves_the_old_or_the_new_one(befo
         if done:
             return
     raise AssertionError("the write never finished")
+
+
+def test_what_a_store_reports_after_a_killed_process_is_durable() -> None:
+    reports = set()
+    for stop_at in range(8):
+        disk = MemoryDisk()
+        store = SnapshotStore.open(disk, "snapshots")
+        store.write(5, 2, 1, b"old")
+        stop_before(disk, stop_at)
+        with suppress(PowerLoss):
+            store.write(10, 2, 1, b"new")
+        disk.before = None
+        latest = SnapshotStore.open(disk, "snapshots").latest()
+        assert SnapshotStore.open(disk.crash(), "snapshots").latest() == latest
+        reports.add(latest)
+    assert reports == {meta_of(5, b"old"), meta_of(10, b"new")}
 
 
 def test_a_flipped_bit_anywhere_in_the_latest_is_never_ignored() -> None:
@@ -221,6 +239,16 @@ def test_a_snapshot_that_does_not_verify_replaces_nothing(content: bytes) -> Non
     again = store.receive(meta_of(10))
     again.write(0, CONTENT)
     assert again.finish() == meta_of(10)
+
+
+def test_an_announced_size_that_is_wrong_replaces_nothing() -> None:
+    store = SnapshotStore.open(MemoryDisk(), "snapshots")
+    honest = meta_of(10)
+    receiver = store.receive(replace(honest, size=honest.size + 1))
+    receiver.write(0, CONTENT)
+    with pytest.raises(StorageCorrupt, match="480 of 481 bytes"):
+        receiver.finish()
+    assert store.latest() is None
 
 
 def test_another_transfer_aborts_the_one_before_and_leftovers_go_at_the_next_start() -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any, Final
 
 from mcp.errors import Busy, Fenced, InferenceFailed, InvalidArgument, McpError, ModelNotFound, NotFound
@@ -56,7 +55,8 @@ class Inferences:
         self._models = models
         self._records: dict[str, InferenceRecord] = {}
         self._waiting: set[str] = set()
-        self._owed: dict[str, set[str]] = {}
+        # Of each node, in the order of the tokens: a record is filed anew whenever it gets a new one.
+        self._owed: dict[str, dict[str, None]] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._inputs_bytes = 0
         self._outcomes_bytes = 0
@@ -87,7 +87,12 @@ class Inferences:
 
     def owed_by(self, node: str) -> list[InferenceRecord]:
         """Return what ``node`` is to run, of both modes, in the order of the assignments."""
-        return self._by_token(self._owed.get(node, ()))
+        return [self._records[inference] for inference in self._owed.get(node, ())]
+
+    def owes(self, node: str, inference: str, token: int) -> bool:
+        """Say whether ``node`` is still to run this inference under this token."""
+        record = self._records.get(inference)
+        return record is not None and record.token == token and node in record.owing
 
     def assigned_to(self, node: str) -> list[InferenceRecord]:
         """Return the durable inferences that ``node`` is to complete."""
@@ -320,7 +325,7 @@ class Inferences:
     def _put(self, record: InferenceRecord) -> None:
         before = self._records.get(record.id)
         if before is not None:
-            self._unindex(before)
+            self._unindex(before, record.owing)
         self._records[record.id] = record
         self._inputs_bytes += len(record.packed_inputs)
         self._outcomes_bytes += len(record.packed_outcome)
@@ -329,14 +334,16 @@ class Inferences:
         elif record.status is Status.WAITING:
             self._waiting.add(record.id)
         for node in record.owing:
-            self._owed.setdefault(node, set()).add(record.id)
+            self._owed.setdefault(node, {}).setdefault(record.id)
 
-    def _unindex(self, record: InferenceRecord) -> None:
+    def _unindex(self, record: InferenceRecord, still_owing: tuple[str, ...] = ()) -> None:
         self._inputs_bytes -= len(record.packed_inputs)
         self._outcomes_bytes -= len(record.packed_outcome)
         self._waiting.discard(record.id)
         for node in record.owing:
-            self._owed[node].discard(record.id)
+            if node in still_owing:
+                continue
+            del self._owed[node][record.id]
             if not self._owed[node]:
                 del self._owed[node]
 
@@ -366,9 +373,6 @@ class Inferences:
             raise InvalidArgument(f"inference {inference} is {record.mode}, and this is for {mode} ones")
         return record
 
-    def _by_token(self, inferences: Iterable[str]) -> list[InferenceRecord]:
-        return sorted((self._records[i] for i in inferences), key=lambda record: record.token)
-
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal inferences."""
         finished = [self._records[inference].to_plain() for inference in self._finished]
@@ -383,8 +387,10 @@ class Inferences:
         inferences = cls(limits, members, models)
         active, finished, inferences._token, *counts = plain
         inferences.done, inferences.failed, inferences.diverged = counts
-        for record in [*active, *finished]:
-            inferences._put(InferenceRecord.from_plain(record))
+        records = [InferenceRecord.from_plain(record) for record in active]
+        records.sort(key=lambda record: record.token)
+        for record in records + [InferenceRecord.from_plain(record) for record in finished]:
+            inferences._put(record)
         return inferences
 
 

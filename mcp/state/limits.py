@@ -65,7 +65,8 @@ class StateLimits:
     """Finished inferences that are kept. The one that finished first goes first."""
     finished_bytes_max: int = 128 << 20
     """The results of those together."""
-    inference_tensors_max: int = 64
+    inference_tensors_max: int = 256
+    """Inputs, or outputs, of one inference."""
     inline_bytes_max: int = 64 << 10
     """The tensors that travel within one command."""
     attempts_max: int = 5

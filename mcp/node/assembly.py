@@ -212,10 +212,11 @@ class Assembly:
         self.dispatch = Dispatch(
             self.order,
             self.reads,
-            DirectInference(config.node_id, self.state, self.shelf),
+            DirectInference(config.node_id, self.state, self.order, self.shelf),
             deployer,
             self.artefacts,
             self.report.status,
+            caught_up=lambda: self.membership.caught_up,
             request_timeout_s_max=limits.request_timeout_s_max,
         )
         self._stack.push_async_callback(self.dispatch.close)

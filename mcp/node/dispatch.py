@@ -13,7 +13,14 @@ from typing import Any
 
 from consensus.driver import Applied as Committed
 from mcp.causality.vector import VersionVector
-from mcp.errors import InvalidArgument, McpError, MessageExpired, PermissionDenied, from_wire
+from mcp.errors import (
+    InvalidArgument,
+    McpError,
+    MessageExpired,
+    PermissionDenied,
+    Unavailable,
+    from_wire,
+)
 from mcp.net.exchange import Exchange
 from mcp.node.artefacts import Artefacts
 from mcp.node.blobs import BlobStatus
@@ -29,6 +36,8 @@ from mcp.wire.handshake import Role
 
 Operation = Callable[[Exchange], Coroutine[Any, Any, None]]
 REQUESTS_ACTIVE_MAX = 8_192
+NEEDS_STATE = frozenset({"INFER_REQUEST", "READ", "INFERENCE_WAIT"})
+"""What is answered from this node's state, which must not be that of before a restart."""
 
 
 class Dispatch:
@@ -43,6 +52,7 @@ class Dispatch:
         artefacts: Artefacts,
         status: Callable[..., dict[str, Any]],
         *,
+        caught_up: Callable[[], bool],
         request_timeout_s_max: float,
     ) -> None:
         self.counts: dict[str, int] = {}
@@ -52,6 +62,7 @@ class Dispatch:
         self._deployer = deployer
         self._artefacts = artefacts
         self._status = status
+        self._caught_up = caught_up
         self._timeout_s_max = request_timeout_s_max
         self._active: set[asyncio.Task[None]] = set()
         self._at_once: dict[str, Callable[[Exchange], None]] = {
@@ -82,6 +93,8 @@ class Dispatch:
         try:
             if exchange.message.ttl.expired:
                 raise MessageExpired("the message's ttl.ms had run out when it arrived; send it with more")
+            if kind in NEEDS_STATE and not self._caught_up() and not _stale(exchange):
+                raise Unavailable("this node is starting and has not caught up; ask another one, or wait")
             if kind == "INFER_REQUEST":
                 self._infer(exchange)
             elif kind in self._at_once:
@@ -239,3 +252,7 @@ class Dispatch:
         manifest = mapping(exchange.message.payload, "manifest")
         answer = await self._deployer.prepare(manifest, peer.node_id, self._timeout_s(exchange))
         self._reply(exchange, "MODEL_PREPARED", answer, 0)
+
+
+def _stale(exchange: Exchange) -> bool:
+    return exchange.message.payload.get("consistency") == "stale"

@@ -11,14 +11,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from mcp.state.state import ReplicatedState
-
 from mcp.errors import McpError
 from mcp.node.assignments import Assignments
 from mcp.node.order import Order
 from mcp.node.reads import Reads
 from mcp.node.shelf import Shelf
 from mcp.state import events
+from mcp.state.state import ReplicatedState
 
 _log = logging.getLogger("mcp.node")
 

@@ -10,15 +10,16 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import numpy as np
-from mcp.state.state import ReplicatedState
 from numpy.typing import NDArray
 
 from executor.inspection import ModelInfo
 from mcp.errors import InputInvalid, InvalidArgument
 from mcp.net.exchange import Exchange
+from mcp.node.order import Order
 from mcp.node.payload import integer, names, text
 from mcp.node.shelf import Shelf
 from mcp.state.models import ModelVersion
+from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_all, unpack_all
 
 Arrays = dict[str, NDArray[Any]]
@@ -27,13 +28,26 @@ Arrays = dict[str, NDArray[Any]]
 class DirectInference:
     """Answers ``INFER_REQUEST``."""
 
-    def __init__(self, node_id: str, state: ReplicatedState, shelf: Shelf) -> None:
+    def __init__(self, node_id: str, state: ReplicatedState, order: Order, shelf: Shelf) -> None:
         self._node_id = node_id
+        self._order = order
         self._state = state
         self._shelf = shelf
 
     def answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         """Answer at once, or give the work that will."""
+        seen = exchange.message.vector.get("log")
+        if seen > self._order.applied_index:
+            return self._answer_when_there(exchange, seen, timeout_s)
+        return self._answer(exchange, timeout_s)
+
+    async def _answer_when_there(self, exchange: Exchange, index: int, timeout_s: float) -> None:
+        await self._order.wait_applied(index, timeout_s)
+        later = self._answer(exchange, timeout_s)
+        if later is not None:
+            await later
+
+    def _answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         payload = exchange.message.payload
         model = self._state.models.resolve(text(payload, "model_hint"))
         wanted = names(payload, "outputs")

@@ -38,6 +38,8 @@ class Membership:
     ) -> None:
         self.address = ""
         self.incarnation = int(clock.wall() * 1000)
+        self.caught_up = False
+        """Whether this process has executed its own hello, and so all that was committed before."""
         self._node_id = node_id
         self._state = state
         self._order = order
@@ -57,6 +59,7 @@ class Membership:
             return
         if not self._greeted():
             await self._try("member.hello", self._hello())
+            self._greeted()
         if status.role is Role.LEADER:
             await self._report_the_quiet()
             await self._reassign_the_late()
@@ -69,7 +72,9 @@ class Membership:
         if me is not None and me.incarnation > self.incarnation:
             # The clock went back between two starts: the log decides what comes next.
             self.incarnation = me.incarnation + 1
-        return me is not None and me.up and me.incarnation == self.incarnation and me.address == self.address
+        greeted = me is not None and me.up and me.incarnation == self.incarnation
+        self.caught_up = self.caught_up or greeted
+        return greeted and me is not None and me.address == self.address
 
     def _hello(self) -> dict[str, Any]:
         return {

@@ -27,6 +27,7 @@ from mcp.errors import McpError, Unavailable
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
+from mcp.net.limits import Limits
 from mcp.net.listener import Listener
 from mcp.net.memory import MemoryNetwork
 from mcp.net.tls import client_context, server_context
@@ -40,6 +41,8 @@ _log = logging.getLogger("mcp.node")
 STEP_S = 0.25
 LOOK_AGAIN_S = 1.0
 DIAL_TIMEOUT_S = 2.0
+PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
+"""Between nodes a silent link is given up quickly: TCP takes long to resume after a partition."""
 
 
 class Node:
@@ -60,6 +63,7 @@ class Node:
         self._stack = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[McpError] | None = None
         self._parts: Assembly | None = None
+        self._step_due = asyncio.Event()
 
     @classmethod
     def local(cls, path: str | Path, **settings: Any) -> Self:
@@ -138,6 +142,8 @@ class Node:
         self._parts.driver.start()
         self._parts.links.start()
         self._stack.push_async_callback(self._parts.links.stop)
+        if self.config.engine == "solo":
+            await self._parts.membership.step()
         maintenance = asyncio.ensure_future(self._maintain(self._parts))
         self._stack.push_async_callback(_end, maintenance)
 
@@ -164,11 +170,14 @@ class Node:
         loop = asyncio.get_running_loop()
         looked = loop.time()
         while True:
+            self._step_due.clear()
             await parts.membership.step()
             if loop.time() - looked >= LOOK_AGAIN_S:
                 looked = loop.time()
                 parts.follower.look_again()
-            await asyncio.sleep(STEP_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STEP_S):
+                    await self._step_due.wait()
 
     # -- connections (mcp.net.interface.Handler) ----------------------------------------------------
 
@@ -202,6 +211,7 @@ class Node:
             clock=self._clock,
             ssl=context,
             timeout_s=DIAL_TIMEOUT_S,
+            limits=PEER_LIMITS,
             network=self._memory,
         )
 
@@ -233,6 +243,7 @@ class Node:
         return self._parts
 
     def _on_change(self, status: EngineStatus) -> None:
+        self._step_due.set()
         _log.info(
             "node %s is %s in term %d, leader %s",
             self.config.node_id,

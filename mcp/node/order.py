@@ -12,14 +12,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from mcp.state.state import Applied
-
 from consensus.driver import Applied as Committed
 from consensus.driver import Driver
 from consensus.errors import ConsensusError
 from mcp.errors import Busy, DeadlineExceeded, McpError, NoLeader, PermissionDenied, from_wire
 from mcp.node.translation import translated
 from mcp.state.commands import encode_command
+from mcp.state.state import Applied
 
 INTERNAL_OPS = frozenset(
     {

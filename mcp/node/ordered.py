@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgpack
-from mcp.state.state import Applied, ReplicatedState
 
 from consensus.batch import Batch
 from consensus.driver import Driver
@@ -21,6 +20,7 @@ from consensus.interface import Entry, SnapshotMeta
 from executor.interface import Command, Result
 from executor.queue import CommandQueue
 from mcp.state.events import Event
+from mcp.state.state import Applied, ReplicatedState
 
 
 class StateExecutor:

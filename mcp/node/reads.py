@@ -11,11 +11,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from mcp.state.state import ReplicatedState
-
 from mcp.causality.vector import VersionVector
 from mcp.errors import DeadlineExceeded, InvalidArgument
 from mcp.node.order import Order
+from mcp.state.state import ReplicatedState
 
 CONSISTENCIES = ("session", "linearizable", "stale")
 

@@ -52,6 +52,7 @@ class Report:
             "models": self._models(),
             "providers": list(providers_available()),
             "storage": self._storage(),
+            "caught_up": parts.membership.caught_up,
             "uptime_s": self._clock.monotonic() - self._started_s,
             "version": PROTOCOL_VERSION,
             "metrics": self._metrics(),

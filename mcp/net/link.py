@@ -358,6 +358,9 @@ class Link(asyncio.BufferedProtocol):
     def _hint(self) -> str:
         if self._peer is not None:
             return ""
+        if self._transport is not None and self._transport.get_extra_info("sslcontext") is not None:
+            # asyncio closes without the alert that would say this
+            return "; with TLS that may mean that the node asks for a certificate which this end lacks"
         return "; check that the address is a node's, and that both ends use TLS or neither does"
 
     def _guarded(self, callback: Callable[..., object], *arguments: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mcp.cli.demo.cluster import LocalCluster
 from mcp.cli.demo.workload import Request, Write
-from mcp.client.client import Client
-from mcp.client.results import NodeStatus
 from mcp.clock import Clock, new_id
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
@@ -33,103 +32,124 @@ class Findings:
     differing: list[str] = field(default_factory=list)
 
 
-async def quiet_states(client: Client, node_count: int, clock: Clock) -> list[NodeStatus]:
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """Where a node is in the log, and a digest of what it holds there."""
+
+    node: str
+    applied_index: int
+    digest: str
+
+
+@asynccontextmanager
+async def audits(cluster: LocalCluster, clock: Clock) -> AsyncIterator[list[NodeAudit]]:
+    """Open one connection to each node, and close them all afterwards."""
+    opened: list[NodeAudit] = []
+    try:
+        for node in cluster.nodes.values():
+            identity = Identity("mcp", f"audit-{new_id(clock)}", cluster.key, Role.CLIENT)
+            opened.append(NodeAudit(node.node, await connect(node.address, identity), clock))
+        yield opened
+    finally:
+        for audit in opened:
+            await audit.close()
+
+
+async def quiet_states(nodes: Sequence[NodeAudit], clock: Clock) -> list[NodeState]:
     """Wait until every node has applied the same log, and return what each says of itself.
 
     Returns what they said last when they do not agree in time; the report then says so.
     """
     deadline = clock.monotonic() + QUIET_TIMEOUT_S
     while True:
-        nodes = (await client.status()).reachable
-        if len(nodes) == node_count and agree(nodes):
-            return nodes
-        if clock.monotonic() > deadline:
-            return nodes
+        states = [await node.state() for node in nodes]
+        if common_digest(states) is not None or clock.monotonic() > deadline:
+            return states
         await asyncio.sleep(QUIET_POLL_S)
 
 
-def agree(nodes: Sequence[NodeStatus]) -> bool:
-    """Return whether all have applied the same position, and have the same state there."""
-    return len({node.applied_index for node in nodes}) == 1 and digest(nodes) is not None
-
-
-def digest(nodes: Sequence[NodeStatus]) -> str | None:
-    """Return the digest of the state that all nodes have; ``None`` when they differ or tell none."""
-    digests = {str(node.details.get("state_digest") or "") for node in nodes}
-    return digests.pop() if len(digests) == 1 and "" not in digests else None
+def common_digest(states: Sequence[NodeState]) -> str | None:
+    """Return the digest of the state that all nodes have at the same position; ``None`` when they differ."""
+    distinct = {(state.applied_index, state.digest) for state in states}
+    return states[0].digest if len(distinct) == 1 else None
 
 
 async def read_back(
-    cluster: LocalCluster, writes: Sequence[Write], requests: Sequence[Request], clock: Clock
+    nodes: Sequence[NodeAudit], writes: Sequence[Write], requests: Sequence[Request]
 ) -> Findings:
     """Read every write and every submission from each node, and return what is not as promised."""
     findings = Findings()
     promised = [request for request in requests if request.acknowledged]
-    for node in cluster.nodes.values():
-        identity = Identity("mcp", f"audit-{new_id(clock)}", cluster.key, Role.CLIENT)
-        connection = await connect(node.address, identity)
-        try:
-            await NodeAudit(node.node, connection, findings, clock).run(writes, promised)
-        finally:
-            connection.close()
-            await connection.wait_closed()
+    for node in nodes:
+        await node.run(writes, promised, findings)
     return findings
 
 
 class NodeAudit:
-    """The reading of one node over a connection of its own; what it misses goes into the findings."""
+    """The reading of one node over a connection of its own."""
 
-    def __init__(self, node: str, connection: Connection, findings: Findings, clock: Clock) -> None:
+    def __init__(self, node: str, connection: Connection, clock: Clock) -> None:
         self._node = node
         self._connection = connection
-        self._findings = findings
         self._clock = clock
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
-    async def run(self, writes: Sequence[Write], promised: Sequence[Request]) -> None:
+    async def close(self) -> None:
+        """Say goodbye and close the connection."""
+        self._connection.close()
+        await self._connection.wait_closed()
+
+    async def state(self) -> NodeState:
+        """Ask the node how far it is, and what it holds there."""
+        found = await self._ask("STATUS", {"digest": True})
+        return NodeState(self._node, found["applied_index"], found["state_digest"])
+
+    async def run(self, writes: Sequence[Write], promised: Sequence[Request], findings: Findings) -> None:
         """Check everything, several at the same time."""
         async with asyncio.TaskGroup() as group:
             for write in writes:
-                group.create_task(self._check_write(write))
+                group.create_task(self._check_write(write, findings))
             for request in promised:
-                group.create_task(self._check_record(request))
+                group.create_task(self._check_record(request, findings))
+
+    async def _ask(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        async with self._turns:
+            message = Message(kind, payload, new_id(self._clock))
+            reply = await self._connection.request(message, timeout_s=READ_TIMEOUT_S)
+        return reply.message.payload
 
     async def _read(self, kind: str, args: dict[str, Any]) -> dict[str, Any] | None:
         # Stale on purpose: what this node has itself, with nobody asked to confirm it.
-        payload = {"kind": kind, "args": args, "consistency": "stale"}
-        async with self._turns:
-            reply = await self._connection.request(
-                Message("READ", payload, new_id(self._clock)), timeout_s=READ_TIMEOUT_S
-            )
-        value = reply.message.payload.get("value")
+        answer = await self._ask("READ", {"kind": kind, "args": args, "consistency": "stale"})
+        value = answer.get("value")
         return value if isinstance(value, dict) else None
 
-    async def _check_write(self, write: Write) -> None:
+    async def _check_write(self, write: Write, findings: Findings) -> None:
         found = await self._read("key", {"key": write.key})
         if found is None:
             if write.acknowledged_at is not None:
-                self._findings.lost.append(f"{write.key} on {self._node}")
+                findings.lost.append(f"{write.key} on {self._node}")
         elif found["version"] != 1:
             # Written once under a key of its own: a second version is a second effect.
-            self._findings.duplicated.append(f"{write.key} on {self._node}: version {found['version']}")
+            findings.duplicated.append(f"{write.key} on {self._node}: version {found['version']}")
         elif found["value"] != write.value:
-            self._findings.differing.append(f"{write.key} on {self._node}")
+            findings.differing.append(f"{write.key} on {self._node}")
 
-    async def _check_record(self, request: Request) -> None:
+    async def _check_record(self, request: Request, findings: Findings) -> None:
         found = await self._read("inference", {"id": request.id})
         if found is None:
-            self._findings.lost.append(f"{request.id} on {self._node}")
+            findings.lost.append(f"{request.id} on {self._node}")
             return
         if found["status"] not in ("done", "failed"):
-            self._findings.lost.append(f"{request.id} on {self._node}: still {found['status']}")
+            findings.lost.append(f"{request.id} on {self._node}: still {found['status']}")
         elif recorded_label(found) != request.label:
-            self._findings.differing.append(f"{request.id} on {self._node}")
+            findings.differing.append(f"{request.id} on {self._node}")
         for replica, compared in (found.get("replicas") or {}).items():
             if not compared["equal"]:
-                self._findings.differing.append(f"{request.id}: {replica} computed something else")
+                findings.differing.append(f"{request.id}: {replica} computed something else")
 
 
 def recorded_label(record: Mapping[str, Any]) -> int | None:
     """Return the digit that a record has as its result, or ``None``."""
-    outputs = (record.get("outcome") or {}).get("outputs") or ()
+    outputs = record.get("outputs") or ()
     return next((int(unpack_inline(spec)[0]) for spec in outputs if spec["name"] == "label"), None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mcp.cli.demo.audit import digest, quiet_states, read_back
+from mcp.cli.demo.audit import audits, common_digest, quiet_states, read_back
 from mcp.cli.demo.cluster import LocalCluster, NodeProcess
 from mcp.cli.demo.digits import Digits
 from mcp.cli.demo.display import Display
@@ -86,13 +86,14 @@ class Scenario:
         return victim
 
     async def _judge(self, inferences: Inferences, ledger: Ledger) -> None:
-        nodes = await quiet_states(self.client, len(self.cluster.nodes), self.clock)
-        self.display.event("reading everything back from every node")
         report = self.report
-        report.state_digest = digest(nodes)
-        report.states_equal = len(nodes) == report.nodes and report.state_digest is not None
-        report.applied_index = max((node.applied_index for node in nodes), default=0)
-        findings = await read_back(self.cluster, ledger.writes, inferences.requests, self.clock)
+        async with audits(self.cluster, self.clock) as nodes:
+            states = await quiet_states(nodes, self.clock)
+            self.display.event("reading everything back from every node")
+            findings = await read_back(nodes, ledger.writes, inferences.requests)
+        report.state_digest = common_digest(states)
+        report.states_equal = report.state_digest is not None
+        report.applied_index = max(state.applied_index for state in states)
         report.acknowledged = len(ledger.acknowledged) + sum(r.acknowledged for r in inferences.requests)
         report.count_requests(inferences.requests, self.digits)
         report.judge(inferences.requests, findings)

@@ -32,12 +32,14 @@ from consensus.errors import (
     DiskFull,
     NotLeader,
     OutcomeUnknown,
-    StorageError,
     StorageFailed,
 )
 from consensus.interface import Engine, EngineStatus, Entry, EntryKind, Output, Record, Role, SnapshotMeta
 from consensus.proposals import Proposal, Proposals
+from consensus.snapshots import SnapshotGone
 from consensus.transfer import Receiver, SnapshotIntake, SnapshotSender, TransferLimits
+
+SEAL_AFTER_S = 0.2
 
 
 class Network(Protocol):
@@ -55,6 +57,9 @@ class Log(Protocol):
 
     def sync(self) -> None:
         """Make durable all that was appended."""
+
+    def seal(self) -> None:
+        """Write, without a sync, that everything so far was synced."""
 
     def compact(self, first_index_kept: int) -> None:
         """Entries below are not needed any more."""
@@ -185,6 +190,7 @@ class Driver:
         self._stopped = False
         self._failure: ConsensusError | None = None
         self._sync_s = 0.0
+        self._written_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._seen: tuple[Role, int, str | None] | None = None
@@ -321,6 +327,7 @@ class Driver:
             self._stall(output)
             return
         self.disk_full = False
+        self._written_at = self._loop.time()
         self._sync(output)
 
     def _sync(self, output: Output) -> None:
@@ -421,7 +428,18 @@ class Driver:
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._seal_when_idle()
         self._wake()
+
+    def _seal_when_idle(self) -> None:
+        """Leave evidence that the last batch was synced, so that damage to it is told from a torn write."""
+        if self._written_at is None or self._resting or self._loop.time() - self._written_at < SEAL_AFTER_S:
+            return
+        self._written_at = None
+        try:
+            self._journal.seal()
+        except ConsensusError as error:
+            self._fail(error)
 
     # -- proposals ----------------------------------------------------------------------------------
 
@@ -590,7 +608,7 @@ class Driver:
         try:
             for chunk in sender.due(self._snapshots.read_chunk, self._loop.time()):
                 self._tell(peer, chunk)
-        except StorageError:
+        except SnapshotGone:
             # A newer snapshot has replaced this one: begin again with it when the engine asks next.
             self._senders.pop(peer, None)
 

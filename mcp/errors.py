@@ -200,6 +200,12 @@ class StorageError(McpError):
     code = "STORAGE"
 
 
+class StorageLocked(StorageError):
+    """Another process uses the data directory."""
+
+    code = "STORAGE_LOCKED"
+
+
 class StorageCorrupt(StorageError):
     """Stored bytes are damaged. The message names the file and the offset."""
 

@@ -102,10 +102,7 @@ class Assignments:
                 await asyncio.sleep(PROPOSE_PAUSE_S)
 
     def _still_owed(self, record: InferenceRecord) -> bool:
-        return any(
-            owed.id == record.id and owed.token == record.token
-            for owed in self._state.inferences.owed_by(self._node_id)
-        )
+        return self._state.inferences.owes(self._node_id, record.id, record.token)
 
     async def _outcome(self, record: InferenceRecord) -> dict[str, Any]:
         try:

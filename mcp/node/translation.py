@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import consensus.errors as c
 import executor.errors as x
+from consensus.storage import StorageLocked
 from mcp import errors as m
 
 _BY_PILLAR: dict[type[Exception], type[m.McpError]] = {
@@ -13,6 +14,7 @@ _BY_PILLAR: dict[type[Exception], type[m.McpError]] = {
     c.OutcomeUnknown: m.OutcomeUnknown,
     c.DiskFull: m.DiskFull,
     c.StorageCorrupt: m.StorageCorrupt,
+    StorageLocked: m.StorageLocked,
     c.StorageError: m.StorageError,
     c.ConsensusError: m.McpError,
     x.QueueFull: m.Busy,

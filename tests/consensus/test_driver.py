@@ -358,6 +358,9 @@ class FullJournal:
             raise StorageFailed("the disk failed")
         self.journal.sync()
 
+    def seal(self) -> None:
+        self.journal.seal()
+
     def compact(self, first_index_kept: int) -> None:
         self.journal.compact(first_index_kept)
 

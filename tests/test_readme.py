@@ -1,0 +1,59 @@
+"""The README's own examples, run as they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mcp.node.config import NodeConfig
+from mcp.node.node import Node
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def run(code: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def block(containing: str) -> str:
+    (found,) = [code for code in BLOCKS if containing in code]
+    return found
+
+
+def test_the_embedding_example_runs_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    assert run(block("Node.local"), tmp_path).strip() == "[6]"
+    assert (tmp_path / "data" / "journal").is_dir()
+
+
+def test_the_blocking_example_runs_against_a_node(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = NodeConfig("n1", tmp_path / "n1", listen=("127.0.0.1:0",), engine="solo")
+        async with Node(config) as node, node.client() as client:
+            code = block("SyncClient").replace("127.0.0.1:7400", node.addresses[0])
+            await asyncio.to_thread(run, code, tmp_path)
+            read = await client.get("greeting", consistency="linearizable")
+            assert read is not None
+            assert read.value == "goodbye"
+
+    asyncio.run(scenario())
+
+
+def test_every_python_block_is_run_by_a_test() -> None:
+    assert len(BLOCKS) == 2

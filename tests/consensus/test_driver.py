@@ -181,7 +181,7 @@ class Cluster:
 async def until(condition: Callable[[], bool]) -> None:
     """Give the loop turns until something is so; the bound is there to fail rather than to hang."""
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - nothing signals what a test waits for
             await asyncio.sleep(0.002)
 
 

@@ -1,0 +1,142 @@
+"""A node on a real port under strangers, wrong keys, wrong versions and garbage: it survives and says why."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mcp.client.client import Client
+from mcp.errors import AuthenticationFailed, ConfigInvalid, McpError, StorageLocked, TooLarge
+from mcp.node.config import NodeConfig
+from mcp.node.node import Node
+
+KEY = b"the key of this cluster, and no other"
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def listening(path: Path, **settings: Any) -> AsyncIterator[tuple[Node, str, int]]:
+    config = NodeConfig(
+        "n1", path, listen=("127.0.0.1:0",), engine="solo", **{"cluster_key": KEY, **settings}
+    )
+    async with Node(config) as node:
+        host, _, port = node.addresses[0].rpartition(":")
+        yield node, host.removeprefix("tcp://"), int(port)
+
+
+async def assert_serves(node: Node) -> None:
+    async with Client([node.addresses[0]], cluster_key=KEY) as client:
+        version = await client.put("alive", True)
+        read = await client.get("alive")
+        assert read is not None
+        assert (read.value, read.version) == (True, version)
+
+
+async def exchange(host: str, port: int, data: bytes) -> bytes:
+    """Send bytes, and give what comes back until the node closes."""
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(data)
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def test_random_bytes_at_the_port_do_no_harm(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        generator = random.Random(7)
+        async with listening(tmp_path) as (node, host, port):
+            await asyncio.gather(
+                *(exchange(host, port, generator.randbytes(generator.randrange(1, 5000))) for _ in range(200))
+            )
+            await assert_serves(node)
+
+    run(scenario)
+
+
+def test_a_frame_that_announces_gigabytes_costs_no_memory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path) as (node, host, port):
+            before = psutil.Process().memory_info().rss
+            header = struct.pack("<IBBHII", 2**31, 1, 0, 0, 0, 2**31 - 64)
+            await asyncio.gather(*(exchange(host, port, header + b"x" * 1000) for _ in range(50)))
+            assert psutil.Process().memory_info().rss - before < 64 * 1024**2
+            await assert_serves(node)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "key"), [("mcp", b"another key altogether, and wrong"), ("other", KEY), ("mcp", None)]
+)
+def test_a_stranger_is_refused_with_a_reason(tmp_path: Path, cluster: str, key: bytes | None) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path) as (node, _, _):
+            async with Client([node.addresses[0]], cluster_id=cluster, cluster_key=key) as client:
+                with pytest.raises(AuthenticationFailed):
+                    await client.put("key", 1, timeout_s=3)
+            await assert_serves(node)
+
+    run(scenario)
+
+
+def test_a_value_over_the_limit_is_refused_and_the_session_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path) as (node, _, _):
+            async with Client([node.addresses[0]], cluster_key=KEY) as client:
+                with pytest.raises(TooLarge):
+                    await client.put("big", "x" * 100_000)
+                assert await client.put("small", "x") > 0
+            await assert_serves(node)
+
+    run(scenario)
+
+
+def test_two_nodes_cannot_share_a_data_directory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path) as (node, _, _):
+            second = Node(NodeConfig("n1", tmp_path, listen=(), engine="solo"))
+            with pytest.raises(StorageLocked, match="in use"):
+                await second.start()
+            await assert_serves(node)
+
+    run(scenario)
+
+
+def test_a_taken_port_is_an_error_that_names_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path / "a") as (node, host, port):
+            settings = {"listen": (f"{host}:{port}",), "engine": "solo"}
+            with pytest.raises(McpError, match=str(port)):
+                await Node(NodeConfig("n2", tmp_path / "b", **settings)).start()  # type: ignore[arg-type]
+            await assert_serves(node)
+
+    run(scenario)
+
+
+def test_an_exposed_port_without_a_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="cluster key"):
+        NodeConfig("n1", tmp_path, listen=("0.0.0.0:7400",), engine="solo")
+
+
+def test_many_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path) as (node, host, port):
+            silent = [await asyncio.open_connection(host, port) for _ in range(100)]
+            await assert_serves(node)
+            for _, writer in silent:
+                writer.close()
+
+    run(scenario)

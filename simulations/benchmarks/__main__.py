@@ -1,0 +1,128 @@
+"""``python -m simulations.benchmarks``: run suites, and say whether each bar is met."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+from rich.table import Table
+
+from mcp.cli.output import print_json, print_parts, table
+from mcp.errors import McpError
+from simulations.benchmarks import commit, direct, failover
+from simulations.benchmarks.figures import ROUNDS_MIN, Figure, Report, rounded
+from simulations.benchmarks.machine import describe
+from simulations.benchmarks.progress import Steps
+
+
+class Suite(NamedTuple):
+    """A suite: what it measures, in full and quickly."""
+
+    summary: str
+    full: Callable[[Steps], Coroutine[Any, Any, Report]]
+    quick: Callable[[Steps], Coroutine[Any, Any, Report]]
+
+
+SUITES: Final[dict[str, Suite]] = {
+    "commit": Suite(
+        "one lone durable command, three nodes, against the disk and the network alone",
+        lambda steps: commit.measure(commit.FULL, steps),
+        lambda steps: commit.measure(commit.QUICK, steps),
+    ),
+    "direct": Suite(
+        "direct inference of one digit against the same call in process",
+        lambda steps: direct.measure(direct.FULL, steps),
+        lambda steps: direct.measure(direct.QUICK, steps),
+    ),
+    "failover": Suite(
+        "from the SIGKILL of the leader to the first new commit",
+        lambda steps: failover.measure(failover.FULL, steps),
+        lambda steps: failover.measure(failover.QUICK, steps),
+    ),
+}
+EPILOG: Final = "\b\nSuites:\n" + "\n".join(f"  {name:10}{suite.summary}" for name, suite in SUITES.items())
+
+
+@click.command(
+    epilog=EPILOG
+    + """
+
+\b
+Examples:
+  python -m simulations.benchmarks
+  python -m simulations.benchmarks commit direct
+  python -m simulations.benchmarks --quick --json | jq '.suites.commit.bars'""",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.argument("suites", nargs=-1, type=click.Choice(sorted(SUITES)), metavar="[SUITE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--quick", is_flag=True, help="Few samples: to see that it works, not how fast it is.")
+@click.pass_context
+def benchmarks(ctx: click.Context, suites: Sequence[str], as_json: bool, quick: bool) -> None:
+    """Measure the product on this machine; every suite unless some are named.
+
+    Starts real node processes with default settings and data directories in the system's temporary
+    folder (TMPDIR moves it; put it on the disk that you want to know about), and removes them. Whatever
+    is compared is measured in alternating rounds of the same run, and what was timed is checked: the
+    exit status is 1 if anything was lost or answered wrongly. A bar that is not met does not fail the
+    run, for the machine may be busy.
+    """
+    machine = describe(Path(tempfile.gettempdir()))
+    try:
+        with Steps() as steps:
+            reports = [run_one(SUITES[name], steps, quick=quick) for name in suites or SUITES]
+    except McpError as error:
+        raise click.ClickException(f"{error.code}: {error.message}") from error
+    if as_json:
+        found = {report.suite: report.to_plain() for report in reports}
+        print_json({"machine": machine, "quick": quick, "suites": found})
+    else:
+        parts: list[Any] = [f"{name.replace('_', ' ')}: {value}" for name, value in machine.items()]
+        for report in reports:
+            parts += ["", figures_table(report), *verdicts(report)]
+        print_parts(*parts)
+    ctx.exit(0 if all(report.correct for report in reports) else 1)
+
+
+def run_one(suite: Suite, steps: Steps, *, quick: bool) -> Report:
+    """Run one suite on an event loop of its own, as a user's program would."""
+    return asyncio.run((suite.quick if quick else suite.full)(steps))
+
+
+def figures_table(report: Report) -> Table:
+    """The figures of a report, one a line."""
+    made = table("figure", "median#", "least round#", "worst round#", "p99#", "samples#", title=report.suite)
+    for figure in report.figures:
+        made.add_row(figure.name, *(amount(figure, v) for v in numbers(figure)), str(figure.samples))
+    return made
+
+
+def numbers(figure: Figure) -> tuple[float | None, ...]:
+    """What a line tells of a figure."""
+    return figure.median, min(figure.rounds), max(figure.rounds), figure.p99
+
+
+def amount(figure: Figure, value: float | None) -> str:
+    """A number with its unit."""
+    return "" if value is None else f"{rounded(value):g} {figure.unit}"
+
+
+def verdicts(report: Report) -> list[str]:
+    """Whether each bar is met, and what was wrong."""
+    lines = []
+    for bar in report.bars:
+        verdict = "met" if bar.met else "NOT MET"
+        few = "" if len(bar.figure.rounds) >= ROUNDS_MIN else " (too few rounds to mean anything)"
+        told = f"{amount(bar.figure, bar.figure.median)} < {amount(bar.figure, bar.below)}"
+        lines.append(f"bar {verdict}: {bar.why}: {told}{few}")
+    lines.append("everything that was timed was done rightly" if report.correct else "WRONG:")
+    return lines + [f"  {what}" for what in report.wrong[:10]]
+
+
+if __name__ == "__main__":
+    sys.exit(benchmarks())

@@ -1,0 +1,100 @@
+"""``commit``: one lone durable command at a time, against what it cannot do without.
+
+A client in this process, with its connections open, puts a key of its own with a value of 20 bytes, and
+waits for the acknowledgement before it puts the next one: no batching helps. A command needs at least
+one round trip between client and leader, one between leader and a follower, and one fdatasync each of
+leader and follower, which overlap. The yardstick is one fdatasync and one round trip, both measured in
+the same round.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Final
+
+from mcp.cli.demo.workload import Write
+from simulations.benchmarks.cluster import Bench, bench, timed_write
+from simulations.benchmarks.disk import RECORD_BYTES, measure_syncs
+from simulations.benchmarks.echo import RoundTrips, echo_process
+from simulations.benchmarks.figures import Bar, Figure, Report
+from simulations.benchmarks.progress import Steps
+
+NODES: Final = 3
+VALUE_BYTES: Final = 20
+RATIO_MAX: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Rounds, and how often each thing is done in a round."""
+
+    rounds: int
+    samples: int
+    warm_up: int
+
+
+FULL: Final = Size(rounds=9, samples=200, warm_up=200)
+QUICK: Final = Size(rounds=5, samples=40, warm_up=40)
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Durations in seconds, by round."""
+
+    commands: list[list[float]] = field(default_factory=list)
+    syncs: list[list[float]] = field(default_factory=list)
+    trips: list[list[float]] = field(default_factory=list)
+
+    def ratios(self) -> list[float]:
+        """Of each round: the command against one sync and one round trip."""
+        medians = [list(map(statistics.median, of)) for of in (self.commands, self.syncs, self.trips)]
+        return [command / (sync + trip) for command, sync, trip in zip(*medians, strict=True)]
+
+
+async def measure(size: Size, steps: Steps) -> Report:
+    """Run the suite."""
+    steps.begin("commit", size.rounds)
+    rounds, writes = Rounds(), list[Write]()
+    async with bench(NODES) as made, echo_process() as trips:
+        await put_one_by_one(made, writes, size.warm_up)
+        await trips.measure(size.warm_up)
+        for _ in range(size.rounds):
+            await one_round(made, trips, rounds, writes, size.samples)
+            steps.done()
+        wrong = await made.wrong(writes)
+    ratio = Figure.of_ratios("command / (fdatasync + round trip)", rounds.ratios())
+    return Report(
+        "commit",
+        [
+            Figure.of_rounds("command", rounds.commands),
+            Figure.of_rounds(f"fdatasync of {RECORD_BYTES} B", rounds.syncs),
+            Figure.of_rounds("loopback round trip", rounds.trips),
+            ratio,
+        ],
+        [Bar(ratio, RATIO_MAX, "one lone durable command, three nodes on loopback, fsync on")],
+        wrong,
+        {"nodes": NODES, "value_bytes": VALUE_BYTES, "acknowledged": len(writes)},
+    )
+
+
+async def one_round(
+    made: Bench, trips: RoundTrips, rounds: Rounds, writes: list[Write], samples: int
+) -> None:
+    """Measure each thing in turn."""
+    rounds.syncs.append(measure_syncs(made.cluster.folder, samples))
+    rounds.commands.append(await put_one_by_one(made, writes, samples))
+    rounds.trips.append(await trips.measure(samples))
+
+
+async def put_one_by_one(made: Bench, writes: list[Write], count: int) -> list[float]:
+    """Durations of ``count`` puts in seconds. Raises what a put raised."""
+    durations = []
+    for _ in range(count):
+        number = len(writes)
+        write = await timed_write(made, writes, f"commit/{number:06d}", f"{number:0{VALUE_BYTES}d}")
+        if write.acknowledged_at is None:
+            assert write.error is not None
+            raise write.error
+        durations.append(write.acknowledged_at - write.begun_at)
+    return durations

@@ -1,0 +1,130 @@
+"""What was measured, as numbers that can be compared. Pure.
+
+One run on a busy machine proves little, so everything is measured in rounds: a round's figure is the
+median of its samples, and a figure is the median of its rounds, with the least and the greatest beside
+it to show how far the rounds disagree. Ratios are taken within a round, so that what slows the machine
+down for a while slows both sides.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+ROUNDS_MIN: Final = 5
+"""Fewer rounds are for trying things out: their figures mean nothing."""
+_SCALES: Final = {"us": 1e6, "ms": 1e3, "x": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One quantity. ``unit`` is ``us``, ``ms`` or ``x`` (a ratio).
+
+    ``rounds`` has one value per round, ``p99`` is over the samples of all rounds (``None``: the rounds
+    are ratios and have none), ``samples`` is how many there were.
+    """
+
+    name: str
+    unit: str
+    rounds: tuple[float, ...]
+    p99: float | None
+    samples: int
+
+    @classmethod
+    def of_rounds(cls, name: str, rounds_s: Sequence[Sequence[float]], unit: str = "us") -> Figure:
+        """The figure of durations in seconds, sampled in rounds."""
+        scale = _SCALES[unit]
+        everything = [sample for samples in rounds_s for sample in samples]
+        medians = tuple(statistics.median(samples) * scale for samples in rounds_s)
+        return cls(name, unit, medians, percentile(everything, 0.99) * scale, len(everything))
+
+    @classmethod
+    def of_trials(cls, name: str, trials_s: Sequence[float], unit: str = "ms") -> Figure:
+        """The figure of durations in seconds that are too long to be sampled more than once a round."""
+        return cls.of_rounds(name, [(trial_s,) for trial_s in trials_s], unit)
+
+    @classmethod
+    def of_ratios(cls, name: str, ratios: Sequence[float]) -> Figure:
+        """The figure of one ratio per round."""
+        return cls(name, "x", tuple(ratios), None, len(ratios))
+
+    @property
+    def median(self) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.rounds)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The figure as JSON values."""
+        return {
+            "unit": self.unit,
+            "median": rounded(self.median),
+            "min": rounded(min(self.rounds)),
+            "max": rounded(max(self.rounds)),
+            "p99": None if self.p99 is None else rounded(self.p99),
+            "samples": self.samples,
+            "rounds": [rounded(value) for value in self.rounds],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How good a figure must be: its median is to be under ``below``, in the figure's own unit."""
+
+    figure: Figure
+    below: float
+    why: str
+
+    @property
+    def met(self) -> bool:
+        """Whether it is."""
+        return self.figure.median < self.below
+
+    def to_plain(self) -> dict[str, Any]:
+        """The verdict as JSON values."""
+        return {
+            "figure": self.figure.name,
+            "unit": self.figure.unit,
+            "median": rounded(self.figure.median),
+            "below": self.below,
+            "met": self.met,
+            "why": self.why,
+        }
+
+
+@dataclass(slots=True)
+class Report:
+    """What one suite found. ``wrong`` lists what was answered wrongly: then no figure counts."""
+
+    suite: str
+    figures: list[Figure] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def correct(self) -> bool:
+        """Whether everything that was timed was also done rightly."""
+        return not self.wrong
+
+    def to_plain(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "figures": {figure.name: figure.to_plain() for figure in self.figures},
+            "bars": [bar.to_plain() for bar in self.bars],
+            "correct": self.correct,
+            "wrong": self.wrong,
+            **self.notes,
+        }
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest sample that at least ``share`` of them do not exceed (nearest rank)."""
+    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
+
+
+def rounded(value: float) -> float:
+    """Four digits: more would claim a precision that no measurement here has."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,179 @@
+"""The benchmarks run, in their smallest size: what they report is whole, and what they time is right.
+
+No figure is compared with a bar here: on a busy machine that would say nothing about the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp.cli.demo.workload import Write
+from simulations.benchmarks import commit, direct, failover
+from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, verdicts
+from simulations.benchmarks.cluster import bench, timed_write
+from simulations.benchmarks.disk import measure_syncs
+from simulations.benchmarks.echo import echo_process
+from simulations.benchmarks.figures import Bar, Figure, Report, percentile
+from simulations.benchmarks.machine import describe
+from simulations.benchmarks.progress import Steps
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SILENT = Steps(quiet=True)
+DURATIONS = st.lists(st.floats(1e-7, 10.0), min_size=1, max_size=40)
+
+
+def check_figures(report: Report, rounds: int) -> None:
+    """Every figure is there for every round, positive, and in order."""
+    for figure in report.figures:
+        assert len(figure.rounds) == rounds, figure
+        assert all(math.isfinite(value) and value > 0 for value in figure.rounds), figure
+        assert min(figure.rounds) <= figure.median <= max(figure.rounds)
+        assert figure.unit == "x" or (figure.p99 is not None and figure.p99 >= min(figure.rounds))
+    assert {bar.figure.name for bar in report.bars} <= {figure.name for figure in report.figures}
+    assert len(report.bars) == 1
+
+
+def test_commit_measures_commands_disk_and_network_in_every_round() -> None:
+    report = asyncio.run(commit.measure(commit.Size(rounds=2, samples=3, warm_up=2), SILENT))
+    check_figures(report, rounds=2)
+    assert report.wrong == []
+    assert report.notes["acknowledged"] == 2 + 2 * 3
+    command, sync, trip, ratio = report.figures
+    assert [figure.samples for figure in (command, sync, trip)] == [6, 6, 6]
+    expected = [c / (s + t) for c, s, t in zip(command.rounds, sync.rounds, trip.rounds, strict=True)]
+    assert ratio.rounds == pytest.approx(expected)
+
+
+def test_direct_compares_every_answer_with_the_model_in_process() -> None:
+    report = asyncio.run(direct.measure(direct.Size(rounds=2, samples=4, warm_up=1), SILENT))
+    check_figures(report, rounds=2)
+    assert report.wrong == []
+    native, own, overhead, share = report.figures
+    assert native.samples == own.samples == 8
+    assert overhead.rounds == pytest.approx([n - o for n, o in zip(native.rounds, own.rounds, strict=True)])
+    expected = [n / (2 * o + 500) for n, o in zip(native.rounds, own.rounds, strict=True)]
+    assert share.rounds == pytest.approx(expected)
+
+
+def test_failover_kills_a_leader_and_loses_nothing() -> None:
+    report = asyncio.run(failover.measure(failover.Size(trials=1), SILENT))
+    check_figures(report, rounds=1)
+    assert report.wrong == []
+    assert report.notes["acknowledged"] > 0
+
+
+def test_the_command_prints_one_object_with_every_figure() -> None:
+    command = [sys.executable, "-m", "simulations.benchmarks", "direct", "--quick", "--json"]
+    outcome = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(outcome.stdout)
+    assert found["quick"] is True
+    assert found["machine"]["cores"] >= 1
+    assert set(found["suites"]) == {"direct"}
+    suite = found["suites"]["direct"]
+    assert suite["correct"] is True
+    assert set(suite["bars"][0]) == {"figure", "unit", "median", "below", "met", "why"}
+    for figure in suite["figures"].values():
+        assert figure["min"] <= figure["median"] <= figure["max"]
+        assert len(figure["rounds"]) == direct.QUICK.rounds
+    assert outcome.stderr == ""  # there is no terminal to show progress on
+
+
+def test_the_help_names_every_suite() -> None:
+    shown = CliRunner().invoke(benchmarks, ["--help"]).output
+    assert all(name in shown and suite.summary in shown for name, suite in SUITES.items())
+
+
+def test_an_unknown_suite_is_refused_before_anything_starts() -> None:
+    outcome = CliRunner().invoke(benchmarks, ["nonesuch"])
+    assert outcome.exit_code == 2
+    assert "nonesuch" in outcome.output
+
+
+def test_a_value_that_differs_a_lost_key_and_a_second_write_are_found() -> None:
+    async def scenario() -> list[str]:
+        async with bench(1) as made:
+            writes: list[Write] = []
+            for key in ("good", "changed", "twice"):
+                await timed_write(made, writes, key, "value")
+            await made.client.put("twice", "value")
+            writes[1].value = "another"
+            writes.append(Write("never", "value", 0.0, acknowledged_at=1.0))
+            return await made.wrong(writes)
+
+    found = asyncio.run(scenario())
+    assert sorted(line.split(" on ")[0] for line in found) == [
+        "another value: changed",
+        "applied twice: twice",
+        "lost: never",
+    ]
+
+
+def test_an_answer_that_differs_is_seen() -> None:
+    expected: dict[str, Any] = {"label": np.array([3]), "probabilities": np.array([[0.25, 0.75]])}
+    assert direct.equal({**expected, "probabilities": np.array([[0.25, 0.75 + 1e-9]])}, expected)
+    assert not direct.equal({**expected, "label": np.array([4])}, expected)
+    assert not direct.equal({"label": expected["label"]}, expected)
+    assert not direct.equal({**expected, "label": np.array([[3]])}, expected)
+
+
+def test_the_yardsticks_give_as_many_durations_as_were_asked_for(tmp_path: Path) -> None:
+    async def trips() -> list[float]:
+        async with echo_process() as other:
+            return await other.measure(5)
+
+    for durations in (asyncio.run(trips()), measure_syncs(tmp_path, 5)):
+        assert len(durations) == 5
+        assert all(duration > 0 for duration in durations)
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(DURATIONS, st.floats(0.01, 1.0))
+def test_a_percentile_is_the_least_that_enough_do_not_exceed(samples: list[float], share: float) -> None:
+    found = percentile(samples, share)
+    assert sum(sample <= found for sample in samples) >= share * len(samples)
+    lower = [sample for sample in samples if sample < found]
+    assert not lower or sum(sample <= max(lower) for sample in samples) < share * len(samples)
+
+
+@given(st.lists(DURATIONS, min_size=1, max_size=7))
+def test_a_figure_lies_between_its_rounds(rounds: list[list[float]]) -> None:
+    figure = Figure.of_rounds("x", rounds)
+    assert min(figure.rounds) <= figure.median <= max(figure.rounds)
+    assert figure.samples == sum(map(len, rounds))
+    assert json.loads(json.dumps(figure.to_plain()))["samples"] == figure.samples
+
+
+def test_a_bar_is_met_below_it_only() -> None:
+    figure = Figure.of_ratios("ratio", [1.0, 2.0, 3.0])
+    assert Bar(figure, 2.1, "why").met
+    assert not Bar(figure, 2.0, "why").met
+
+
+def test_a_report_tells_people_what_was_wrong_and_which_bar_was_missed() -> None:
+    slow, fast = Figure.of_trials("slow", [0.7] * 5), Figure.of_trials("fast", [0.1])
+    report = Report("s", [slow, fast], [Bar(slow, 600.0, "a"), Bar(fast, 600.0, "b")], ["lost: k"])
+    lines = verdicts(report)
+    assert lines[0] == "bar NOT MET: a: 700 ms < 600 ms"
+    assert lines[1] == "bar met: b: 100 ms < 600 ms (too few rounds to mean anything)"
+    assert "lost: k" in lines[-1]
+    assert not report.correct
+    assert figures_table(report).row_count == 2
+
+
+def test_the_machine_is_described(tmp_path: Path) -> None:
+    told = describe(tmp_path)
+    assert told["cores"] >= 1
+    assert told["file_system"] != "unknown"
+    assert told["onnxruntime"][0].isdigit()

@@ -13,6 +13,7 @@ Pure bookkeeping: the driver does the sending.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -133,7 +134,10 @@ class Proposals:
 
     def stale(self, sent_before: float) -> list[bytes]:
         """Request ids of those that were sent before that time and are not resolved."""
-        return [i for i, p in self._sent.items() if p.sent_at < sent_before]
+        # In the order of sending, so the first that is not stale ends the search.
+        return [
+            i for i, _ in itertools.takewhile(lambda sent: sent[1].sent_at < sent_before, self._sent.items())
+        ]
 
     def next_deadline(self) -> float:
         """When :meth:`expired` has something to say; infinity when nothing is pending."""

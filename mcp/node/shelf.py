@@ -22,6 +22,9 @@ from mcp.node.artefacts import Artefacts
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
 
+RETRY_S_MIN = 0.25
+RETRY_S_MAX = 60.0
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -42,6 +45,7 @@ class Shelf:
         self._artefacts = artefacts
         self._on_ready = on_ready
         self._ready: dict[str, ModelInfo] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
         self._loading: dict[str, asyncio.Task[ModelInfo]] = {}
 
     async def close(self) -> None:
@@ -56,9 +60,15 @@ class Shelf:
         return self._ready.get(digest)
 
     def want(self, digest: str, size: int, holders: Sequence[str]) -> asyncio.Task[ModelInfo] | None:
-        """Begin to bring a model here and to load it, unless that is done or under way."""
-        if digest in self._ready:
+        """Begin to bring a model here and to load it, unless that is done or under way.
+
+        One that failed is left alone for a while, longer each time.
+        """
+        if digest in self._ready or self._resting(digest):
             return None
+        return self._begin(digest, size, holders)
+
+    def _begin(self, digest: str, size: int, holders: Sequence[str]) -> asyncio.Task[ModelInfo]:
         task = self._loading.get(digest)
         if task is None:
             task = asyncio.ensure_future(self._prepare(digest, size, list(holders)))
@@ -68,8 +78,8 @@ class Shelf:
 
     async def ensure(self, digest: str, size: int, holders: Sequence[str]) -> ModelInfo:
         """Have a model ready. Raises what kept it from being so."""
-        task = self.want(digest, size, holders)
-        return self._ready[digest] if task is None else await asyncio.shield(task)
+        info = self._ready.get(digest)
+        return info if info is not None else await asyncio.shield(self._begin(digest, size, holders))
 
     def keep_only(self, digests: set[str]) -> None:
         """Unload what is not in ``digests``."""
@@ -91,9 +101,16 @@ class Shelf:
 
     async def ensure_within(self, model: ModelVersion, timeout_s: float) -> ModelInfo:
         """As :meth:`ensure`, for no longer than ``timeout_s``. Raises :class:`ModelNotReady`."""
+        info = self._ready.get(model.digest)
+        if info is not None:
+            return info
+        if self._resting(model.digest):
+            raise _not_ready(model, self.problems[model.digest])
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.ensure(model.digest, model.size, model.holders)
+        except McpError as error:
+            raise _not_ready(model, error) from error
         except TimeoutError:
             raise ModelNotReady(
                 f"{model.name} {model.version} did not become ready on this node within {timeout_s:.1f} s; "
@@ -104,8 +121,7 @@ class Shelf:
         self, model: ModelVersion, inputs: Arrays, outputs: Sequence[str] | None, timeout_s: float
     ) -> dict[str, NDArray[np.generic]]:
         """Run a model, waiting for it to become ready first if need be."""
-        if model.digest not in self._ready:
-            await self.ensure_within(model, timeout_s)
+        await self.ensure_within(model, timeout_s)
         try:
             return await self._pool.run(model.digest, inputs, outputs=outputs, timeout_s=timeout_s)
         except Exception as error:
@@ -129,6 +145,22 @@ class Shelf:
         if error is None:
             self._ready[digest] = task.result()
             self.problems.pop(digest, None)
+            self._failures.pop(digest, None)
             self._on_ready(digest)
         else:
             self.problems[digest] = translated(error)
+            count = self._failures.get(digest, (0, 0.0))[0] + 1
+            pause_s = min(RETRY_S_MAX, RETRY_S_MIN * 2**count)
+            self._failures[digest] = (count, asyncio.get_running_loop().time() + pause_s)
+
+    def _resting(self, digest: str) -> bool:
+        failed = self._failures.get(digest)
+        return failed is not None and asyncio.get_running_loop().time() < failed[1]
+
+
+def _not_ready(model: ModelVersion, cause: McpError) -> ModelNotReady:
+    return ModelNotReady(
+        f"{model.name} {model.version} cannot be made ready on this node ({cause.code}: {cause.message}); "
+        "ask another node, it is tried again here",
+        details={"cause": cause.to_wire()},
+    )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp.cli.connection import client_command
-from mcp.cli.inputs import INPUT_FORMS, Request, Sources, request_from
+from mcp.cli.inputs import INPUT_FORMS, Request, Sources, request_from, typed
 from mcp.cli.options import FILE, Command, json_option, option, together
 from mcp.cli.output import duration, print_json, print_parts, table
 from mcp.client.client import Client
@@ -40,9 +40,19 @@ def takes_inputs(command: Command) -> Command:
     return click.argument("model", required=False)(input_options(command))
 
 
-def asked(model: str | None, options: Mapping[str, Any]) -> Request:
-    """Read the request that the options of :func:`takes_inputs` describe."""
-    return request_from(model, Sources(**options))
+async def asked(client: Client, model: str | None, options: Mapping[str, Any]) -> Request:
+    """Read the request that the options of :func:`takes_inputs` describe.
+
+    The cluster is asked for the model's types only if there are numbers without one.
+    """
+    request = request_from(model, Sources(**options))
+    if not request.untyped:
+        return request
+    name, _, version = request.model.partition("@")
+    for known in await client.models():
+        if (known.name == name or name in known.aliases) and version in ("", known.version):
+            return typed(request, {str(spec.get("name")): str(spec.get("dtype")) for spec in known.inputs})
+    return typed(request, {})
 
 
 @click.command(
@@ -61,7 +71,7 @@ async def infer(client: Client, model: str | None, as_json: bool, **options: Any
 
     The answer comes straight from one node; nothing is recorded. 'mcpctl submit' records.
     """
-    request = asked(model, options)
+    request = await asked(client, model, options)
     clock = SystemClock()
     started = clock.monotonic()
     answer = await client.infer(request.model, request.inputs, timeout_s=request.timeout_s)
@@ -113,7 +123,7 @@ async def submit(
 
     Returns once a quorum of the nodes has it on disk: from then on it is done whichever node fails.
     """
-    request = asked(model, options)
+    request = await asked(client, model, options)
     accepted = await client.submit(
         request.model,
         request.inputs,

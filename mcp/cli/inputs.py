@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -27,11 +27,15 @@ INPUT_FORMS: Final = "NAME=@FILE.npy, NAME=@FILE.npz:ARRAY, NAME=JSON or NAME:DT
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of which model. ``inputs`` are arrays by name, or a text."""
+    """What is asked of which model. ``inputs`` are arrays by name, or a text.
+
+    ``untyped`` are the inputs that came as bare numbers, whose element type nobody named.
+    """
 
     model: str
     inputs: dict[str, Array] | str
     timeout_s: float | None = None
+    untyped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +67,47 @@ def request_from(model: str | None, sources: Sources) -> Request:
             raise InvalidArgument("--text is an input by itself; leave out the other inputs, or it")
         return Request(model, sources.text)
     arrays: dict[str, Array] = {}
+    untyped: set[str] = set()
     if sources.npz is not None:
         arrays |= _npz_arrays(sources.npz)
     if sources.json_file is not None:
-        arrays |= _json_arrays(sources.json_file)
-    arrays |= dict(_pair(text) for text in sources.pairs)
+        _add_described(_json_object(sources.json_file), arrays, untyped)
+    for pair in sources.pairs:
+        _add_pair(pair, arrays, untyped)
     if not arrays:
         raise InvalidArgument(
             f"no input is given: use --input ({INPUT_FORMS}), --npz, --json-input, --text or --request"
         )
-    return Request(model, _cut(arrays, sources.rows))
+    return Request(model, _cut(arrays, sources.rows), untyped=frozenset(untyped))
+
+
+def typed(request: Request, declared: Mapping[str, str]) -> Request:
+    """Give bare numbers the element types that the model declares, by input name.
+
+    Where it declares none, or one that would change a value, numbers with a point become FP32 and whole
+    ones INT64; the model then says what it expected.
+    """
+    if isinstance(request.inputs, str):
+        return request
+    arrays = dict(request.inputs)
+    for name in request.untyped & arrays.keys():
+        arrays[name] = _fitted(arrays[name], declared.get(name))
+    return replace(request, inputs=arrays, untyped=frozenset())
+
+
+def _fitted(array: Array, dtype: str | None) -> Array:
+    wanted = DTYPES.get(dtype or "")
+    if wanted is not None and array.dtype.kind in "iuf":
+        with np.errstate(over="ignore", invalid="ignore"):
+            fitted = array.astype(wanted)
+        # A point that is cut off or a number that wraps is a mistake; a rounded fraction is not.
+        if wanted.kind == "f" or np.array_equal(fitted, array):
+            return fitted
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def array_from_json(name: str, value: Any, dtype: str | None = None) -> Array:
-    """Return nested lists as an array: numbers with a point as FP32, whole ones as INT64, unless told.
+    """Return nested lists as an array, of the named type or of the one that holds the numbers exactly.
 
     Raises :class:`~mcp.errors.InvalidArgument` for ragged lists, mixed types and unknown types.
     """
@@ -97,18 +128,21 @@ def array_from_json(name: str, value: Any, dtype: str | None = None) -> Array:
         raise InvalidArgument(
             f"input {name!r} mixes kinds of values; numbers, texts or booleans are expected"
         )
-    return array.astype(np.float32) if dtype is None and array.dtype == np.float64 else array
+    return array
 
 
-def _pair(text: str) -> tuple[str, Array]:
+def _add_pair(text: str, arrays: dict[str, Array], untyped: set[str]) -> None:
     name, separator, value = text.partition("=")
     name, _, dtype = name.partition(":")
     if not separator or not name:
         raise InvalidArgument(f"--input {text!r} is not one of {INPUT_FORMS}")
     if value.startswith("@"):
         array = _array_file(value[1:])
-        return name, array if not dtype else array_from_json(name, array, dtype)
-    return name, array_from_json(name, _parsed(value, f"--input {name}"), dtype or None)
+        arrays[name] = array_from_json(name, array, dtype) if dtype else array
+        return
+    arrays[name] = array_from_json(name, _parsed(value, f"--input {name}"), dtype or None)
+    if not dtype:
+        untyped.add(name)
 
 
 def _array_file(where: str) -> Array:
@@ -140,17 +174,26 @@ def _load(path: Path) -> Array | dict[str, Array]:
         raise InvalidArgument(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
 
 
-def _json_arrays(where: str) -> dict[str, Array]:
+def _json_object(where: str) -> Mapping[str, Any]:
     value = _parsed(_text(where), where)
     if not isinstance(value, dict) or not value:
         raise InvalidArgument(f'{where}: an object of inputs is expected, such as {{"image": [[0.5, 1.0]]}}')
-    return {str(name): _described_array(str(name), item) for name, item in value.items()}
+    return value
 
 
-def _described_array(name: str, item: Any) -> Array:
-    """Read bare nested lists, or an object with ``data`` and possibly ``datatype`` and ``shape``."""
-    if not isinstance(item, Mapping):
-        return array_from_json(name, item)
+def _add_described(described: Mapping[str, Any], arrays: dict[str, Array], untyped: set[str]) -> None:
+    """Add inputs in JSON: bare lists, or objects with ``data`` and possibly ``datatype`` and ``shape``."""
+    for name, item in described.items():
+        if not isinstance(item, Mapping):
+            arrays[name] = array_from_json(name, item)
+            untyped.add(name)
+            continue
+        arrays[name] = _described_array(name, item)
+        if "dtype" not in item and "datatype" not in item:
+            untyped.add(name)
+
+
+def _described_array(name: str, item: Mapping[str, Any]) -> Array:
     if "data" not in item:
         raise InvalidArgument(f'input {name!r} has no "data"')
     array = array_from_json(name, item["data"], item.get("dtype", item.get("datatype")))
@@ -178,22 +221,24 @@ def _from_request_file(model: str | None, sources: Sources) -> Request:
         raise InvalidArgument(
             f'{sources.request}: "timeout_ms" is {timeout_ms!r}; a number above 0 is expected'
         )
-    return Request(hint, _request_inputs(payload, sources), timeout_ms / 1000 if timeout_ms else None)
-
-
-def _request_inputs(payload: Mapping[str, Any], sources: Sources) -> dict[str, Array] | str:
+    timeout_s = timeout_ms / 1000 if timeout_ms else None
     if isinstance(payload.get("data_chunk"), str):
-        return str(payload["data_chunk"])
+        return Request(hint, str(payload["data_chunk"]), timeout_s)
+    arrays: dict[str, Array] = {}
+    untyped: set[str] = set()
+    _add_described(_listed_inputs(payload, str(sources.request)), arrays, untyped)
+    return Request(hint, _cut(arrays, sources.rows), timeout_s, frozenset(untyped))
+
+
+def _listed_inputs(payload: Mapping[str, Any], where: str) -> dict[str, Any]:
     listed = payload.get("inputs")
     if not isinstance(listed, list) or not all(
         isinstance(item, Mapping) and "name" in item for item in listed
     ):
         raise InvalidArgument(
-            f'{sources.request} has neither "data_chunk" (a text) nor "inputs" (a list of named objects)'
+            f'{where} has neither "data_chunk" (a text) nor "inputs" (a list of objects with a name)'
         )
-    return _cut(
-        {str(item["name"]): _described_array(str(item["name"]), item) for item in listed}, sources.rows
-    )
+    return {str(item["name"]): item for item in listed}
 
 
 def _cut(arrays: dict[str, Array], rows: str | None) -> dict[str, Array]:

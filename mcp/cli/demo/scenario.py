@@ -52,7 +52,8 @@ class Scenario:
             victim = await self._fail_over(ledger)
             await inferences.reached(RESTART_AFTER)
             await victim.start()
-            self.display.event(f"{victim.node} is started again with what it has on its disk")
+            await self._settled(f"{victim.node} back", lambda status: victim.node in answering(status))
+            self.display.event(f"{victim.node} is started again and follows, with what it had on its disk")
             await load
             ledger.close()
         await self._judge(inferences, ledger)
@@ -109,3 +110,8 @@ class Scenario:
             if self.clock.monotonic() > deadline:
                 raise DeadlineExceeded(f"the demo's cluster did not get {what} in {SETTLE_TIMEOUT_S:.0f} s")
             await asyncio.sleep(POLL_S)
+
+
+def answering(status: ClusterStatus) -> set[str | None]:
+    """Return the nodes that answered for themselves."""
+    return {node.node for node in status.reachable}

@@ -1,1 +1,6 @@
-"""The Raft engine: PySyncObj behind a sans-IO interface, with guards for what it gets wrong."""
+"""PySyncObj's Raft behind guards: :class:`~consensus.raft.engine.RaftEngine`."""
+
+from consensus.raft.config import RaftConfig
+from consensus.raft.engine import RaftEngine
+
+__all__ = ["RaftConfig", "RaftEngine"]

@@ -1,0 +1,440 @@
+"""The Raft engine: PySyncObj's core between our guards.
+
+One pass through the engine: an event comes in and is checked (:mod:`~consensus.raft.messages`), put
+into a form that PySyncObj handles rightly (:mod:`~consensus.raft.guards`) and delivered
+(:mod:`~consensus.raft.seams`). What PySyncObj then wants to persist, send and apply gathers until
+:meth:`RaftEngine.take_output`, which first decides which peers are owed an append.
+
+Room is left for what comes later: message types for PreVote and for the transfer of leadership,
+and numbered heartbeats whose acknowledgements echo the number, which is what ReadIndex needs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from consensus.errors import EntryTooLarge, InvariantViolated, NotLeader
+from consensus.interface import (
+    EngineStatus,
+    Entry,
+    EntryKind,
+    Output,
+    Recovered,
+    Role,
+    SnapshotMeta,
+)
+from consensus.raft.config import VOTERS_MAX, RaftConfig
+from consensus.raft.guards import Ballot, Delivery, Reign, normalise
+from consensus.raft.log import MemoryLog
+from consensus.raft.messages import (
+    Ack,
+    Append,
+    Codec,
+    Malformed,
+    Message,
+    RequestVote,
+    SnapshotPending,
+    Vote,
+)
+from consensus.raft.replication import Replication
+from consensus.raft.seams import Core, Peer
+
+if TYPE_CHECKING:
+    from random import Random
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+DEADLINE_SLACK_S = 1e-6
+"""PySyncObj acts strictly after a deadline: ticking that much later is sure to be after it."""
+
+
+def _event(
+    method: Callable[Concatenate[RaftEngine, _P], _R],
+) -> Callable[Concatenate[RaftEngine, _P], _R]:
+    """Every way into the engine: none is open any more once an invariant was violated."""
+
+    @functools.wraps(method)
+    def enter(self: RaftEngine, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if self._broken is not None:
+            raise InvariantViolated(f"the engine has stopped: {self._broken}")
+        self._status = None
+        try:
+            return method(self, *args, **kwargs)
+        except InvariantViolated as error:
+            self._broken = str(error)
+            raise
+
+    return enter
+
+
+class RaftEngine:
+    """One voter of a Raft cluster. Implements :class:`~consensus.interface.Engine`.
+
+    ``voters`` are the node ids of all one to seven voters, this one included, equal on every voter.
+    ``recovered`` is what the disk held; ``now`` and every later ``now`` are seconds on one clock that
+    does not go back, ``random`` draws the election timeouts. Times and limits: :class:`RaftConfig`.
+
+    A log begins with one entry at index 1 that every node knows. A fresh node persists it and commits
+    it in its first output; proposals follow from a leader's first entry on.
+
+    Raises :class:`ValueError` when the voters make no sense, and
+    :class:`~consensus.errors.InvariantViolated` when ``recovered`` contradicts itself.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        voters: Sequence[str],
+        recovered: Recovered,
+        *,
+        now: float,
+        random: Random,
+        config: RaftConfig = RaftConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        self._config = config
+        self._voters = _check_voters(node_id, voters)
+        self._peers = {name: Peer(ordinal, name) for ordinal, name in enumerate(self._voters, 1)}
+        self._self = self._peers[node_id]
+        self._others = [peer for peer in self._peers.values() if peer != self._self]
+        self._codec = Codec(config)
+        self._log = MemoryLog(recovered, config)
+        self._reign, self._ballot = Reign(), Ballot()
+        self._answering: tuple[int, Delivery] | None = None
+        self._broken: str | None = None
+        self._status: EngineStatus | None = None
+        self._output = Output()
+        self.dropped: Counter[str] = Counter()
+        """How many messages were dropped, by reason."""
+        applied = recovered.snapshot.index if recovered.snapshot else 0
+        self._core = Core(
+            self._self, self._others, self._log, self, config, applied_index=applied, now=now, random=random
+        )
+        self._replication = Replication(self._core, self._log, self._codec, self._others, config)
+        self._core.advance()
+
+    # -- events ------------------------------------------------------------------------------------
+
+    @_event
+    def receive(self, peer: str, message: bytes, now: float) -> None:
+        """Take a peer's message. See :meth:`consensus.interface.Engine.receive`."""
+        self._advance_clock(now)
+        sender = self._peers.get(peer)
+        if sender is None or sender == self._self:
+            self.dropped["unknown_peer"] += 1
+            return
+        try:
+            decoded = self._codec.decode(message)
+        except Malformed as problem:
+            self.dropped[problem.reason] += 1
+            return
+        self._handle(sender, decoded)
+        self._notice_role()
+
+    @_event
+    def propose(self, data: bytes, now: float) -> tuple[int, int]:
+        """Append ``data``. See :meth:`consensus.interface.Engine.propose`."""
+        self._advance_clock(now)
+        core = self._core
+        if not core.is_leader:
+            leader = core.leader
+            raise NotLeader(None if leader is None else leader.id)
+        if len(data) > self._config.entry_bytes_max:
+            raise EntryTooLarge(
+                f"the proposal has {len(data)} bytes, at most entry_bytes_max={self._config.entry_bytes_max} "
+                "are allowed; split it, or keep the bulk out of the log"
+            )
+        entry = Entry(self._log.last_index + 1, core.term, EntryKind.COMMAND, bytes(data))
+        self._log.append(entry)
+        return entry.term, entry.index
+
+    @_event
+    def tick(self, now: float) -> None:
+        """Let time pass. See :meth:`consensus.interface.Engine.tick`."""
+        self._advance_clock(now)
+        self._core.tick()
+        self._notice_role()
+
+    @_event
+    def peer_connected(self, peer: str, now: float) -> None:
+        """Messages to ``peer`` have a chance to arrive from now on."""
+        self._advance_clock(now)
+        node = self._peers.get(peer)
+        if node is None or node == self._self or node in self._core.connected:
+            return
+        if not self._core.connected and not self._core.is_leader:
+            # Cut off until now: give a leader the time to make itself heard before calling an election.
+            self._core.postpone_election()
+        self._core.connect(node)
+        self._replication.connected(node)
+
+    @_event
+    def peer_disconnected(self, peer: str, now: float) -> None:
+        """Messages to ``peer`` are lost until further notice."""
+        self._advance_clock(now)
+        node = self._peers.get(peer)
+        if node is None or node not in self._core.connected:
+            return
+        self._core.disconnect(node)
+        self._replication.disconnected(node)
+
+    @_event
+    def install_snapshot(self, peer: str, term: int, meta: SnapshotMeta, now: float) -> bool:
+        """Take a leader's snapshot. See :meth:`consensus.interface.Engine.install_snapshot`.
+
+        When the log holds the snapshot's last entry, everything up to it is known to be committed
+        and is applied from the log: the log stays, and nothing is restored.
+        """
+        self._advance_clock(now)
+        sender = self._peers.get(peer)
+        if sender is None or sender == self._self or not self._follow(sender, term):
+            self.dropped["snapshot_refused"] += 1
+            return False
+        self._notice_role()
+        if meta.index <= self._core.commit_index:
+            return False
+        held = self._log.base_index <= meta.index <= self._log.last_index
+        if held and self._log.term_at(meta.index) == meta.term:
+            self._core.committed_to(meta.index, applied=False)
+            self._core.advance()
+            return True
+        self._log.install(meta)
+        self._core.committed_to(meta.index, applied=True)
+        self._output.committed.clear()
+        self._output.restore = meta
+        return True
+
+    @_event
+    def snapshot_delivered(self, peer: str, term: int, index: int, now: float) -> None:
+        """``peer`` has made our snapshot durable: go on behind it."""
+        self._advance_clock(now)
+        core, node = self._core, self._peers.get(peer)
+        if node is None or node == self._self or not core.is_leader or term != core.term:
+            self.dropped["stale_ack"] += 1
+        elif index > core.commit_index:
+            self.dropped["ack_of_nothing"] += 1
+        else:
+            self._replication.delivered(node, index)
+
+    @_event
+    def compact(self, meta: SnapshotMeta, retain_entries: int) -> int:
+        """A snapshot is durable. See :meth:`consensus.interface.Engine.compact`."""
+        log = self._log
+        if meta.index > self._core.commit_index:
+            raise InvariantViolated(
+                f"a snapshot of {meta.index} was taken, but only {self._core.commit_index} is committed"
+            )
+        if meta.index >= log.base_index and log.term_at(meta.index) != meta.term:
+            raise InvariantViolated(
+                f"a snapshot of {meta.index} says term {meta.term}, the log says {log.term_at(meta.index)}"
+            )
+        return log.compact(meta.index - max(retain_entries, 0))
+
+    # -- what comes out ----------------------------------------------------------------------------
+
+    @_event
+    def take_output(self) -> Output:
+        """What has gathered. See :meth:`consensus.interface.Engine.take_output`."""
+        core = self._core
+        if core.is_leader:
+            if not self._others:
+                core.advance()
+            self._replication.flush(self._output)
+        output, self._output = self._output, Output()
+        output.persist = self._log.take_records()
+        return output
+
+    def next_deadline(self) -> float:
+        """The time at which :meth:`tick` has something to do; infinity when there is no such time.
+
+        A follower without a connection waits for one, and a leader without peers for a proposal.
+        """
+        core = self._core
+        if core.is_leader:
+            if not self._others:
+                return float("inf")
+            return min(core.heartbeat_at, self._replication.fallback_at()) + DEADLINE_SLACK_S
+        if self._others and not core.connected:
+            return float("inf")
+        return core.election_deadline + DEADLINE_SLACK_S
+
+    def status(self) -> EngineStatus:
+        """A view of the engine as it is now."""
+        if self._status is None:
+            self._status = self._view()
+        return self._status
+
+    def _view(self) -> EngineStatus:
+        core, leader = self._core, self._core.leader
+        match: Mapping[str, int] = {}
+        contact: Mapping[str, float] = {}
+        if core.is_leader:
+            match = {peer.id: core.match_index[peer] for peer in self._others}
+            contact = {peer.id: core.last_response[peer] for peer in self._others}
+        return EngineStatus(
+            self._self.id,
+            core.role,
+            core.term,
+            None if leader is None else leader.id,
+            self._log.first_index,
+            self._log.last_index,
+            core.commit_index,
+            self._voters,
+            match,
+            contact,
+        )
+
+    # -- messages in -------------------------------------------------------------------------------
+
+    def _handle(self, sender: Peer, message: Message) -> None:
+        match message:
+            case Append():
+                self._on_append(sender, message)
+            case Ack():
+                self._on_ack(sender, message)
+            case RequestVote():
+                self._on_request_vote(sender, message)
+            case Vote():
+                self._on_vote(sender, message)
+            case SnapshotPending():
+                self._on_snapshot_pending(sender, message)
+
+    def _on_append(self, sender: Peer, append: Append) -> None:
+        if not self._admit_leader(sender, append.term):
+            return
+        core = self._core
+        delivery = normalise(append, self._log, core.commit_index)
+        self._answering = append.number, delivery
+        core.deliver(
+            sender,
+            {
+                "type": "append_entries",
+                "term": append.term,
+                "commit_index": delivery.commit_index,
+                "entries": [(entry.data, entry.index, entry.term, entry) for entry in delivery.entries],
+                "prevLogIdx": delivery.prev_index,
+                "prevLogTerm": delivery.prev_term,
+            },
+        )
+        self._answering = None
+        core.advance()
+
+    def _on_snapshot_pending(self, sender: Peer, message: SnapshotPending) -> None:
+        if not self._follow(sender, message.term):
+            return
+        # What is committed here is in the leader's log: if it has come far enough, no snapshot is needed.
+        next_index = self._core.commit_index + 1
+        self._send(sender, Ack(message.term, message.number, next_index, success=False, reset=True))
+
+    def _follow(self, sender: Peer, term: int) -> bool:
+        """Take ``sender`` for the leader of ``term`` without looking at any entry of its log."""
+        if not self._admit_leader(sender, term):
+            return False
+        self._core.deliver(sender, {"type": "append_entries", "term": term, "commit_index": 0})
+        return True
+
+    def _admit_leader(self, sender: Peer, term: int) -> bool:
+        if term < self._core.term:
+            self.dropped["stale_term"] += 1
+            return False
+        if not self._reign.admit(term, sender):
+            self.dropped["second_leader"] += 1
+            return False
+        return True
+
+    def _on_ack(self, sender: Peer, ack: Ack) -> None:
+        """Deliver an answer if it is one to what this node sent as the leader of this term.
+
+        Defect 2: an acknowledgement of an earlier term speaks of entries that may be gone since.
+        """
+        core = self._core
+        if not core.is_leader or ack.term != core.term:
+            self.dropped["stale_ack"] += 1
+            return
+        if not self._replication.take_ack(sender, ack):
+            self.dropped["ack_of_nothing"] += 1
+
+    def _on_request_vote(self, sender: Peer, request: RequestVote) -> None:
+        self._core.deliver(
+            sender,
+            {
+                "type": "request_vote",
+                "term": request.term,
+                "last_log_index": request.last_index,
+                "last_log_term": request.last_term,
+            },
+        )
+
+    def _on_vote(self, sender: Peer, vote: Vote) -> None:
+        core = self._core
+        if core.role is not Role.CANDIDATE or vote.term != core.term:
+            self.dropped["stale_vote"] += 1
+            return
+        if not self._ballot.admit(vote.term, sender):
+            self.dropped["second_vote"] += 1
+            return
+        core.deliver(sender, {"type": "response_vote", "term": vote.term})
+        core.advance()
+
+    # -- messages out ------------------------------------------------------------------------------
+
+    def on_message(self, peer: Peer, message: dict[str, Any]) -> None:
+        """Take what PySyncObj sends. Called from inside :class:`Core`."""
+        match message["type"]:
+            case "append_entries":
+                self._replication.send(peer, message)
+            case "next_node_idx":
+                self._send_ack(peer, message)
+            case "request_vote":
+                request = RequestVote(message["term"], message["last_log_index"], message["last_log_term"])
+                self._send(peer, request)
+            case "response_vote":
+                self._send(peer, Vote(message["term"]))
+            case unknown:
+                raise InvariantViolated(f"PySyncObj sent a message of a type that is not ours: {unknown!r}")
+
+    def on_committed(self, index: int) -> None:
+        """Take what PySyncObj has committed. Called from inside :class:`Core`."""
+        self._output.committed.append(self._log.entry_at(index))
+
+    def _send(self, peer: Peer, message: Message) -> None:
+        self._output.send.append((peer.id, self._codec.encode(message)))
+
+    def _send_ack(self, peer: Peer, message: dict[str, Any]) -> None:
+        if self._answering is None:
+            raise InvariantViolated("PySyncObj acknowledged what nobody sent")
+        number, delivery = self._answering
+        if message["success"] and not number:
+            return
+        next_index = min(message["next_node_idx"], delivery.next_index_max)
+        ack = Ack(self._core.term, number, next_index, message["success"], message["reset"])
+        self._send(peer, ack)
+
+    # -- time and role -----------------------------------------------------------------------------
+
+    def _advance_clock(self, now: float) -> None:
+        self._core.now = max(self._core.now, now)
+
+    def _notice_role(self) -> None:
+        core = self._core
+        if core.is_leader:
+            if self._replication.term != core.term:
+                if not self._reign.admit(core.term, self._self):
+                    raise InvariantViolated(f"elected in term {core.term}, which has a leader already")
+                self._replication.begin()
+        elif self._replication.end() and core.election_deadline <= core.now:
+            # The deadline dates from before the reign: without this a deposed leader would call an
+            # election at once, against whoever deposed it.
+            core.postpone_election()
+
+
+def _check_voters(node_id: str, voters: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(sorted(set(voters)))
+    if len(names) != len(voters) or not 1 <= len(names) <= VOTERS_MAX:
+        raise ValueError(f"voters must be 1 to {VOTERS_MAX} distinct node ids, not {list(voters)}")
+    if node_id not in names:
+        raise ValueError(f"node {node_id!r} is not among the voters {list(names)}")
+    return names

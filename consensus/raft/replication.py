@@ -1,0 +1,166 @@
+"""The leader's side: which peer is owed an append, what its answers mean, what is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from consensus.interface import Entry, Output
+from consensus.raft.config import RaftConfig
+from consensus.raft.flow import Flow
+from consensus.raft.log import MemoryLog
+from consensus.raft.messages import Ack, Append, Codec, SnapshotPending
+from consensus.raft.seams import Core, Peer
+
+_NO_ENTRIES = b"\x90"
+
+
+class Replication:
+    """Keeps the peers of a leader up to date. It lives as long as the engine, its flows for a term."""
+
+    def __init__(
+        self, core: Core, log: MemoryLog, codec: Codec, peers: Sequence[Peer], config: RaftConfig
+    ) -> None:
+        self._core, self._log, self._codec, self._config = core, log, codec, config
+        self._peers = peers
+        self._majority = (len(peers) + 1) // 2
+        self._flows: dict[Peer, Flow] = {}
+        self._term = -1
+        self._number = 0
+        self._encoded: dict[tuple[int, int], bytes] = {}
+        self._output = Output()
+        self._early = self._output.send_early
+
+    @property
+    def term(self) -> int:
+        """The last term in which this node led, or -1."""
+        return self._term
+
+    def begin(self) -> None:
+        """The node has become the leader of the current term: everybody is owed a message."""
+        self._term = self._core.term
+        self._flows = {peer: Flow(self._config, self._core.now) for peer in self._peers}
+
+    def end(self) -> bool:
+        """The node leads no more. Returns whether it did until now."""
+        led, self._flows = bool(self._flows), {}
+        return led
+
+    def connected(self, peer: Peer) -> None:
+        """``peer`` can be reached: it hears from us at once."""
+        if peer in self._flows:
+            self._flows[peer].heartbeat_at = self._core.now
+
+    def disconnected(self, peer: Peer) -> None:
+        """``peer`` cannot be reached: what was on its way is lost."""
+        if peer in self._flows:
+            self._flows[peer].lost()
+
+    def fallback_at(self) -> float:
+        """When the majority, this node included, will have been silent for ``leader_fallback_s``."""
+        latest = sorted(self._core.last_response.values(), reverse=True)
+        return latest[self._majority - 1] + self._config.leader_fallback_s
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def take_ack(self, sender: Peer, ack: Ack) -> bool:
+        """Deliver an answer of the current term; ``False`` when it answers nothing that was sent."""
+        core, flow, last = self._core, self._flows[sender], self._log.last_index
+        if ack.number > self._number or (ack.success and ack.next_index > last + 1):
+            return False
+        flow.settled(ack.number)
+        reset = ack.reset and flow.is_news(ack.number)
+        sent_to = core.next_index[sender]
+        next_index = ack.next_index
+        if reset:
+            # A follower's log may be longer than ours, and an old rejection may point below what it has
+            # acknowledged since. PySyncObj takes both as they come (defect 20).
+            next_index = min(max(next_index, core.match_index[sender] + 1), last + 1)
+        core.deliver(
+            sender,
+            {"type": "next_node_idx", "reset": reset, "next_node_idx": next_index, "success": ack.success},
+        )
+        if reset:
+            flow.set_back(self._number)
+        elif sent_to > core.next_index[sender]:
+            core.next_index[sender] = sent_to
+        if ack.success:
+            core.advance()
+        return True
+
+    def delivered(self, peer: Peer, index: int) -> None:
+        """``peer`` has everything up to ``index``, which is committed, from a snapshot."""
+        core = self._core
+        core.match_index[peer] = max(core.match_index[peer], index)
+        core.next_index[peer] = max(core.next_index[peer], index + 1)
+        core.last_response[peer] = core.now
+        core.advance()
+
+    # -- appends -----------------------------------------------------------------------------------
+
+    def flush(self, output: Output) -> None:
+        """Send to each peer that is owed something: entries, a heartbeat, or a new commit index."""
+        core = self._core
+        due = [peer for peer in self._peers if peer in core.connected and self._is_due(peer)]
+        if due:
+            # Ours is a promise only while the record of our own election is not on the disk.
+            self._early = output.send if self._log.term_pending else output.send_early
+            self._output = output
+            core.replicate(due)
+            self._encoded.clear()
+        times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
+        core.heartbeat_at = min(times, default=core.now + self._config.heartbeat_s)
+
+    def _is_due(self, peer: Peer) -> bool:
+        core, flow = self._core, self._flows[peer]
+        if flow.heartbeat_at <= core.now:
+            return True
+        next_index = core.next_index[peer]
+        if next_index <= self._log.base_index or not flow.has_room:
+            return False
+        return next_index <= self._log.last_index or flow.commit_sent < core.commit_index
+
+    def send(self, peer: Peer, message: dict[str, Any]) -> None:
+        """Send an append as PySyncObj built it, as far as the peer's window allows."""
+        core, flow = self._core, self._flows[peer]
+        if "entries" not in message:
+            self._ask_for_snapshot(peer, flow)
+            return
+        entries, prev_index = message["entries"], message["prevLogIdx"]
+        if entries and not flow.has_room:
+            entries = ()
+            core.next_index[peer] = prev_index + 1
+        number = 0
+        if entries or flow.heartbeat_at <= core.now:
+            self._number = number = self._number + 1
+            flow.heartbeat_at = core.now + self._config.heartbeat_s
+        flow.commit_sent = core.commit_index
+        head = Append(core.term, number, core.commit_index, prev_index, message["prevLogTerm"], ())
+        data = self._codec.encode_append(head, self._encode(entries))
+        self._early.append((peer.id, data))
+        if entries:
+            flow.sent(number, len(data))
+        if not flow.has_room:
+            core.stop_replicating(peer)
+
+    def _encode(self, entries: Sequence[tuple[bytes, int, int, Entry]]) -> bytes:
+        """Encode once what goes to several peers."""
+        if not entries:
+            return _NO_ENTRIES
+        span = entries[0][1], entries[-1][1]
+        encoded = self._encoded.get(span)
+        if encoded is None:
+            encoded = self._encoded[span] = self._codec.encode_entries(entries)
+        return encoded
+
+    def _ask_for_snapshot(self, peer: Peer, flow: Flow) -> None:
+        """Defect 19: PySyncObj's message without a previous entry commits what nobody compared.
+
+        It becomes a heartbeat that speaks of no entry, once per heartbeat period. PySyncObj would
+        repeat it until its period is over (defect 21), so it is stopped after the first.
+        """
+        self._core.stop_replicating(peer)
+        self._number += 1
+        flow.heartbeat_at = self._core.now + self._config.heartbeat_s
+        self._output.snapshot_needed.append(peer.id)
+        self._early.append((peer.id, self._codec.encode(SnapshotPending(self._core.term, self._number))))

@@ -1,0 +1,384 @@
+"""The only module that knows PySyncObj. Everything it touches inside is named in :data:`INTERNALS`.
+
+PySyncObj's Raft runs here without its sockets, threads, files, clock, randomness and pickles:
+
+- *A copy of its own.* The module ``pysyncobj.syncobj`` is executed a second time into a private
+  module object, and only there the clock, the generator and pickle are replaced. Whoever uses
+  PySyncObj directly in the same process has the original, untouched.
+- *Time and randomness* come from a cell per thread that every entry into PySyncObj fills in first,
+  so engines with clocks of their own, in one thread or in many, do not see one another's.
+- *Peers are integers.* PySyncObj keeps peers in sets and in dictionaries; small integers have the
+  same hash in every process, so the same events give the same messages everywhere.
+- *Sending* is not left to PySyncObj's timer. It builds the appends, but :meth:`Core.replicate`
+  decides when and to whom, so that one append carries everything proposed in the meantime.
+- *Snapshots, compaction, membership, versions and commands* of PySyncObj are cut off: nothing that
+  a peer or a user supplies is ever unpickled or called in here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from consensus.errors import ConsensusError, InvariantViolated
+from consensus.interface import Role
+from consensus.raft.config import RaftConfig
+from consensus.raft.log import MemoryLog
+
+if TYPE_CHECKING:
+    from random import Random
+
+_T = TypeVar("_T")
+
+INTERNALS = (
+    "_SyncObj__applyLogEntries",
+    "_SyncObj__connectedNodes",
+    "_SyncObj__doApplyCommand",
+    "_SyncObj__generateRaftTimeout",
+    "_SyncObj__lastResponseTime",
+    "_SyncObj__needLoadDumpFile",
+    "_SyncObj__newAppendEntriesTime",
+    "_SyncObj__raftCommitIndex",
+    "_SyncObj__raftCurrentTerm",
+    "_SyncObj__raftElectionDeadline",
+    "_SyncObj__raftLastApplied",
+    "_SyncObj__raftLeader",
+    "_SyncObj__raftLog",
+    "_SyncObj__raftMatchIndex",
+    "_SyncObj__raftNextIndex",
+    "_SyncObj__raftState",
+    "_SyncObj__sendAppendEntries",
+    "_SyncObj__serializer",
+    "_SyncObj__tryLogCompaction",
+    "_SyncObj__votedForNodeId",
+    "_checkCommandsToApply",
+    "_onTick",
+    "_poller",
+)
+"""What an upgrade of PySyncObj must not move. A contract test looks each of them up by name."""
+
+
+class Peer(int):
+    """A voter, as PySyncObj sees it: an integer from 1, in the order of the sorted names.
+
+    ``id`` is the name: PySyncObj stores it as the vote.
+    """
+
+    id: str
+
+    def __new__(cls, ordinal: int, name: str) -> Peer:
+        """Make the voter ``name``."""
+        peer = super().__new__(cls, ordinal)
+        peer.id = name
+        return peer
+
+
+class _Ambient(threading.local):
+    """The clock and the generator of the engine that this thread is in."""
+
+    now: float = 0.0
+    random: Random
+
+
+class _AmbientRandom:
+    """Stands where PySyncObj expects the module ``random``."""
+
+    @staticmethod
+    def random() -> float:
+        return _ambient.random.random()
+
+
+class _NoPickle:
+    """Stands where PySyncObj expects the module ``pickle``."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise InvariantViolated(f"PySyncObj reached for pickle.{name}: nothing here may be pickled")
+
+
+def _ambient_now() -> float:
+    return _ambient.now
+
+
+def _private_copy() -> Any:
+    spec = importlib.util.find_spec("pysyncobj.syncobj")
+    if spec is None or spec.loader is None:
+        raise ImportError("pysyncobj.syncobj was not found; install pysyncobj>=0.3.17,<0.4")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    copy: Any = module
+    copy.monotonicTime = _ambient_now
+    copy.random = _AmbientRandom()
+    copy.pickle = _NoPickle()
+    return copy
+
+
+_ambient = _Ambient()
+_pysyncobj = _private_copy()
+_STATES = {
+    _pysyncobj._RAFT_STATE.FOLLOWER: Role.FOLLOWER,
+    _pysyncobj._RAFT_STATE.CANDIDATE: Role.CANDIDATE,
+    _pysyncobj._RAFT_STATE.LEADER: Role.LEADER,
+}
+_LEADER = _pysyncobj._RAFT_STATE.LEADER
+
+
+class Sink(Protocol):
+    """What PySyncObj's Raft tells the engine, during a call into :class:`Core`."""
+
+    def on_message(self, peer: Peer, message: dict[str, Any]) -> None:
+        """PySyncObj sends ``message`` to ``peer``."""
+
+    def on_committed(self, index: int) -> None:
+        """The entry at ``index`` is committed: each index once, in order."""
+
+
+class _Transport(_pysyncobj.Transport):  # type: ignore[misc, name-defined]
+    """Hands what PySyncObj sends to the engine."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(None, None, None)
+        self._sink = sink
+
+    def send(self, node: Peer, message: dict[str, Any]) -> bool:
+        self._sink.on_message(node, message)
+        return True
+
+
+class _NoSerializer:
+    """Defects 4 and 15: PySyncObj takes, sends and loads no snapshot. Ours go another way."""
+
+    def getTransmissionData(self, _node: Peer) -> None:  # noqa: N802 (PySyncObj's name)
+        """There is never anything to send: the message that carries this becomes a heartbeat."""
+
+    def cancelTransmisstion(self, _node: Peer) -> None:  # noqa: N802 (PySyncObj's name)
+        """There is nothing to cancel."""
+
+    def setTransmissionData(self, _data: object) -> bool:  # noqa: N802 (PySyncObj's name)
+        raise InvariantViolated("a snapshot reached PySyncObj's own loader")
+
+
+class _NoPoller:
+    """Takes the place of a poller: there is no descriptor to poll."""
+
+    def poll(self, _timeout: float) -> None:
+        """Return at once."""
+
+
+class _Raft(_pysyncobj.SyncObj):  # type: ignore[misc, name-defined]
+    """PySyncObj with the parts cut off that are not Raft."""
+
+    def __init__(
+        self, sink: Sink, node: Peer, others: Iterable[Peer], conf: object, transport: _Transport
+    ) -> None:
+        self._sink = sink
+        super().__init__(node, others, conf, nodeClass=_as_it_is, transport=transport)
+
+    def _SyncObj__doApplyCommand(self, _command: bytes) -> None:  # noqa: N802 (PySyncObj's name)
+        self._sink.on_committed(self._SyncObj__raftLastApplied + 1)
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802 (PySyncObj's name)
+        """Wait: the engine asks for it, once for everything that happened since the last output."""
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802 (PySyncObj's name)
+        """Leave compaction to the engine."""
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802 (PySyncObj's name)
+        """No command takes PySyncObj's queue: the engine appends to the log itself."""
+
+    def replicate(self) -> None:
+        """What PySyncObj does in its own ``__sendAppendEntries``."""
+        _pysyncobj.SyncObj._SyncObj__sendAppendEntries(self)
+
+
+def _as_it_is(peer: Peer) -> Peer:
+    return peer
+
+
+def _configure(config: RaftConfig) -> Any:
+    return _pysyncobj.SyncObjConf(
+        autoTick=False,
+        useFork=False,
+        fullDumpFile=None,
+        journalFile=None,
+        dynamicMembershipChange=False,
+        appendEntriesUseBatch=True,
+        appendEntriesPeriod=config.heartbeat_s,
+        # Above what an append holds, so that PySyncObj never cuts an entry into pieces (defect 10).
+        appendEntriesBatchSizeBytes=2 * config.append_bytes_max,
+        raftMinTimeout=config.election_timeout_min_s,
+        raftMaxTimeout=config.election_timeout_max_s,
+        connectionTimeout=config.election_timeout_max_s,
+        leaderFallbackTimeout=math.inf,
+    )
+
+
+class Core:
+    """PySyncObj's Raft for one node: state that can be read, and the few ways to move it.
+
+    Whatever PySyncObj raises becomes :class:`~consensus.errors.InvariantViolated`: its state may be
+    half changed then, and the engine must not go on.
+    """
+
+    def __init__(
+        self,
+        node: Peer,
+        others: Iterable[Peer],
+        log: MemoryLog,
+        sink: Sink,
+        config: RaftConfig,
+        *,
+        applied_index: int,
+        now: float,
+        random: Random,
+    ) -> None:
+        self._random = random
+        self._config = config
+        self._conf = _configure(config)
+        self.now = now
+        self._transport = _Transport(sink)
+        self.raft: Any = self._enter(_Raft, sink, node, others, self._conf, self._transport)
+        self._recover(log, applied_index)
+        self.connected: set[Peer] = self.raft._SyncObj__connectedNodes
+
+    def _recover(self, log: MemoryLog, applied_index: int) -> None:
+        raft = self.raft
+        raft._poller = _NoPoller()
+        raft._SyncObj__serializer = _NoSerializer()
+        raft._SyncObj__needLoadDumpFile = False
+        raft._SyncObj__raftLog = log
+        raft._SyncObj__raftCurrentTerm = log.getCurrentTerm()
+        raft._SyncObj__votedForNodeId = log.getVotedForNodeId()
+        raft._SyncObj__raftCommitIndex = log.getRaftCommitIndex()
+        raft._SyncObj__raftLastApplied = applied_index
+
+    # -- state -------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        """What the node is in the term."""
+        return _STATES[self.raft._SyncObj__raftState]
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether the node leads the term."""
+        return bool(self.raft._SyncObj__raftState == _LEADER)
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        term: int = self.raft._SyncObj__raftCurrentTerm
+        return term
+
+    @property
+    def leader(self) -> Peer | None:
+        """The leader of the term, as far as known."""
+        leader: Peer | None = self.raft._SyncObj__raftLeader
+        return leader
+
+    @property
+    def commit_index(self) -> int:
+        """The highest index known to be committed."""
+        index: int = self.raft._SyncObj__raftCommitIndex
+        return index
+
+    @property
+    def next_index(self) -> dict[Peer, int]:
+        """On the leader: the next index to send to each peer. May be written."""
+        indexes: dict[Peer, int] = self.raft._SyncObj__raftNextIndex
+        return indexes
+
+    @property
+    def match_index(self) -> dict[Peer, int]:
+        """On the leader: the highest index known to be durable on each peer. May be raised."""
+        indexes: dict[Peer, int] = self.raft._SyncObj__raftMatchIndex
+        return indexes
+
+    @property
+    def last_response(self) -> dict[Peer, float]:
+        """On the leader: when each peer answered last. May be written."""
+        times: dict[Peer, float] = self.raft._SyncObj__lastResponseTime
+        return times
+
+    @property
+    def election_deadline(self) -> float:
+        """When a follower calls an election, if it is connected to anyone."""
+        deadline: float = self.raft._SyncObj__raftElectionDeadline
+        return deadline
+
+    @property
+    def heartbeat_at(self) -> float:
+        """When the leader sends heartbeats. May be written."""
+        at: float = self.raft._SyncObj__newAppendEntriesTime
+        return at
+
+    @heartbeat_at.setter
+    def heartbeat_at(self, at: float) -> None:
+        self.raft._SyncObj__newAppendEntriesTime = at
+
+    # -- movement ----------------------------------------------------------------------------------
+
+    def deliver(self, peer: Peer, message: dict[str, Any]) -> None:
+        """Give PySyncObj a message from ``peer``."""
+        self._enter(self._transport._onMessageReceived, peer, message)
+
+    def connect(self, peer: Peer) -> None:
+        """Messages to ``peer`` have a chance from now on."""
+        self._enter(self._transport._onNodeConnected, peer)
+
+    def disconnect(self, peer: Peer) -> None:
+        """Messages to ``peer`` have no chance from now on."""
+        self._enter(self._transport._onNodeDisconnected, peer)
+
+    def advance(self) -> None:
+        """Commit and apply what can be. No time passes: nobody is elected and nobody steps down."""
+        if self.is_leader:
+            self._enter(self.raft._onTick)
+        else:
+            self._enter(self.raft._SyncObj__applyLogEntries)
+
+    def tick(self) -> None:
+        """Let time pass."""
+        self._conf.leaderFallbackTimeout = self._config.leader_fallback_s
+        try:
+            self._enter(self.raft._onTick)
+        finally:
+            self._conf.leaderFallbackTimeout = math.inf
+
+    def replicate(self, peers: Iterable[Peer]) -> None:
+        """Build appends for ``peers``: for each one at least one message, and all that it lacks."""
+        self.raft._SyncObj__connectedNodes = set(peers)
+        try:
+            self._enter(self.raft.replicate)
+        finally:
+            self.raft._SyncObj__connectedNodes = self.connected
+
+    def stop_replicating(self, peer: Peer) -> None:
+        """During :meth:`replicate`: the message just built is the last one for ``peer``."""
+        self.raft._SyncObj__connectedNodes.discard(peer)
+
+    def postpone_election(self) -> None:
+        """Draw a new election deadline, from now."""
+        timeout = self._enter(self.raft._SyncObj__generateRaftTimeout)
+        self.raft._SyncObj__raftElectionDeadline = self.now + timeout
+
+    def committed_to(self, index: int, *, applied: bool) -> None:
+        """Everything up to ``index`` is committed; ``applied``: a snapshot brings it."""
+        self.raft._SyncObj__raftCommitIndex = index
+        if applied:
+            self.raft._SyncObj__raftLastApplied = index
+
+    def _enter(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        _ambient.now = self.now
+        _ambient.random = self._random
+        try:
+            return call(*arguments)
+        except ConsensusError:
+            raise
+        except Exception as error:
+            raise InvariantViolated(
+                f"PySyncObj failed in {getattr(call, '__name__', call)} with {type(error).__name__}: "
+                f"{error}; its state may be half changed: stop this node and restart it from its disk"
+            ) from error

@@ -8,6 +8,7 @@ journals and snapshot stores of their own, over a network that delivers in order
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from consensus.interface import (
     Truncate,
 )
 from consensus.journal import Journal, JournalLimits
+from consensus.raft import RaftConfig, RaftEngine
 from consensus.recovery import recover
 from consensus.snapshots import SnapshotStore
 from consensus.solo import SoloEngine
@@ -48,8 +50,14 @@ def make_solo(node_id: str, voters: Sequence[str], recovered: Recovered, now: fl
     return SoloEngine(node_id, recovered, entry_bytes_max=ENTRY_BYTES_MAX)
 
 
+def make_raft(node_id: str, voters: Sequence[str], recovered: Recovered, now: float) -> Engine:
+    config = RaftConfig(entry_bytes_max=ENTRY_BYTES_MAX)
+    return RaftEngine(node_id, voters, recovered, now=now, random=random.Random(node_id), config=config)
+
+
 ENGINES: list[tuple[str, Make, Sequence[int]]] = [
     ("solo", make_solo, (1,)),
+    ("raft", make_raft, (1, 2, 3, 5)),
 ]
 
 

@@ -320,7 +320,7 @@ def test_10_bare_fails_just_below_a_multiple_of_the_batch_size(bare: Callable[..
         cluster.propose("a", "x" * size)
         try:
             cluster.flush()
-        except (EOFError, IndexError, pickle.UnpicklingError):
+        except Exception:  # half a pickle raises this or that
             failures.append(size)
     assert 10 < len(failures) < 100
     assert max(failures) < 2000

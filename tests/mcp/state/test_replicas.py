@@ -44,6 +44,8 @@ def test_floats_are_compared_as_the_definition_says(pairs: list[tuple[float, flo
         (np.float32([1, 2]), np.float32([1, 2.001]), (False, pytest.approx(1e-3, rel=0.01))),
         (np.float16([1]), np.float16([1.001]), (False, pytest.approx(0.000977, rel=0.01))),
         (np.float64([np.nan, 1]), np.float64([np.nan, 1.000001]), (True, pytest.approx(1e-6, rel=0.01))),
+        (np.float64([1]), np.float64([1.000110005]), (False, pytest.approx(1.10005e-4))),
+        (np.float64([1.000110005]), np.float64([1]), (True, pytest.approx(1.10005e-4))),
         (np.float64([np.nan]), np.float64([1]), (False, None)),
         (np.float64([np.inf]), np.float64([np.inf]), (True, 0.0)),
         (np.float64([np.inf]), np.float64([-np.inf]), (False, None)),

@@ -165,6 +165,11 @@ def test_the_window_is_bounded_in_bytes() -> None:
     assert code(feed.put("u", 1)) is None
 
 
+def test_acknowledged_bytes_make_room() -> None:
+    feed = opened("s", session_results_bytes_max=30, results_bytes_max=30)
+    assert [code(feed.put("s", seq, ack=max(1, seq - 1))) for seq in range(1, 20)] == [None] * 19
+
+
 def test_the_longest_idle_session_makes_room() -> None:
     feed = opened("a", "b", sessions_max=2, session_evict_idle_s=5.0)
     assert code(feed("session.open", "c")) == "BUSY"

@@ -159,6 +159,8 @@ def environment() -> dict[str, str]:
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("MCP_")}
     code = str(Path(__file__).resolve().parents[3])
+    # onnxruntime 1.32 reports its use to its makers, and leaves a file in the temporary folder for that.
+    own.setdefault("ORT_DISABLE_TELEMETRY", "1")
     own["PYTHONPATH"] = os.pathsep.join(filter(None, (code, own.get("PYTHONPATH"))))
     return own
 

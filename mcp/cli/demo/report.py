@@ -15,6 +15,7 @@ from rich.text import Text
 from mcp.cli.demo.audit import Findings
 from mcp.cli.demo.digits import ACCURACY_MIN, Digits
 from mcp.cli.demo.workload import Request, Way
+from mcp.errors import McpError
 
 FAILURES_SHOWN = 5
 
@@ -79,9 +80,7 @@ class Report:
         self.lost, self.duplicated = len(findings.lost), len(findings.duplicated)
         self.differing = len(findings.differing)
         unanswered = [
-            f"{request.id}: {request.error.code if request.error else 'no answer'}"
-            for request in requests
-            if not request.answered
+            f"{request.id}: {reason(request.error)}" for request in requests if not request.answered
         ]
         self.failures = [
             *named("not answered", unanswered),
@@ -95,6 +94,11 @@ class Report:
             self.failures.append("no write was acknowledged after the leader was killed")
         if not self.states_equal:
             self.failures.append("the nodes' states are not equal at the end")
+
+
+def reason(error: McpError | None) -> str:
+    """Return why a request has no answer, as far as that is known."""
+    return f"{error.code} ({error.message})" if error else "no answer"
 
 
 def named(what: str, which: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ from mcp.net.interface import Handler, Reply
 from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.link import Link, State, log
 from mcp.wire.codec import decode_error, decode_message, encode_error, encode_message
-from mcp.wire.frame import Buffer, Frame, FrameKind
+from mcp.wire.frame import FRAME_OVERHEAD_BYTES_MAX, Buffer, Frame, FrameKind
 from mcp.wire.handshake import Handshake
 from mcp.wire.messages import Message
 
@@ -90,8 +90,6 @@ class Connection(Link):
         try:
             return await call.future
         except asyncio.CancelledError:
-            if not call.future.cancelled() and call.future.done():
-                call.future.exception()  # seen, though nobody is told
             self._abandon(call)
             raise
         finally:
@@ -124,8 +122,6 @@ class Connection(Link):
             self._calls.discard(call)
             raise
         call.end = self._outbox.queued
-        if self._reading_paused:
-            self._regulate()  # an answer is owed to us from now on
         return call
 
     def _expire(self, call: Call, timeout_s: float) -> None:
@@ -232,7 +228,8 @@ class Connection(Link):
 
     def _send_error(self, stream: int, error: McpError) -> None:
         if self._state is State.OPEN:
-            self._send(FrameKind.ERROR, stream, encode_error(error))
+            room = self.peer.limits.frame_bytes_max - FRAME_OVERHEAD_BYTES_MAX
+            self._send(FrameKind.ERROR, stream, encode_error(error, bytes_max=room))
             self._answers_end = self._outbox.queued
 
     # What the link asks.

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
 import socket
@@ -323,9 +322,8 @@ class Link(asyncio.BufferedProtocol):
             return
         # What is queued is still sent, so a request in it may yet be handled.
         self._finish(reason, position=self._outbox.queued)
-        with contextlib.suppress(McpError):  # a reason that is too long for the peer is not sent
-            for kind, body in frames:
-                self._send(kind, 0, body)
+        for kind, body in frames:
+            self._send(kind, 0, body)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._limits.close_timeout_s, self._transport.abort)
@@ -334,9 +332,7 @@ class Link(asyncio.BufferedProtocol):
         self._flush()
 
     def _drop(self, reason: McpError | None) -> None:
-        position = self._outbox.handed
-        self._outbox.clear()
-        self._finish(reason, position=position)
+        self._finish(reason, position=self._outbox.handed)
         if self._transport is not None:
             self._transport.abort()
 

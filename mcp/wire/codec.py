@@ -11,6 +11,7 @@ types, timestamps included, are refused, and so are maps with two equal keys.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -23,8 +24,10 @@ from mcp.wire.messages import DEFAULT_TTL, EMPTY_VECTOR, Message, Ttl
 
 DEPTH_MAX: Final = 32
 """How deep maps and lists may be nested, the message itself included."""
-ERROR_MESSAGE_CHARS_MAX: Final = 4096
-"""How much of an error's text travels."""
+ERROR_MESSAGE_CHARS_MAX: Final = 800
+"""How much of an error's text travels where the whole error does not fit."""
+ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200
+"""Room that an error is always given."""
 
 _CONTAINERS: Final = frozenset({dict, list, tuple})
 
@@ -107,14 +110,17 @@ def message_from_fields(fields: Mapping[str, Any]) -> Message:
     )
 
 
-def encode_error(error: McpError) -> bytes:
-    """Encode an error. Never raises: details that are no plain values are left out."""
-    wire = {**error.to_wire(), "message": error.message[:ERROR_MESSAGE_CHARS_MAX]}
-    try:
-        return encode_map(wire)
-    except InvalidArgument:
-        text = str(wire["message"]).encode(errors="replace").decode()
-        return encode_map({"code": wire["code"], "message": text})
+def encode_error(error: McpError, *, bytes_max: int = ERROR_BYTES_LEAST) -> bytes:
+    """Encode an error in at most ``bytes_max`` bytes, which may not be below :data:`ERROR_BYTES_LEAST`.
+
+    Never raises: details that are no plain values or do not fit are left out, and a long text is cut.
+    """
+    with contextlib.suppress(InvalidArgument):
+        encoded = encode_map(error.to_wire())
+        if len(encoded) <= bytes_max:
+            return encoded
+    text = error.message[:ERROR_MESSAGE_CHARS_MAX].encode(errors="replace").decode()
+    return encode_map({"code": error.code, "message": text})
 
 
 def decode_error(body: Buffer) -> McpError:

@@ -37,6 +37,8 @@ from mcp.errors import FrameTooLarge, ProtocolError
 
 HEADER_BYTES: Final = 16
 ALIGNMENT_BYTES: Final = 8
+FRAME_OVERHEAD_BYTES_MAX: Final = HEADER_BYTES + ALIGNMENT_BYTES - 1
+"""What a frame without segments has besides its body, at most."""
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """The largest frame, header included, unless a connection agrees on less."""
 HANDSHAKE_FRAME_BYTES_MAX: Final = 4096

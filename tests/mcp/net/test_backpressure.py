@@ -10,7 +10,7 @@ from mcp.net.outbox import SLICE_BYTES, Outbox
 from mcp.net.pair import memory_pair
 from mcp.wire.codec import encode_message
 from mcp.wire.frame import FrameKind
-from mcp.wire.messages import Message
+from mcp.wire.messages import Message, Ttl
 
 ECHO = Message("ECHO", {"fill": bytes(1000)}, "i")
 
@@ -35,6 +35,63 @@ def test_requests_are_not_read_while_answers_are_unread(client, node, recorder):
         near._transport.resume_reading()
         assert len(await asyncio.gather(*requests)) == 1000
         assert far.counters.requests_received == 1000
+
+    asyncio.run(main())
+
+
+async def stopped(client, node, recorder):
+    """Two ends of which the second has stopped reading, for the first does not read its answers."""
+    near_handler = recorder()
+    near, far = await memory_pair(
+        client,
+        node,
+        initiator_handler=near_handler,
+        acceptor_handler=recorder(),
+        limits=Limits(write_high_water_bytes=20_000),
+    )
+    near._transport.pause_reading()
+    near._regulate = lambda: None
+    requests = [asyncio.ensure_future(near.request(ECHO, timeout_s=30)) for _ in range(1000)]
+    await settle()
+    assert not far._transport.is_reading()
+    return near, far, requests
+
+
+def test_an_end_that_has_stopped_reads_again_when_it_asks_something_itself(client, node, recorder):
+    async def main():
+        near, far, requests = await stopped(client, node, recorder)
+        asked = asyncio.ensure_future(far.request(ECHO, timeout_s=30))
+        await settle()
+        assert far._transport.is_reading()
+        del near._regulate
+        near._transport.resume_reading()
+        assert (await asked).message.type == "ECHOED"
+        await asyncio.gather(*requests, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_unread_notices_do_not_stop_an_end_from_reading(client, node, recorder):
+    async def main():
+        limits = Limits(write_high_water_bytes=20_000)
+        near, far = await memory_pair(client, node, acceptor_handler=recorder(), limits=limits)
+        near._transport.pause_reading()
+        for _ in range(20):
+            assert far.notify(bytes(10_000))
+        await settle()
+        assert far.backlog_bytes == 20 * 10_016
+        assert far._transport.is_reading()
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_reads_its_refusals_is_not_cut_off(client, node, recorder):
+    async def main():
+        near, far = await memory_pair(client, node, acceptor_handler=recorder(), limits=Limits(streams_max=4))
+        for _ in range(30):
+            with pytest.raises(errors.MessageExpired):
+                await near.request(Message("ECHO", {}, "i", ttl=Ttl(1, 0)), timeout_s=30)
+        assert far.counters.requests_refused == 30
 
     asyncio.run(main())
 

@@ -164,6 +164,18 @@ def test_an_answer_that_cannot_be_sent_becomes_an_error(client, node, recorder):
     asyncio.run(main())
 
 
+def test_an_error_with_too_many_details_arrives_without_them(client, node, recorder):
+    async def main():
+        handler = recorder()
+        near, _ = await pair(client, node, handler, frame_bytes_max=4096)
+        request = asyncio.ensure_future(near.request(HOLD, timeout_s=5))
+        (await handler.exchanges.get()).fail(errors.VersionConflict("lost", details={"value": bytes(5000)}))
+        with pytest.raises(errors.VersionConflict, match="lost"):
+            await request
+
+    asyncio.run(main())
+
+
 def test_a_request_that_is_too_large_is_not_sent(client, node, recorder):
     async def main():
         near, _ = await pair(client, node, recorder(), frame_bytes_max=8192)
@@ -418,10 +430,28 @@ def test_what_is_queued_is_sent_before_an_orderly_close(client, node, recorder):
     asyncio.run(main())
 
 
+def test_a_request_that_is_still_sent_by_a_close_has_an_unknown_outcome(client, node, recorder):
+    async def main():
+        handler = recorder()
+        near, far = await pair(client, node, handler)
+        far._transport.pause_reading()
+        near.notify(bytes(1_000_000))
+        request = asyncio.ensure_future(near.request(HOLD, timeout_s=5))
+        await settle()
+        near.close()
+        with pytest.raises(errors.OutcomeUnknown):
+            await request
+        far._transport.resume_reading()
+        assert (await handler.exchanges.get()).message.type == "HOLD"
+
+    asyncio.run(main())
+
+
 def test_a_close_does_not_wait_for_ever(client, node, recorder):
     async def main():
         near, far = await pair(client, node, recorder(), close_timeout_s=0.001)
         far._transport.pause_reading()
+        far._timer.cancel()
         near.notify(bytes(1_000_000))
         near.close()
         assert await near.wait_closed() is None
@@ -534,6 +564,27 @@ def test_a_peer_that_answers_pings_stays(client, node, recorder):
         for _ in range(5):
             assert (await pongs.get()).kind is FrameKind.PONG
         assert near.is_open
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_still_reads_is_alive_and_one_that_stopped_is_not(client, node, recorder):
+    async def main():
+        near, far = await pair(client, node, recorder())
+        near._transport.pause_reading()
+        for _ in range(3):
+            far.notify(bytes(50_000))
+        far._flush()
+        near._transport.resume_reading()
+        near._transport._deliver()
+        near._transport.pause_reading()
+        assert far.backlog_bytes > 0
+        far._heard -= 1000
+        far._tick()
+        assert far.is_open
+        far._heard -= 1000
+        far._tick()
+        assert not far.is_open
 
     asyncio.run(main())
 

@@ -238,7 +238,7 @@ def test_a_server_that_never_answers_is_given_up(client):
 
         async with raw_server(say_nothing) as address:
             with pytest.raises(errors.Unavailable, match=r"did not answer within 0\.05 s"):
-                await connect(address, client, timeout_s=0.05)
+                await connect(address, client, timeout_s=0.05, limits=Limits(handshake_timeout_s=1000))
             await left.wait()
 
     asyncio.run(main())

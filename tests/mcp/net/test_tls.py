@@ -110,7 +110,7 @@ def test_a_node_with_an_unknown_certificate_is_not_trusted(client, node, recorde
 @pytest.mark.parametrize("shown", [None, "stranger"])
 def test_a_client_without_the_right_certificate_is_refused(client, node, recorder, files, shown):
     async def then(listener, dial):
-        with pytest.raises((errors.AuthenticationFailed, errors.Unavailable), match="TLS.*certificate"):
+        with pytest.raises((errors.AuthenticationFailed, errors.Unavailable), match=r"TLS.*certificate"):
             await dial()
         assert listener.connections == frozenset()
 

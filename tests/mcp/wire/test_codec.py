@@ -11,6 +11,8 @@ from mcp import errors
 from mcp.causality.vector import VersionVector
 from mcp.wire.codec import (
     DEPTH_MAX,
+    ERROR_BYTES_LEAST,
+    ERROR_MESSAGE_CHARS_MAX,
     decode_error,
     decode_map,
     decode_message,
@@ -202,6 +204,15 @@ def test_errors_arrive_as_they_were_raised(kind):
     error = decode_error(encode_error(kind("what and why", details={"version": 3})))
     assert type(error) is kind
     assert (error.message, error.details) == ("what and why", {"version": 3})
+
+
+def test_an_error_is_cut_to_what_fits():
+    error = errors.VersionConflict("ä" * 9000, details={"value": bytes(100)})
+    assert decode_error(encode_error(error, bytes_max=20_000)).details == {"value": bytes(100)}
+    assert len(encode_error(error)) <= ERROR_BYTES_LEAST
+    cut = decode_error(encode_error(error))
+    assert (type(cut), cut.details) == (errors.VersionConflict, {})
+    assert len(cut.message) == ERROR_MESSAGE_CHARS_MAX
 
 
 def test_an_error_is_encoded_whatever_it_holds():

@@ -133,14 +133,14 @@ class RunTimes:
         """Note how long a run took inline."""
         entry = self._entry(key, size_bytes)
         if entry.inline_s is None:
-            entry.inline_s = elapsed_s
+            entry.inline_s = min(elapsed_s, entry.threaded_s)
         else:
             bounded = min(elapsed_s, entry.inline_s * self.OUTLIER_FACTOR)
             entry.inline_s += (bounded - entry.inline_s) * self.WEIGHT
 
     def overran(self, key: str, size_bytes: int, elapsed_s: float) -> None:
         """Note that an inline run had to be stopped after ``elapsed_s``: not inline again soon."""
-        self._entry(key, size_bytes).inline_s = elapsed_s
+        self._entry(key, size_bytes).inline_s = max(elapsed_s, 2 * self.inline_s_max)
 
     def forget(self, key: str) -> None:
         """Drop what is known about a model."""

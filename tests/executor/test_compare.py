@@ -63,6 +63,8 @@ def test_the_tolerance_is_relative_to_the_reference_plus_absolute():
     assert not compare_outputs(one([1000.0]), one([1000.2])).equal
     assert compare_outputs(one([0.0]), one([1e-5], np.float32), rtol=0, atol=1.1e-5).equal
     assert not compare_outputs(one([0.0]), one([1e-4])).equal
+    assert not compare_outputs(one([1.0]), one([1.25]), rtol=0.22, atol=0).equal
+    assert compare_outputs(one([1.25]), one([1.0]), rtol=0.22, atol=0).equal
 
 
 def test_half_precision_is_not_compared_more_finely_than_it_counts():

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -124,37 +125,44 @@ def test_an_inline_run_that_overstays_is_done_again_in_a_thread(runtime):
     async def main(pool):
         while not pool.inline_total:
             await pool.run("slow", rounds(1))
+        before = pool.inline_stops_total
         task = start(pool)  # as small as the others, but without an end
-        await until(lambda: pool.inline_stops_total == 1)
+        await until(lambda: pool.inline_stops_total == before + 1)
         await until(lambda: pool.running == 1)
         task.cancel()
         assert isinstance(await outcome(task), asyncio.CancelledError)
         assert pool.try_inline("slow", rounds(1)) is None
         assert (await pool.run("slow", rounds(3)))["y"].tolist() == [3.0, 3.0]
 
-    with pool_of(runtime, inline_s_max=0.01, inline_stop_s=0.02) as pool:
+    with pool_of(runtime, inline_s_max=60.0, inline_stop_s=0.5) as pool:
         asyncio.run(main(pool))
 
 
 def test_inline_work_without_a_pause_lets_other_tasks_run(runtime):
+    ticks = itertools.count()
+    runtime.monotonic = lambda: next(ticks) / 1000  # every run takes a millisecond
+
     async def main(pool):
         while pool.try_inline("dense", X) is None:
             await pool.run("dense", X)
-        others = 0
+        turns = 0
 
         async def other():
-            nonlocal others
+            nonlocal turns
             while True:
-                others += 1
+                turns += 1
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
-        while others < 3:
+        threaded = pool.threaded_total
+        for _ in range(30):
             await pool.run("dense", X)
         task.cancel()
+        assert pool.threaded_total == threaded
+        assert turns >= 10
 
-    with pool_of(runtime, inline_s_max=60.0) as pool:
-        asyncio.run(asyncio.wait_for(main(pool), GUARD_S))
+    with pool_of(runtime, inline_s_max=60.0, inline_stop_s=60.0) as pool:
+        asyncio.run(main(pool))
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])
@@ -194,6 +202,8 @@ def test_a_deadline_in_the_queue_is_answered_while_the_worker_is_busy(runtime):
 
 def test_cancelling_a_task_stops_its_run_or_takes_it_out_of_the_queue(runtime):
     async def main(pool):
+        complaints = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, what: complaints.append(what))
         (busy,) = await occupy(pool)
         waiting = start(pool)
         await until(lambda: pool.queued == 1)
@@ -204,6 +214,8 @@ def test_cancelling_a_task_stops_its_run_or_takes_it_out_of_the_queue(runtime):
         assert isinstance(await outcome(busy), asyncio.CancelledError)
         await until(lambda: pool.running == 0)
         assert pool.threaded_total == 1
+        assert (await pool.run("dense", X))["y"].shape == (3, 10)  # answered after the one given up
+        assert complaints == []
 
     with pool_of(runtime, workers=1) as pool:
         asyncio.run(asyncio.wait_for(main(pool), GUARD_S))

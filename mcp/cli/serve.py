@@ -143,6 +143,13 @@ execution_options = together(
         help="Go on with the next provider where one is missing, and report it.",
     ),
     option(
+        "--device-memory-bytes-max",
+        type=click.IntRange(min=1),
+        metavar="BYTES",
+        envvar="MCP_DEVICE_MEMORY_BYTES_MAX",
+        help="The most memory of a device that models may take; by default all of it.",
+    ),
+    option(
         "--threads",
         type=click.IntRange(min=1),
         default=1,

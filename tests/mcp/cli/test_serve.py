@@ -62,6 +62,7 @@ def test_a_file_can_hold_every_kind_of_setting(tmp_path: Path) -> None:
         cluster_key_file = "{tmp_path}/key"
         providers = ["cuda", "cpu"]
         allow_provider_fallback = true
+        device_memory_bytes_max = 1_000_000_000
         election_timeout = [0.3, 0.6]
         heartbeat = 0.04
         [peers]
@@ -79,6 +80,7 @@ def test_a_file_can_hold_every_kind_of_setting(tmp_path: Path) -> None:
         cluster_key=b"0123456789abcdef",
         providers=("cuda", "cpu"),
         allow_provider_fallback=True,
+        device_memory_bytes_max=1_000_000_000,
         election_timeout_min_s=0.3,
         election_timeout_max_s=0.6,
         heartbeat_s=0.04,

@@ -53,8 +53,11 @@ def test_nothing_is_lost_when_the_leader_is_killed(tmp_path: Path) -> None:
 def test_no_node_outlives_a_demo_that_was_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path) as process:
         assert process.stderr is not None
-        while "are up" not in process.stderr.readline():
-            assert process.poll() is None
+        story = ""
+        while "are up" not in story:
+            line = process.stderr.readline()
+            assert line, story
+            story += line
         nodes = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mcp.client.answers import required
 from mcp.client.exchange import Exchange, Request
@@ -87,13 +88,16 @@ class Artefact:
         return cls(descriptor, size, hasher.hexdigest())
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
-        """``length`` bytes from ``offset``. Blocks on the disk when it is a file."""
+        """``length`` bytes from ``offset``, all of them there. Blocks on the disk when it is a file."""
         if not isinstance(self._content, int):
             return memoryview(self._content)[offset : offset + length]
         try:
-            return os.pread(self._content, length, offset)
+            chunk = os.pread(self._content, length, offset)
         except OSError as error:
             raise InvalidArgument(f"the model file cannot be read any more: {error.strerror}") from error
+        if len(chunk) != length:
+            raise InvalidArgument("the model file became shorter while it was uploaded; deploy it again")
+        return chunk
 
     def close(self) -> None:
         """Close the file, if there is one. The bytes cannot be read afterwards."""
@@ -185,52 +189,55 @@ async def _upload(
     if complete:
         _tell(progress, artefact.size, artefact.size)
         return
+    send = partial(_send_chunks, exchange, address, artefact, deadline=deadline, progress=progress)
     try:
-        await _send_chunks(exchange, address, artefact, received, deadline, progress)
+        await send(UploadPlan(artefact.size, received))
     except StorageCorrupt:
         if received == 0:
             raise
         # What an earlier upload had left there was damaged; the node dropped it, so all of it goes.
-        await _send_chunks(exchange, address, artefact, 0, deadline, progress)
+        await send(UploadPlan(artefact.size))
 
 
 async def _send_chunks(
     exchange: Exchange,
     address: str,
     artefact: Artefact,
-    received: int,
+    plan: UploadPlan,
+    *,
     deadline: float,
     progress: Progress | None,
 ) -> None:
-    plan = UploadPlan(artefact.size, received)
-
-    async def send(offset: int, length: int) -> None:
-        chunk = await asyncio.to_thread(artefact.read, offset, length)
-        if len(chunk) != length:
-            raise InvalidArgument("the model file became shorter while it was uploaded; deploy it again")
+    async def send(offset: int, chunk: bytes | memoryview) -> None:
         fields = {"digest": artefact.digest, "size": artefact.size, "offset": offset}
         request = Request(CallKind.TRANSFER, "BLOB_PUT", fields, (chunk,))
         answer = await exchange.attempt(request, address, _chunk_timeout(exchange, deadline))
-        now_received, complete = _blob_status(answer.payload)
-        plan.answered(offset, length, received=now_received, complete=complete)
+        received, complete = _blob_status(answer.payload)
+        plan.answered(offset, len(chunk), received=received, complete=complete)
         _tell(progress, artefact.size if complete else plan.received, artefact.size)
 
     sending: set[asyncio.Task[None]] = set()
     try:
         while not plan.complete:
-            while chunk := plan.next_chunk():
-                sending.add(asyncio.create_task(send(*chunk)))
+            # Read one after the other and sent in that order: nodes take chunks in order.
+            while piece := plan.next_chunk():
+                chunk = await asyncio.to_thread(artefact.read, *piece)
+                sending.add(asyncio.create_task(send(piece[0], chunk)))
             if not sending:
-                raise ProtocolError(
-                    f"{address} has all {artefact.size} bytes and does not say that it is complete"
-                )
-            done, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+                raise ProtocolError(f"{address} has all {artefact.size} bytes and does not say so")
+            done, _ = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            sending -= done
     finally:
-        for task in sending:
-            task.cancel()
-        await asyncio.gather(*sending, return_exceptions=True)
+        await _end(sending)
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel what is under way, and look at what has failed besides."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def fetch(exchange: Exchange, digest: str, size: int, holder: str | None, deadline: float) -> bytes:
@@ -268,9 +275,7 @@ async def _fetch_from(exchange: Exchange, address: str, digest: str, size: int, 
     try:
         return b"".join(await asyncio.gather(*tasks))
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
 
 
 def _chunk_timeout(exchange: Exchange, deadline: float) -> float:

@@ -118,11 +118,7 @@ class Fault:
     delay_s: float = 0.0
 
     def matches(self, message: Message) -> bool:
-        return (
-            self.times > 0
-            and message.type == self.kind
-            and self.op in (None, message.payload.get("op"))
-        )
+        return self.times > 0 and message.type == self.kind and self.op in (None, message.payload.get("op"))
 
 
 # -- nodes ----------------------------------------------------------------------------------------
@@ -192,6 +188,7 @@ class StandIn:
 
     def on_request(self, exchange: Exchange) -> None:
         self.received.append(exchange.message)
+        self.cluster.notify()
         exchange.on_cancel(self._count_cancelled)
         task = asyncio.get_running_loop().create_task(self._serve(exchange))
         self._tasks.add(task)
@@ -383,10 +380,9 @@ class Cluster:
             time_s=self.clock.wall(),
             seed=0,
         )
-        self._change.set()
-        self._change = asyncio.Event()
         if applied.executed and session:
             self.committed.append((op, session, seq))
+        self.notify()
         if applied.error is not None:
             code, message, details = applied.error
             recorded = {"index": index} if applied.executed else {}
@@ -398,9 +394,18 @@ class Cluster:
         for session in list(self.state.sessions):
             self.commit("session.close", {}, session, 1, 1)
 
+    def notify(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
     async def changed(self) -> None:
-        """Wait until something was committed."""
+        """Wait until a request came or something was committed."""
         await self._change.wait()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something that comes or is committed makes ``condition`` true."""
+        while not condition():
+            await self.changed()
 
     def ops(self) -> list[str]:
         """What took effect or gave an error, in order, without the sessions' own."""

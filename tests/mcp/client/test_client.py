@@ -109,9 +109,7 @@ def test_direct_inference_is_spread_over_all_nodes(cluster_of: Any, virtual: Any
     virtual(main)
 
 
-def test_a_node_that_is_not_ready_is_passed_over_at_once(
-    cluster_of: Any, fault: Any, virtual: Any
-) -> None:
+def test_a_node_that_is_not_ready_is_passed_over_at_once(cluster_of: Any, fault: Any, virtual: Any) -> None:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
             for name in ("n1", "n2"):

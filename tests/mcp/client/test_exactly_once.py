@@ -89,8 +89,7 @@ def test_without_a_leader_nothing_was_written_and_the_caller_is_told(
             cluster.nodes["n1"].faults.append(fault("COMMAND", NoLeader("none"), 10**6))
             cluster.nodes["n3"].faults.append(fault("COMMAND", NoLeader("none"), 10**6))
             attempt = asyncio.create_task(client.put("k", 2, timeout_s=3))
-            while cluster.ops().count("key.put") < 2:
-                await asyncio.sleep(0.01)
+            await cluster.until(lambda: cluster.ops().count("key.put") == 2)
             cluster.leader = None
             with pytest.raises(OutcomeUnknown):
                 await attempt

@@ -11,7 +11,9 @@ Only the fields that lead to tensors are followed (onnx.proto, "ModelProto" and 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
+from pathlib import Path
 
 from executor.errors import ModelInvalid
 
@@ -51,6 +53,19 @@ def tensors_without_rank(model: Buffer) -> frozenset[str]:
         return frozenset(_rankless(view))
     except (IndexError, UnicodeDecodeError) as error:
         raise ModelInvalid("these bytes are no ONNX model: a protobuf field is cut off or damaged") from error
+
+
+def scan(model: bytes | Path) -> frozenset[str]:
+    """Do :func:`tensors_without_rank` for a model in memory or in a file; the file is not read whole."""
+    if isinstance(model, bytes):
+        return tensors_without_rank(model)
+    try:
+        with model.open("rb") as file:
+            # Not closed here: an error raised by the scan still refers to slices of it.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return tensors_without_rank(memoryview(mapped))
+    except (OSError, ValueError) as error:
+        raise ModelInvalid(f"the model's file cannot be read: {error}") from error
 
 
 def _refuse_external_data(view: memoryview) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import mmap
 import os
 import sys
 import threading
@@ -39,7 +38,7 @@ from executor.errors import (
 )
 from executor.inputs import Array, InputCheck, select_outputs, zeros
 from executor.inspection import ModelInfo, TensorInfo, dtype_of_onnx
-from executor.model_file import tensors_without_rank
+from executor.model_file import scan
 from executor.options import RuntimeOptions, onnx_provider, short_providers, unavailable
 from executor.runs import RunsInFlight, StopSignal, Watchdog, deadline_exceeded
 
@@ -141,7 +140,7 @@ class OnnxRuntime:
         self._reserve(key)
         try:
             size = self._check_size(model)
-            rankless = _scan(model)
+            rankless = scan(model)
             providers = self.options.usable(providers_available())
             session = self._build(model, providers)
             info = self._describe(session, rankless, size)
@@ -361,18 +360,6 @@ class OnnxRuntime:
             "this process was forked from one that had loaded models, whose threads do not exist here: "
             "start it with spawn"
         )
-
-
-def _scan(model: bytes | Path) -> frozenset[str]:
-    if isinstance(model, bytes):
-        return tensors_without_rank(model)
-    try:
-        with model.open("rb") as file:
-            # Not closed here: an error raised by the scan still refers to slices of it.
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return tensors_without_rank(memoryview(mapped))
-    except (OSError, ValueError) as error:
-        raise ModelInvalid(f"the model's file cannot be read: {error}") from error
 
 
 def _tensor(declared: Any, rankless: frozenset[str]) -> TensorInfo:

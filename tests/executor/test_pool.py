@@ -178,7 +178,7 @@ def test_no_time_left_means_no_run(runtime, timeout_s):
 
 def test_a_deadline_stops_a_run_and_frees_its_worker(runtime):
     async def main(pool):
-        with pytest.raises(DeadlineExceeded, match="was stopped after"):
+        with pytest.raises(DeadlineExceeded):
             await pool.run("slow", FOR_EVER, timeout_s=0.02)
         assert (await pool.run("dense", X, timeout_s=GUARD_S))["y"].shape == (3, 10)
 

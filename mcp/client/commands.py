@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,28 +72,21 @@ class CommandLane:
         """
         expired: SessionExpired | None = None
         for _ in range(self._limits.sessions_per_command_max):
-            async with self._ticket(attempts) as ticket:
-                request = _request(type_, ticket, fields)
-                try:
-                    return await self._exchange.call(request, attempts, prepare=prepare)
-                except SessionExpired as error:
+            ticket = await self._acquire(attempts)
+            try:
+                return await self._exchange.call(_request(type_, ticket, fields), attempts, prepare=prepare)
+            except SessionExpired as error:
+                self._expired(ticket.session)
+                expired = error
+            except OutcomeUnknown:
+                if isinstance(attempts.last_error, SessionExpired):
                     self._expired(ticket.session)
-                    expired = error
-                except OutcomeUnknown:
-                    if isinstance(attempts.last_error, SessionExpired):
-                        self._expired(ticket.session)
-                    raise
+                raise
+            finally:
+                self._resolve(ticket)
         raise expired or SessionExpired("no session could be kept")
 
     # -- tickets ----------------------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _ticket(self, attempts: Attempts) -> AsyncIterator[Ticket]:
-        ticket = await self._acquire(attempts)
-        try:
-            yield ticket
-        finally:
-            self._resolve(ticket)
 
     async def _acquire(self, attempts: Attempts) -> Ticket:
         while True:

@@ -8,9 +8,8 @@ its result. A connection that is lost is dialled again when a call wants that no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from mcp.client.kinds import CallKind
@@ -53,22 +52,27 @@ class NodeConnection:
         """Whether the connection is gone."""
         return not self.connection.is_open
 
-    @contextlib.asynccontextmanager
-    async def stream(self, kind: CallKind, timeout_s: float) -> AsyncIterator[None]:
-        """Hold a place for one request. Raises :class:`~mcp.errors.Busy` when none is free in time."""
-        places = self._waits if kind is CallKind.WAIT else self._others
-        if places.locked():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await places.acquire()
-            except TimeoutError:
-                raise Busy("the node takes no more requests of this client at once") from None
-        else:
+    def _places(self, kind: CallKind) -> asyncio.Semaphore:
+        return self._waits if kind is CallKind.WAIT else self._others
+
+    async def acquire(self, kind: CallKind, timeout_s: float) -> None:
+        """Take a place for one request; :meth:`release` is owed.
+
+        Raises :class:`~mcp.errors.Busy` when none is free in time.
+        """
+        places = self._places(kind)
+        if not places.locked():
             await places.acquire()
+            return
         try:
-            yield
-        finally:
-            places.release()
+            async with asyncio.timeout(timeout_s):
+                await places.acquire()
+        except TimeoutError:
+            raise Busy("the node takes no more requests of this client at once; await some of them") from None
+
+    def release(self, kind: CallKind) -> None:
+        """Give the place back."""
+        self._places(kind).release()
 
 
 class Connections:

@@ -197,12 +197,7 @@ class Exchange:
         self.routing.started(request.kind, address)
         try:
             node = await self._connect(address, timeout_s)
-            async with node.stream(request.kind, timeout_s):
-                left_s = timeout_s - (self.clock.monotonic() - began)
-                if left_s <= 0:
-                    raise Unavailable(f"{address} took the whole time to connect")
-                message = self._message(request, left_s)
-                reply = await node.connection.request(message, request.segments, timeout_s=left_s)
+            reply = await self._send(request, node, timeout_s, began)
             outcome = Outcome.ANSWERED
         except McpError as error:
             outcome = self._judge(request.kind, address, node, error)
@@ -213,6 +208,17 @@ class Exchange:
             self.routing.finished(request.kind, address, outcome, now, now - began)
             self._maintain(now)
         return self._take(reply, address)
+
+    async def _send(self, request: Request, node: NodeConnection, timeout_s: float, began: float) -> Reply:
+        await node.acquire(request.kind, timeout_s)
+        try:
+            left_s = timeout_s - (self.clock.monotonic() - began)
+            if left_s <= 0:
+                raise Unavailable("the whole time went by before the request could be sent")
+            message = self._message(request, left_s)
+            return await node.connection.request(message, request.segments, timeout_s=left_s)
+        finally:
+            node.release(request.kind)
 
     async def _connect(self, address: str, timeout_s: float) -> NodeConnection:
         try:

@@ -95,15 +95,16 @@ class Connection(Link):
         finally:
             timer.cancel()
 
-    def notify(self, body: Buffer | Sequence[Buffer]) -> bool:
+    def notify(self, body: Buffer | Sequence[Buffer], *, corked: bool = False) -> bool:
         """Send a one-way message. ``False``: it was dropped, because too much is unsent or nobody is there.
 
+        It leaves when the event loop has its next turn, or with ``corked`` when :meth:`flush` is called.
         Raises :class:`~mcp.errors.FrameTooLarge`.
         """
         if self._state is not State.OPEN or self._outbox.backlog_bytes > self._limits.write_buffer_bytes_max:
             self.counters.notices_dropped += 1
             return False
-        self._send(FrameKind.NOTICE, 0, body)
+        self._send(FrameKind.NOTICE, 0, body, corked=corked)
         return True
 
     # Requests of this end.

@@ -62,6 +62,7 @@ class Link(asyncio.BufferedProtocol):
         self._peer: Peer | None = None
         self._reason: McpError | None = None
         self._flush_scheduled = False
+        self._handling = False
         self._reading_paused = False
         self._refusals_unread = 0
         self._heard = loop.time()
@@ -113,6 +114,11 @@ class Link(asyncio.BufferedProtocol):
         """Close at once; what is queued is lost."""
         self._drop(Unavailable("the connection was aborted by this end"))
 
+    def flush(self) -> None:
+        """Pass on now what is queued, instead of when the event loop has its next turn."""
+        if self._outbox:
+            self._flush()
+
     async def wait_closed(self) -> McpError | None:
         """Wait until the connection is gone, and return why."""
         return await asyncio.shield(self.closed)
@@ -144,6 +150,7 @@ class Link(asyncio.BufferedProtocol):
         counters.bytes_received += nbytes
         reader = self._reader
         reader.received(nbytes)
+        self._handling = True
         try:
             while self._state in _READING and (frame := reader.next_frame()) is not None:
                 counters.frames_received += 1
@@ -153,6 +160,8 @@ class Link(asyncio.BufferedProtocol):
                     self._take_step(self._handshake.receive(frame.kind, frame.body))
         except McpError as error:
             self._refuse_peer(error)
+        finally:
+            self._handling = False
         self._flush()
 
     def eof_received(self) -> bool:
@@ -209,10 +218,13 @@ class Link(asyncio.BufferedProtocol):
         stream: int = 0,
         body: Buffer | Sequence[Buffer] = b"",
         segments: Sequence[Buffer] = (),
+        *,
+        corked: bool = False,
     ) -> None:
         limit = HANDSHAKE_FRAME_BYTES_MAX if self._peer is None else self._peer.limits.frame_bytes_max
         self._outbox.put(encode_frame(kind, stream, body, segments, frame_bytes_max=limit))
-        if not self._flush_scheduled:
+        # What is sent while received frames are handled is flushed after the last of them.
+        if not (self._flush_scheduled or self._handling or corked):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush_later)
 

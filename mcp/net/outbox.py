@@ -41,6 +41,10 @@ class Outbox:
         secure = transport.get_extra_info("sslcontext") is not None
         transport.set_write_buffer_limits(high=_SMALL_BYTES if secure else 0)
 
+    def __bool__(self) -> bool:
+        """Whether anything waits to be passed on."""
+        return bool(self._queue)
+
     @property
     def backlog_bytes(self) -> int:
         """Bytes that the operating system has not taken yet."""

@@ -22,8 +22,8 @@ from mcp.errors import InvalidArgument, McpError, ProtocolError, from_wire
 from mcp.wire.frame import Buffer
 from mcp.wire.messages import DEFAULT_TTL, EMPTY_VECTOR, Message, Ttl
 
-DEPTH_MAX: Final = 32
-"""How deep maps and lists may be nested, the message itself included."""
+DEPTH_MAX: Final = 72
+"""How deep maps and lists may be nested: 64 levels of a user's value, and what a reply wraps around it."""
 ERROR_MESSAGE_CHARS_MAX: Final = 800
 """How much of an error's text travels where the whole error does not fit."""
 ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200

@@ -22,7 +22,7 @@ from mcp.wire.frame import SEGMENTS_MAX, Buffer, as_bytes
 
 RANK_MAX: Final = 16
 """The most dimensions."""
-NAME_CHARS_MAX: Final = 256
+NAME_CHARS_MAX: Final = 1024
 """The longest name of a tensor. An empty name stands for the only input of a model."""
 STRINGS_MAX: Final = 1024 * 1024
 """The most elements in one BYTES tensor, since each becomes a Python object."""

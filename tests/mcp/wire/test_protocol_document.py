@@ -1,0 +1,65 @@
+"""The byte examples of docs/protocol.md, and its tables, are what the code does."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcp import errors
+from mcp.wire.codec import decode_map, encode_message
+from mcp.wire.frame import FrameKind, encode_frame
+from mcp.wire.handshake import AcceptorHandshake, Identity, InitiatorHandshake, PeerLimits, Role
+from mcp.wire.messages import Message
+from mcp.wire.tensors import BYTES_DTYPE, DTYPES, pack
+
+TEXT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+
+
+def example(name):
+    block = re.search(rf"```hex {name}\n(.*?)```", TEXT, re.DOTALL)
+    return bytes.fromhex(block[1])
+
+
+def test_the_ping():
+    assert example("ping") == b"".join(encode_frame(FrameKind.PING))
+
+
+def test_the_request():
+    spec, segment = pack("x", np.array([1, 2, 3], np.int16), 0)
+    message = Message("INFER_REQUEST", {"model_hint": "m", "inputs": [spec]}, "7")
+    assert example("request") == b"".join(
+        encode_frame(FrameKind.REQUEST, 1, encode_message(message), [segment])
+    )
+
+
+def test_the_proofs():
+    limits = PeerLimits(4096, 1)
+    initiator = InitiatorHandshake(
+        Identity("mcp", "client-1", b"secret", Role.CLIENT), bytes(range(32)), limits
+    )
+    acceptor = AcceptorHandshake(Identity("mcp", "node-1", b"secret"), bytes(range(32, 64)), limits)
+    ((_, hello),) = initiator.start().send
+    ((_, challenge),) = acceptor.receive(FrameKind.HELLO, hello).send
+    ((_, proof),) = initiator.receive(FrameKind.CHALLENGE, challenge).send
+    assert example("acceptor-proof") == decode_map(challenge)["proof"]
+    assert example("initiator-proof") == decode_map(proof)["proof"]
+
+
+@pytest.mark.parametrize("kind", FrameKind)
+def test_every_kind_has_its_row(kind):
+    assert f"| `{kind.name}` | {kind.value} |" in TEXT
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, BYTES_DTYPE])
+def test_every_dtype_is_named(dtype):
+    assert f"`{dtype}`" in TEXT
+
+
+def codes(root):
+    return {root.code}.union(*(codes(child) for child in root.__subclasses__()))
+
+
+def test_every_code_of_an_error_is_named():
+    local = {errors.RemoteError.code}  # stands for codes that are not known
+    assert {code for code in codes(errors.McpError) - local if f"`{code}`" not in TEXT} == set()

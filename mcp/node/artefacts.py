@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from mcp.wire.messages import Message, Ttl
 
 T = TypeVar("T")
 CHUNK_TIMEOUT_S = 10.0
+UNUSED_S = 3600.0
+
+_log = logging.getLogger("mcp.node")
 
 
 class Artefacts:
@@ -57,6 +61,12 @@ class Artefacts:
     async def keep(self, content: bytes) -> str:
         """Store ``content``; gives its digest."""
         return await asyncio.to_thread(self.store.store, content)
+
+    async def sweep(self, used: set[str]) -> None:
+        """Drop blobs that nothing refers to and that have been here for ``UNUSED_S``."""
+        dropped = await asyncio.to_thread(self.store.drop_unused, used, self._clock.wall() - UNUSED_S)
+        if dropped:
+            _log.info("dropped %d blobs that nothing refers to", len(dropped))
 
     async def fetch(self, digest: str, size: int, holders: Sequence[str]) -> None:
         """Have the blob here, from any of ``holders``.

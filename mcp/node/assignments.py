@@ -13,23 +13,28 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from executor.compare import compare_outputs
 from mcp.errors import McpError, ModelNotFound
 from mcp.node.artefacts import Artefacts
 from mcp.node.inference import bound_inputs
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.records import InferenceRecord
+from mcp.state.replicas import ATOL, RTOL
 from mcp.state.state import ReplicatedState
+from mcp.wire.codec import decode_map, encode_map
 from mcp.wire.tensors import pack_inline, unpack_inline
 
 Propose = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 """Proposes an internal command, ``(op, args)``; raises what refused it."""
 
 PROPOSE_PAUSE_S = 0.2
+REFERENCE_PAUSE_S = 0.05
+
+Outputs = Mapping[str, NDArray[np.generic]]
 
 
 class Assignments:
@@ -113,14 +118,44 @@ class Assignments:
             given = {spec["name"]: unpack_inline(spec, text=True) for spec in record.inputs}
             inputs = bound_inputs(given, info)
             outputs = await self._shelf.run(model, inputs, None, self._run_timeout_s)
-            return await self._packed(outputs)
+            return await self._packed(record, outputs)
         except Exception as error:  # the outcome of a run that failed is its error, whatever it is
             return {"error": translated(error).to_wire()}
 
-    async def _packed(self, outputs: Mapping[str, NDArray[np.generic]]) -> dict[str, Any]:
+    async def _packed(self, record: InferenceRecord, outputs: Outputs) -> dict[str, Any]:
         specs = [pack_inline(name, array) for name, array in outputs.items()]
         if sum(len(spec["data"]) for spec in specs) <= self._inline_bytes_max:
             return {"outputs": specs}
-        content = msgpack.packb(specs)
+        content = encode_map({"outputs": specs})
         digest = await self._artefacts.keep(content)
-        return {"digest": digest, "size": len(content), "node": self._node_id}
+        own = {"digest": digest, "size": len(content), "node": self._node_id}
+        return own if record.mode == "durable" else await self._agreed(record, outputs, own)
+
+    async def _agreed(self, record: InferenceRecord, outputs: Outputs, own: dict[str, Any]) -> dict[str, Any]:
+        """A replica's large result: the reference's blob if the two agree, otherwise its own.
+
+        The log holds digests only, so the replicas compare for themselves. The first of those that owe a
+        report gives the reference; the others wait for it.
+        """
+        while (current := self._state.inferences.get(record.id)) and self._still_owed(record):
+            reference = current.outcome
+            if "digest" in reference:
+                return await self._compared(reference, outputs, own)
+            if reference or current.owing[0] == self._node_id:
+                return own
+            await asyncio.sleep(REFERENCE_PAUSE_S)
+        return own
+
+    async def _compared(
+        self, reference: dict[str, Any], outputs: Outputs, own: dict[str, Any]
+    ) -> dict[str, Any]:
+        digest, size = reference["digest"], reference["size"]
+        if digest == own["digest"]:
+            return own
+        await self._artefacts.fetch(digest, size, [reference["node"]])
+        specs = decode_map(await asyncio.to_thread(self._artefacts.store.content, digest))["outputs"]
+        others = {spec["name"]: unpack_inline(spec, text=True) for spec in specs}
+        comparison = compare_outputs(others, outputs, rtol=RTOL, atol=ATOL)
+        if not comparison.equal:
+            return own
+        return {**reference, "max_abs_diff": comparison.max_abs_diff}

@@ -96,6 +96,10 @@ class BlobStore:
         except OSError as error:
             raise _translated(error, f"reading blob {digest[:12]}") from error
 
+    def content(self, digest: str) -> bytes:
+        """A whole blob at once. Raises :class:`NotFound`."""
+        return self.path(digest).read_bytes()
+
     def path(self, digest: str) -> Path:
         """The file that holds a whole blob. Raises :class:`NotFound`."""
         check_digest(digest)
@@ -109,6 +113,17 @@ class BlobStore:
     def whole(self) -> list[str]:
         """The digests of all blobs that are complete here, sorted."""
         return sorted(p.name for p in self._whole.iterdir() if _DIGEST.fullmatch(p.name))
+
+    def drop_unused(self, used: set[str], older_than_s: float) -> list[str]:
+        """Drop whole blobs that are not in ``used`` and were stored before that time since the epoch.
+
+        Gives their digests. A young blob may be on its way into use: uploaded, and not yet deployed.
+        """
+        unused = [d for d in self.whole() if d not in used]
+        old = [d for d in unused if (self._whole / d).stat().st_mtime < older_than_s]
+        for digest in old:
+            self.drop(digest)
+        return old
 
     def drop(self, digest: str) -> None:
         """Forget a blob, whole or partial. It is no error when it is not here."""

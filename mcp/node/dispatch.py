@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from consensus.driver import Applied as Committed
+from consensus.errors import ConsensusError
 from mcp.causality.vector import VersionVector
 from mcp.errors import (
     InvalidArgument,
@@ -19,14 +20,13 @@ from mcp.errors import (
     MessageExpired,
     PermissionDenied,
     Unavailable,
-    from_wire,
 )
 from mcp.net.exchange import Exchange
 from mcp.node.artefacts import Artefacts
 from mcp.node.blobs import BlobStatus
 from mcp.node.deploy import Deployer
 from mcp.node.inference import DirectInference
-from mcp.node.order import Order
+from mcp.node.order import Order, refusal
 from mcp.node.payload import integer, mapping, text
 from mcp.node.reads import Reads
 from mcp.node.translation import translated
@@ -144,21 +144,16 @@ class Dispatch:
             ack=integer(payload, "ack"),
         )
         self._order.admit_client_op(payload["op"])
-        committed = self._order.propose(data, timeout_s=self._timeout_s(exchange))
-        committed.add_done_callback(functools.partial(self._committed, exchange))
+        done = functools.partial(self._committed, exchange)
+        self._order.submit(data, done, timeout_s=self._timeout_s(exchange))
 
-    def _committed(self, exchange: Exchange, done: asyncio.Future[Committed]) -> None:
-        if done.cancelled():
+    def _committed(self, exchange: Exchange, outcome: Committed | ConsensusError) -> None:
+        if isinstance(outcome, ConsensusError):
+            exchange.fail(translated(outcome))
             return
-        error = done.exception()
-        if error is not None:
-            exchange.fail(translated(error))
-            return
-        outcome = done.result()
         applied: Applied = outcome.result
         if applied.error is not None:
-            code, message, details = applied.error
-            exchange.fail(from_wire({"code": code, "message": message, "details": details}))
+            exchange.fail(refusal(applied, outcome.index))
             return
         payload = {"index": outcome.index, "value": applied.value, "leader": self._order.leader}
         self._reply(exchange, "COMMAND_RESULT", payload, outcome.index)

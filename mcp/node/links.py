@@ -73,10 +73,15 @@ class PeerLinks:
         return self._up.get(peer)
 
     def send(self, peer: str, message: bytes) -> None:
-        """Send a consensus message, or drop it (:class:`consensus.driver.Network`)."""
+        """Queue a consensus message, or drop it (:class:`consensus.driver.Network`)."""
         connection = self._up.get(peer)
-        if connection is None or not connection.notify(message):
+        if connection is None or not connection.notify(message, corked=True):
             self.dropped += 1
+
+    def flush(self) -> None:
+        """Put what is queued on the wire (:class:`consensus.driver.Network`)."""
+        for connection in self._up.values():
+            connection.flush()
 
     def adopt(self, connection: Connection) -> None:
         """A connection with a peer is up, whoever dialled. It replaces an older one."""

@@ -40,6 +40,7 @@ from mcp.wire.handshake import Identity, Role
 _log = logging.getLogger("mcp.node")
 STEP_S = 0.25
 LOOK_AGAIN_S = 1.0
+SWEEP_S = 600.0
 DIAL_TIMEOUT_S = 2.0
 PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
 """Between nodes a silent link is given up quickly: TCP takes long to resume after a partition."""
@@ -57,6 +58,7 @@ class Node:
         self, config: NodeConfig, *, clock: Clock | None = None, memory: MemoryNetwork | None = None
     ) -> None:
         self.config = config
+        self._peers = frozenset(config.peers)
         self.addresses: tuple[str, ...] = ()
         self._clock = clock or SystemClock()
         self._memory = memory or MemoryNetwork()
@@ -168,13 +170,16 @@ class Node:
 
     async def _maintain(self, parts: Assembly) -> None:
         loop = asyncio.get_running_loop()
-        looked = loop.time()
+        looked = swept = loop.time()
         while True:
             self._step_due.clear()
             await parts.membership.step()
             if loop.time() - looked >= LOOK_AGAIN_S:
                 looked = loop.time()
                 parts.follower.look_again()
+            if loop.time() - swept >= SWEEP_S:
+                swept = loop.time()
+                await parts.artefacts.sweep(parts.state.models.digests() | parts.state.inferences.blobs())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STEP_S):
                     await self._step_due.wait()
@@ -201,7 +206,7 @@ class Node:
             self._parts.links.release(connection)
 
     def _is_peer(self, connection: Connection) -> bool:
-        return connection.peer.role is Role.NODE and connection.peer.node_id in self.config.peers
+        return connection.peer.role is Role.NODE and connection.peer.node_id in self._peers
 
     async def _dial(self, context: ssl.SSLContext | None, address: str) -> Connection:
         return await connect(

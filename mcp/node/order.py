@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from consensus.driver import Applied as Committed
-from consensus.driver import Driver
+from consensus.driver import Done, Driver
 from consensus.errors import ConsensusError
 from mcp.errors import Busy, DeadlineExceeded, McpError, NoLeader, PermissionDenied, from_wire
 from mcp.node.translation import translated
@@ -74,6 +74,13 @@ class Order:
         if op in INTERNAL_OPS:
             raise PermissionDenied(f"{op} is proposed by nodes on their own account, never by a client")
 
+    def submit(self, data: bytes, done: Done, *, timeout_s: float) -> None:
+        """Have an encoded command ordered; see :meth:`consensus.driver.Driver.submit`."""
+        try:
+            self.driver.submit(data, done, timeout_s=timeout_s)
+        except ConsensusError as error:
+            raise translated(error) from error
+
     def propose(self, data: bytes, *, timeout_s: float) -> asyncio.Future[Committed]:
         """Have an encoded command ordered; see :meth:`consensus.driver.Driver.propose`."""
         try:
@@ -89,8 +96,7 @@ class Order:
             raise translated(error) from error
         applied: Applied = committed.result
         if applied.error is not None:
-            code, message, details = applied.error
-            raise from_wire({"code": code, "message": message, "details": details})
+            raise refusal(applied, committed.index)
         return committed.index, applied.value
 
     async def internal(self, op: str, args: Mapping[str, Any]) -> Any:
@@ -135,3 +141,15 @@ class Order:
             if not waiter.done():
                 waiter.set_exception(error)
         self._waiters.clear()
+
+
+def refusal(applied: Applied, index: int) -> McpError:
+    """The error that executing a command gave.
+
+    Its details have the log ``index`` when it is the command's recorded outcome: sending the same
+    request again gives the same.
+    """
+    code, message, details = applied.error or ("INTERNAL", "no error", {})
+    if applied.executed:
+        details = {**details, "index": index}
+    return from_wire({"code": code, "message": message, "details": details})

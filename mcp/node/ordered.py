@@ -8,6 +8,7 @@ bounded, and the driver stops feeding it, and accepting proposals, when it is fu
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -15,12 +16,15 @@ import msgpack
 
 from consensus.batch import Batch
 from consensus.driver import Driver
-from consensus.errors import InvariantViolated
+from consensus.errors import ConsensusError, InvariantViolated
 from consensus.interface import Entry, SnapshotMeta
 from executor.interface import Command, Result
 from executor.queue import CommandQueue
+from mcp.errors import VersionMismatch
 from mcp.state.events import Event
 from mcp.state.state import Applied, ReplicatedState
+
+_log = logging.getLogger("mcp.node")
 
 
 class StateExecutor:
@@ -119,6 +123,20 @@ class OrderedState:
 
     def _run(self) -> None:
         self._later = None
+        try:
+            self._run_slice()
+        except ConsensusError as error:
+            self._fail(error)
+        except MemoryError:
+            # The state may be half changed. What is on the disk is whole: a restart finds it.
+            self._fail(InvariantViolated("out of memory while executing a command; start this node again"))
+
+    def _fail(self, error: ConsensusError) -> None:
+        self.close()
+        if self._driver is not None:
+            self._driver.fail(error)
+
+    def _run_slice(self) -> None:
         budget = self._slice
         while self._entries and budget > 0:
             index, request_ids = self._entries.popleft()
@@ -127,14 +145,22 @@ class OrderedState:
         if self._entries:
             self._later = asyncio.get_running_loop().call_soon(self._run)
 
+    def _checked(self, index: int, result: Result) -> Applied:
+        applied = result.value
+        if not isinstance(applied, Applied):
+            code, message = result.error or ("INTERNAL", "no result")
+            _log.critical("entry %d: %s: %s\n%s", index, code, message, self._queue.last_defect)
+            return Applied(None, (code, message, {}), (), executed=False)
+        if applied.error is not None and applied.error[0] == VersionMismatch.code:
+            raise InvariantViolated(f"entry {index}: {applied.error[1]}; upgrade this node, then start it")
+        return applied
+
     def _execute(self, index: int, request_ids: Sequence[bytes]) -> None:
         results: list[tuple[bytes, Applied]] = []
         events: list[Event] = []
         drained = self._queue.drain(self._executor, len(request_ids))
         for request_id, (_, result) in zip(request_ids, drained, strict=True):
-            applied = result.value
-            if not isinstance(applied, Applied):
-                applied = Applied(None, (*(result.error or ("INTERNAL", "no result")), {}), ())
+            applied = self._checked(index, result)
             results.append((request_id, applied))
             events.extend(applied.events)
         if self._driver is not None:

@@ -24,6 +24,9 @@ _BY_PILLAR: dict[type[Exception], type[m.McpError]] = {
     x.InputInvalid: m.InputInvalid,
     x.DeadlineExceeded: m.DeadlineExceeded,
     x.InferenceFailed: m.InferenceFailed,
+    x.LimitExceeded: m.TooLarge,
+    x.RunCancelled: m.Cancelled,
+    x.ExecutorClosed: m.Unavailable,
     x.ExecutorError: m.McpError,
 }
 

@@ -35,6 +35,8 @@ from mcp.state.replicas import compare
 
 TRACE_BYTES_MAX: Final = 256
 REASON_BYTES_MAX: Final = 512
+BLOB_OUTCOME_BYTES_MAX: Final = 512
+"""No outcome that names a blob is larger: a digest, a size, a node and a difference."""
 
 _SUBMIT: Final = frozenset({"id", "model_hint", "inputs", "mode"})
 _TRACE: Final = frozenset({"trace_id"})
@@ -93,6 +95,11 @@ class Inferences:
         """Say whether ``node`` is still to run this inference under this token."""
         record = self._records.get(inference)
         return record is not None and record.token == token and node in record.owing
+
+    def blobs(self) -> set[str]:
+        """Return the digests of all results that are kept as blobs."""
+        small = (r for r in self._records.values() if 0 < len(r.packed_outcome) <= BLOB_OUTCOME_BYTES_MAX)
+        return {outcome["digest"] for record in small if "digest" in (outcome := record.outcome)}
 
     def assigned_to(self, node: str) -> list[InferenceRecord]:
         """Return the durable inferences that ``node`` is to complete."""

@@ -6,6 +6,7 @@ that has it, as a blob that is named by its digest.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import msgpack
@@ -28,6 +29,7 @@ DETAILS_BYTES_MAX: Final = 8192
 
 _SPEC: Final = frozenset({"name", "dtype", "shape", "data"})
 _BLOB: Final = frozenset({"digest", "size", "node"})
+_AGREEING: Final = frozenset({"max_abs_diff"})
 _ERROR: Final = frozenset({"code", "message"})
 _DETAILS: Final = frozenset({"details"})
 
@@ -61,6 +63,8 @@ def read_tensors(value: object, what: str, limits: StateLimits) -> list[dict[str
 def read_outcome(value: object, limits: StateLimits) -> dict[str, Any]:
     """Check an outcome: ``{"outputs"}``, ``{"digest", "size", "node"}`` or ``{"error"}``.
 
+    A replica that has compared its own large result with the reference, and found it within the
+    tolerance, names the reference's blob and adds the ``max_abs_diff`` that it measured.
     Raises as :func:`read_tensors`.
     """
     outcome = arguments.mapping(value, "outcome")
@@ -68,12 +72,21 @@ def read_outcome(value: object, limits: StateLimits) -> dict[str, Any]:
         return {"outputs": read_tensors(outcome["outputs"], "outputs", limits)}
     if outcome.keys() == {"error"}:
         return {"error": _error(arguments.mapping(outcome["error"], "error"))}
-    arguments.only(outcome, _BLOB)
-    return {
+    arguments.only(outcome, _BLOB, _AGREEING)
+    blob = {
         "digest": arguments.matching(outcome["digest"], "digest", DIGEST),
         "size": arguments.integer(outcome["size"], "size"),
         "node": arguments.matching(outcome["node"], "node", NODE),
     }
+    if "max_abs_diff" in outcome:
+        blob["max_abs_diff"] = _difference(outcome["max_abs_diff"])
+    return blob
+
+
+def _difference(value: object) -> float:
+    if type(value) is float and math.isfinite(value) and value >= 0:
+        return value
+    raise InvalidArgument(f"max_abs_diff is a finite number from 0 up, not {arguments.shown(value)}")
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:

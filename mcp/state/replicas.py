@@ -25,13 +25,14 @@ Verdict = tuple[bool, float | None]
 def compare(reference: dict[str, Any], outcome: dict[str, Any]) -> Verdict:
     """Compare two outcomes that :func:`~mcp.state.outcomes.read_outcome` has checked.
 
-    Two errors are equal if their codes are, two blobs if their digests are.
+    Two errors are equal if their codes are, two blobs if their digests are: a replica whose own blob
+    differs from the reference, but lies within the tolerance, says so by naming the reference's.
     """
     if "outputs" in reference and "outputs" in outcome:
         return _compare_outputs(reference["outputs"], outcome["outputs"])
     if "digest" in reference and "digest" in outcome:
         equal = reference["digest"] == outcome["digest"]
-        return equal, 0.0 if equal else None
+        return equal, outcome.get("max_abs_diff", 0.0) if equal else None
     if "error" in reference and "error" in outcome:
         return reference["error"]["code"] == outcome["error"]["code"], None
     return False, None

@@ -289,6 +289,47 @@ def test_a_client_cannot_propose_what_only_nodes_may(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_large_replicated_results_are_compared_within_the_tolerance(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            await client.deploy("digits", DIGITS, timeout_s=30)
+            await until(lambda: all(len(n.status()["models"][0]["holders"]) == 3 for n in _all(cluster)))
+            for node in _all(cluster):
+                node._running().assignments._inline_bytes_max = 16
+            _falsify(cluster.running["n2"], by=1e-6)
+            _falsify(cluster.running["n3"], by=0.5)
+            inference = await client.submit("digits", digit(), mode="replicated")
+            record = await client.result(inference, timeout_s=10)
+            assert record.status == "done"
+            assert record.outputs is not None
+            assert record.outputs["label"].tolist() == [6]
+            assert {name: replica.equal for name, replica in record.replicas.items()} == {
+                "n1": True,
+                "n2": True,
+                "n3": False,
+            }
+            near = record.replicas["n2"].max_abs_diff
+            assert near is not None
+            assert 0 < near < 1e-5
+
+    run(scenario)
+
+
+def test_a_large_durable_result_is_fetched_from_the_node_that_has_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            await client.deploy("digits", DIGITS, timeout_s=30)
+            for node in _all(cluster):
+                node._running().assignments._inline_bytes_max = 16
+            record = await client.result(await client.submit("digits", digit()), timeout_s=10)
+            assert record.outputs is not None
+            assert record.outputs["label"].tolist() == [6]
+            used = {digest for node in _all(cluster) for digest in node._running().state.inferences.blobs()}
+            assert len(used) == 1
+
+    run(scenario)
+
+
 def _all(cluster: Any) -> list[Any]:
     return list(cluster.running.values())
 
@@ -307,13 +348,13 @@ def _hold_runs(node: Any) -> asyncio.Event:
     return released
 
 
-def _falsify(node: Any) -> None:
+def _falsify(node: Any, by: float = 0.5) -> None:
     """Make a node's runs give wrong numbers: a broken machine."""
     shelf = node._running().shelf
     original = shelf.run
 
     async def wrong(*args: Any) -> Any:
         outputs = await original(*args)
-        return {**outputs, "probabilities": outputs["probabilities"] + np.float32(0.5)}
+        return {**outputs, "probabilities": outputs["probabilities"] + np.float32(by)}
 
     shelf.run = wrong

@@ -26,8 +26,9 @@ class Report:
 
     ``requests`` are inferences, ``answered`` those that came back with the model's answer. ``acknowledged``
     counts durable commands: keys written and inferences submitted. ``lost`` and ``duplicated`` are found by
-    reading each back from every node. ``failover_ms`` is from SIGKILL to the first acknowledgement of a
-    write that was begun after it. ``p50_ms`` and ``p99_ms`` are of direct inferences, the failover included.
+    reading each back from every node; ``compared`` are the replicas' results of replicated inferences.
+    ``failover_ms`` is from SIGKILL to the first acknowledgement of a write that was begun after it. ``p50_ms``
+    and ``p99_ms`` are of direct inferences, the failover included.
     """
 
     nodes: int
@@ -38,6 +39,7 @@ class Report:
     direct: int = 0
     durable: int = 0
     replicated: int = 0
+    compared: int = 0
     accuracy: float = 0.0
     acknowledged: int = 0
     lost: int = 0
@@ -69,6 +71,7 @@ class Report:
         ways = Counter(request.way for request in answered)
         self.requests, self.answered = len(requests), len(answered)
         self.direct, self.durable, self.replicated = (ways[way] for way in Way)
+        self.compared = sum(len(request.record.replicas) for request in answered if request.record)
         right = sum(request.label == int(digits.labels[request.scan]) for request in answered)
         self.accuracy = round(right / len(requests), 4)
         latencies = [request.latency_s * 1000 for request in answered if request.way is Way.DIRECT]
@@ -148,6 +151,10 @@ def sentences(report: Report) -> list[tuple[str, str]]:
         (
             "durable commands",
             f"{report.acknowledged} acknowledged, {report.lost} lost, {report.duplicated} applied twice",
+        ),
+        (
+            "replicas",
+            f"{report.compared} results of replicated inferences compared, {report.differing} differ",
         ),
         ("states", states),
         ("direct inference", latency),

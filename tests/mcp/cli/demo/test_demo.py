@@ -42,6 +42,7 @@ def test_nothing_is_lost_when_the_leader_is_killed(tmp_path: Path) -> None:
     assert report["accuracy"] >= 0.97
     assert (report["lost"], report["duplicated"], report["differing"]) == (0, 0, 0)
     assert report["acknowledged"] > report["durable"] + report["replicated"]
+    assert report["compared"] >= 2 * report["replicated"]
     assert report["states_equal"] is True
     assert report["killed"] != report["successor"]
     assert report["failover_ms"] > 0

@@ -21,7 +21,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from consensus import channel
 from consensus.batch import EMPTY, Batch, decode_batch, encode_batch
@@ -46,7 +46,10 @@ class Network(Protocol):
     """Where a driver's messages go. Delivery is best effort, per peer in order."""
 
     def send(self, peer: str, message: bytes) -> None:
-        """Send or drop; never block, never raise."""
+        """Queue for the next :meth:`flush`, or drop; never block, never raise."""
+
+    def flush(self) -> None:
+        """Put on the wire what was queued; never block, never raise."""
 
 
 class Log(Protocol):
@@ -127,6 +130,9 @@ class Applied:
     result: Any
 
 
+Done = Callable[[Applied | ConsensusError], None]
+"""Called once with a proposal's outcome, in the middle of the driver's work: it must be quick."""
+
 Offload = Callable[[Callable[[], Any]], "asyncio.Future[Any]"]
 """Runs blocking work away from the loop."""
 
@@ -186,13 +192,14 @@ class Driver:
         self._compacting = False
         self._compact_to: SnapshotMeta | None = None
         self._scheduled = False
+        self._unflushed = False
         self._resting = False
         self._stopped = False
         self._failure: ConsensusError | None = None
         self._sync_s = 0.0
         self._written_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._timer_at = self._deadline = float("inf")
         self._seen: tuple[Role, int, str | None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------
@@ -245,12 +252,18 @@ class Driver:
         self._wake()
 
     def propose(self, command: bytes, *, timeout_s: float) -> asyncio.Future[Applied]:
-        """Have ``command`` ordered and executed; the future gives its :class:`Applied`.
+        """As :meth:`submit`, with a future of the outcome."""
+        waiter: asyncio.Future[Applied] = self._loop.create_future()
+        self.submit(command, functools.partial(_settle, waiter), timeout_s=timeout_s)
+        return waiter
+
+    def submit(self, command: bytes, done: Done, *, timeout_s: float) -> None:
+        """Have ``command`` ordered and executed; ``done`` is called with its outcome.
 
         On any node: a follower forwards. The command may stand in the log more than once when
         leadership moves, so what executes it must deduplicate, or it must be idempotent.
 
-        Raises (here or from the future): :class:`Busy`, :class:`EntryTooLarge`,
+        Raises, or gives as the outcome: :class:`Busy`, :class:`EntryTooLarge`,
         :class:`DiskFull` and :class:`NotLeader` mean that nothing was written;
         :class:`OutcomeUnknown` that it may have been.
         """
@@ -261,10 +274,8 @@ class Driver:
         if self.disk_full:
             raise DiskFull("this node's disk is full: it acknowledges nothing until there is room")
         self._check_log_bound()
-        waiter: asyncio.Future[Applied] = self._loop.create_future()
-        self._proposals.add(command, self._loop.time() + timeout_s, waiter)
+        self._proposals.add(command, self._loop.time() + timeout_s, done)
         self._wake()
-        return waiter
 
     def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
         """The sink has executed all commands of the entry at ``index``."""
@@ -273,9 +284,7 @@ class Driver:
         for request_id, result in results:
             proposal = self._proposals.resolve(request_id)
             if proposal is not None:
-                waiter = proposal.waiter
-                if isinstance(waiter, asyncio.Future) and not waiter.done():
-                    waiter.set_result(Applied(index, result))
+                self._tell_proposer(proposal, Applied(index, result))
         if self._to_apply:
             self._wake()
 
@@ -313,14 +322,16 @@ class Driver:
                 self._engine.tick(now)
             self._perform(self._engine.take_output())
         except ConsensusError as error:
-            self._fail(error)
+            self.fail(error)
 
     def _perform(self, output: Output) -> None:
-        for peer, message in output.send_early:
-            self._network.send(peer, channel.engine_message(message))
         if not output.persist:
             self._performed(output)
             return
+        # On their way before the disk is asked: peers write at the same time as this node.
+        self._send_all(output.send_early)
+        output.send_early = []
+        self._flush()
         try:
             self._journal.append(output.persist)
         except DiskFull:
@@ -353,7 +364,7 @@ class Driver:
             if not self._stopped:
                 self._performed(output)
         except ConsensusError as error:
-            self._fail(error)
+            self.fail(error)
 
     def _note_sync(self, begun: float) -> None:
         self._sync_s += 0.2 * (self._loop.time() - begun - self._sync_s)
@@ -370,18 +381,19 @@ class Driver:
         if self._stopped:
             return
         self._resting = False
-        output.send_early = []
         try:
             self._perform(output)
         except ConsensusError as error:
-            self._fail(error)
+            self.fail(error)
 
     def _performed(self, output: Output) -> None:
-        for peer, message in output.send:
-            self._network.send(peer, channel.engine_message(message))
-        for peer, message in self._after_sync:
-            self._network.send(peer, message)
-        self._after_sync.clear()
+        if output.send or self._after_sync:
+            self._send_all(output.send)
+            for peer, message in self._after_sync:
+                self._network.send(peer, message)
+            self._after_sync.clear()
+            # Somebody waits for these: they leave before anything is executed.
+            self._flush()
         for peer in output.snapshot_needed:
             self._begin_transfer(peer)
         if output.restore is not None:
@@ -392,11 +404,24 @@ class Driver:
             self._to_apply.append((entry, batch))
             self._log_bytes += len(entry.data)
         self._feed_sink()
+        self._send_all(output.send_early)
+        if self._unflushed:
+            # After the answers to clients, which the sink has queued and which leave on the next turn.
+            self._loop.call_soon(self._flush)
         self._watch()
         self._maybe_compact()
         if self._inbox or self._batch:
             self._wake()
         self._arm()
+
+    def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        for peer, message in messages:
+            self._network.send(peer, channel.engine_message(message))
+            self._unflushed = True
+
+    def _flush(self) -> None:
+        self._unflushed = False
+        self._network.flush()
 
     def _feed_sink(self) -> None:
         while self._to_apply and len(self._to_apply[0][1].commands) <= self._sink.free():
@@ -418,18 +443,24 @@ class Driver:
         self._on_change(status)
 
     def _arm(self) -> None:
-        at = min(self._engine.next_deadline(), self._proposals.next_deadline())
-        if at == self._timer_at and self._timer is not None and not self._timer.cancelled():
+        """Wake up at the next deadline. Most move away before they come: an early timer looks again."""
+        self._deadline = min(self._engine.next_deadline(), self._proposals.next_deadline())
+        if self._timer is not None and self._timer_at <= self._deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = at
-        self._timer = None if at == float("inf") else self._loop.call_at(at, self._on_timer)
+            self._timer = None
+        if self._deadline < float("inf"):
+            self._timer_at = self._deadline
+            self._timer = self._loop.call_at(self._timer_at, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self._seal_when_idle()
-        self._wake()
+        if self._timer_at < self._deadline and not self._stopped:
+            self._arm()
+        else:
+            self._wake()
 
     def _seal_when_idle(self) -> None:
         """Leave evidence that the last batch was synced, so that damage to it is told from a torn write."""
@@ -439,7 +470,7 @@ class Driver:
         try:
             self._journal.seal()
         except ConsensusError as error:
-            self._fail(error)
+            self.fail(error)
 
     # -- proposals ----------------------------------------------------------------------------------
 
@@ -503,11 +534,15 @@ class Driver:
             return OutcomeUnknown(f"{why} after the command was sent; retry with the same request id")
         return refusal(why) if refusal is not None else NotLeader(None)
 
-    @staticmethod
-    def _reject(proposal: Proposal, error: ConsensusError) -> None:
-        waiter = proposal.waiter
-        if isinstance(waiter, asyncio.Future) and not waiter.done():
-            waiter.set_exception(error)
+    def _reject(self, proposal: Proposal, error: ConsensusError) -> None:
+        self._tell_proposer(proposal, error)
+
+    def _tell_proposer(self, proposal: Proposal, outcome: Applied | ConsensusError) -> None:
+        try:
+            cast(Done, proposal.waiter)(outcome)
+        except Exception as error:  # a proposer's mistake must not stop the order
+            context = {"message": "a proposer failed to take its outcome", "exception": error}
+            self._loop.call_exception_handler(context)
 
     def _check_log_bound(self) -> None:
         status = self._engine.status()
@@ -614,6 +649,7 @@ class Driver:
 
     def _tell(self, peer: str, message: channel.Message) -> None:
         self._network.send(peer, channel.encode(message))
+        self._unflushed = True
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -659,15 +695,25 @@ class Driver:
         elif isinstance(error, DiskFull):
             self._drop("snapshot_disk_full")
         elif isinstance(error, ConsensusError):
-            self._fail(error)
+            self.fail(error)
 
     def _in_thread(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         return self._loop.run_in_executor(None, work)
 
     # -- the end ------------------------------------------------------------------------------------
 
-    def _fail(self, error: ConsensusError) -> None:
+    def fail(self, error: ConsensusError) -> None:
+        """Go on no more: what this node would do next could do harm."""
         if self._failure is None:
             self._failure = error
             self.stop()
             self._on_failure(error)
+
+
+def _settle(waiter: asyncio.Future[Applied], outcome: Applied | ConsensusError) -> None:
+    if waiter.done():
+        return
+    if isinstance(outcome, Applied):
+        waiter.set_result(outcome)
+    else:
+        waiter.set_exception(outcome)

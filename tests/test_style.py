@@ -24,7 +24,9 @@ ASYNCIO_HOMES = (
     "executor/pool.py",
 )
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "manager", "misc", "common", "stuff"}
-FILE_LINES_MAX = 700
+FILE_LINES_MAX = 600
+# Longer than we like, and not to grow: an entry may only be lowered or removed.
+FILE_LINES_MAX_OF = {"consensus/driver.py": 750}
 FUNCTION_LINES_MAX = 60
 
 Source = tuple[str, ast.Module]
@@ -190,7 +192,8 @@ def test_the_root_rule_tells_a_facade_from_a_module(line: str, is_root: bool) ->
 
 def test_files_stay_short_enough_to_read() -> None:
     lengths = {path: len((REPOSITORY / path).read_text().splitlines()) for path, _ in sources()}
-    assert {path: length for path, length in lengths.items() if length > FILE_LINES_MAX} == {}
+    limits = {path: FILE_LINES_MAX_OF.get(path, FILE_LINES_MAX) for path in lengths}
+    assert {path: length for path, length in lengths.items() if length > limits[path]} == {}
 
 
 def test_functions_stay_short_enough_to_read() -> None:

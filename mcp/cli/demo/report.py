@@ -27,8 +27,8 @@ class Report:
     ``requests`` are inferences, ``answered`` those that came back with the model's answer. ``acknowledged``
     counts durable commands: keys written and inferences submitted. ``lost`` and ``duplicated`` are found by
     reading each back from every node; ``compared`` are the replicas' results of replicated inferences.
-    ``failover_ms`` is from SIGKILL to the first acknowledgement of a write that was begun after it. ``p50_ms``
-    and ``p99_ms`` are of direct inferences, the failover included.
+    ``failover_ms`` is from SIGKILL to the first acknowledgement of a write that was begun after it.
+    ``p50_ms`` and ``p99_ms`` are of direct inferences, the failover included.
     """
 
     nodes: int

@@ -50,6 +50,9 @@ _LOG_FATAL_ONLY = 4  # what goes wrong is raised; onnxruntime would print it too
 
 @functools.cache
 def _onnxruntime() -> Any:
+    # From 1.32 on it reports usage to its maker, unless it is told not to before it is imported. What
+    # runs on a user's machines is the user's: who wants that sets the variable to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return importlib.import_module("onnxruntime")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcp.clock import Clock, new_id
-from mcp.errors import InvalidArgument, McpError, Unavailable
+from mcp.errors import InvalidArgument, McpError, ModelNotReady, Unavailable
 from mcp.node.artefacts import Artefacts
 from mcp.node.blobs import check_digest
 from mcp.node.links import PeerLinks
@@ -89,8 +89,13 @@ class Deployer:
         """A peer asks this node to hold and load an artefact. Gives the ``MODEL_PREPARED`` payload."""
         digest = text(manifest, "digest")
         check_digest(digest)
-        async with asyncio.timeout(timeout_s):
-            info = await self._shelf.ensure(digest, integer(manifest, "size"), (holder,))
+        try:
+            async with asyncio.timeout(timeout_s):
+                info = await self._shelf.ensure(digest, integer(manifest, "size"), (holder,))
+        except TimeoutError:
+            raise ModelNotReady(
+                f"model {digest[:12]} could not be fetched and loaded within {timeout_s:.1f} s; it goes on"
+            ) from None
         return {
             "node": self._node_id,
             "inputs": [tensor.to_spec() for tensor in info.inputs],

@@ -150,6 +150,6 @@ def refusal(applied: Applied, index: int) -> McpError:
     request again gives the same.
     """
     code, message, details = applied.error or ("INTERNAL", "no error", {})
-    if applied.executed:
+    if applied.recorded:
         details = {**details, "index": index}
     return from_wire({"code": code, "message": message, "details": details})

@@ -38,13 +38,15 @@ class Applied:
     """What a command gave: a value, or an error. The same on every node.
 
     ``executed`` is false when the command had no chance to take effect: it was no command, its session is
-    not open, or its kept result was returned.
+    not open, or its kept result was returned. ``recorded``: this is the command's outcome for good, and
+    repeating it gives the same.
     """
 
     value: Any
     error: Error | None
     events: tuple[Event, ...] = ()
     executed: bool = False
+    recorded: bool = False
 
 
 class Issuer(enum.Enum):
@@ -233,10 +235,10 @@ class ReplicatedState:
             return Applied(value, error, events, executed=True)
         kept = self.sessions.kept(command, moment.time_s)
         if kept is not None:
-            return Applied(*kept)
+            return Applied(*kept, recorded=True)
         value, error, events = self._execute(command, moment)
         self.sessions.keep(command, (value, error))
-        return Applied(value, error, events, executed=True)
+        return Applied(value, error, events, executed=True, recorded=True)
 
     def _execute(self, command: Command, moment: Moment) -> tuple[Any, Error | None, tuple[Event, ...]]:
         try:

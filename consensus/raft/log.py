@@ -170,9 +170,9 @@ class MemoryLog:
 
         PySyncObj cuts the whole rest of the log for every message, and then uses its beginning.
         """
-        if isinstance(item, slice) and item.stop is None:
-            return self._message_from(item.start)
-        return self._slots[item]
+        if isinstance(item, int) or item.stop is not None:
+            return self._slots[item]
+        return self._message_from(item.start)
 
     def _message_from(self, start: int) -> list[Slot]:
         slots = self._slots[start : start + self._count_max]

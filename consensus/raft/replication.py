@@ -84,7 +84,7 @@ class Replication:
             flow.set_back(self._number)
         elif sent_to > core.next_index[sender]:
             core.next_index[sender] = sent_to
-        if ack.success:
+        if ack.success and core.match_index[sender] > core.commit_index:
             core.advance()
         return True
 
@@ -103,13 +103,14 @@ class Replication:
         core = self._core
         due = [peer for peer in self._peers if peer in core.connected and self._is_due(peer)]
         if due:
-            # Ours is a promise only while the record of our own election is not on the disk.
+            # An append promises nothing but that we lead the term, and that record is older as a rule.
             self._early = output.send if self._log.term_pending else output.send_early
             self._output = output
             core.replicate(due)
             self._encoded.clear()
-        times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
-        core.heartbeat_at = min(times, default=core.now + self._config.heartbeat_s)
+        if due or core.heartbeat_at <= core.now:
+            times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
+            core.heartbeat_at = min(times, default=core.now + self._config.heartbeat_s)
 
     def _is_due(self, peer: Peer) -> bool:
         core, flow = self._core, self._flows[peer]

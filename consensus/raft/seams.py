@@ -56,7 +56,6 @@ INTERNALS = (
     "_SyncObj__votedForNodeId",
     "_checkCommandsToApply",
     "_onTick",
-    "_poller",
 )
 """What an upgrade of PySyncObj must not move. A contract test looks each of them up by name."""
 
@@ -98,6 +97,26 @@ class _NoPickle:
         raise InvariantViolated(f"PySyncObj reached for pickle.{name}: nothing here may be pickled")
 
 
+class _NoPoller:
+    """Takes the place of a poller: there is no descriptor to poll."""
+
+    def __init__(self, _kind: str) -> None:
+        pass
+
+    def poll(self, _timeout: float) -> None:
+        """Return at once."""
+
+
+class _NoResolver:
+    """Takes the place of the process-wide resolver, whose settings belong to others."""
+
+    def setTimeouts(self, _found_s: float, _failed_s: float) -> None:  # noqa: N802 (PySyncObj's name)
+        """There are no names to resolve."""
+
+    def setPreferredAddrFamily(self, _family: str) -> None:  # noqa: N802 (PySyncObj's name)
+        """There are no addresses to prefer."""
+
+
 def _ambient_now() -> float:
     return _ambient.now
 
@@ -112,6 +131,8 @@ def _private_copy() -> Any:
     copy.monotonicTime = _ambient_now
     copy.random = _AmbientRandom()
     copy.pickle = _NoPickle()
+    copy.createPoller = _NoPoller
+    copy.globalDnsResolver = _NoResolver
     return copy
 
 
@@ -158,13 +179,6 @@ class _NoSerializer:
 
     def setTransmissionData(self, _data: object) -> bool:  # noqa: N802 (PySyncObj's name)
         raise InvariantViolated("a snapshot reached PySyncObj's own loader")
-
-
-class _NoPoller:
-    """Takes the place of a poller: there is no descriptor to poll."""
-
-    def poll(self, _timeout: float) -> None:
-        """Return at once."""
 
 
 class _Raft(_pysyncobj.SyncObj):  # type: ignore[misc, name-defined]
@@ -245,7 +259,6 @@ class Core:
 
     def _recover(self, log: MemoryLog, applied_index: int) -> None:
         raft = self.raft
-        raft._poller = _NoPoller()
         raft._SyncObj__serializer = _NoSerializer()
         raft._SyncObj__needLoadDumpFile = False
         raft._SyncObj__raftLog = log

@@ -279,6 +279,23 @@ def test_an_engine_that_met_a_contradiction_is_closed() -> None:
     assert follower.status().commit_index == 2
 
 
+def test_a_leader_of_an_older_term_is_not_even_contradicted() -> None:
+    """Its appends may disagree with what is committed since: that is stale, not a violation."""
+    codec = Codec(CONFIG)
+    committed = [Entry(1, 0, EntryKind.NOOP, b""), Entry(2, 3, EntryKind.COMMAND, b"x")]
+    node = engine("abc", recovered=Recovered(HardState(5, "c"), None, committed))
+    node.receive("c", codec.encode_append(Append(5, 1, 2, 2, 3, ()), b"\x90"), 0.0)
+    assert node.status().commit_index == 2
+    restarted = engine("abc", recovered=Recovered(HardState(5, "c"), None, committed))
+    for stale in (node, restarted):
+        stale.take_output()
+        slots = [(b"y", 2, 2, Entry(2, 2, EntryKind.COMMAND, b"y"))]
+        stale.receive("b", codec.encode_append(Append(4, 9, 2, 1, 0, ()), codec.encode_entries(slots)), 0.0)
+        assert not stale.take_output()
+        assert stale.status().leader != "b"
+        assert stale.dropped["stale_term"] == 1
+
+
 @pytest.mark.parametrize(
     ("node", "voters"),
     [("a", "bc"), ("a", ""), ("a", "aab"), ("a", "abcdefgh")],

@@ -98,15 +98,17 @@ def test_what_pysyncobj_must_not_do_is_refused(wrong) -> None:
         wrong(log(GENESIS, command(2)))
 
 
-def test_an_open_slice_fits_into_one_message() -> None:
-    config = RaftConfig(entry_bytes_max=1000, append_bytes_max=4000, append_entries_max=50)
+@pytest.mark.parametrize("far", [1, 2**62], ids=["small", "large"])
+def test_an_open_slice_fits_into_one_message(far: int) -> None:
+    config = RaftConfig(entry_bytes_max=1000, append_bytes_max=4000, append_entries_max=200)
     codec = Codec(config)
-    sizes = [0] * 200 + [1000] * 10 + [500] * 10 + [1] * 10
-    entries = log(GENESIS, *(command(i, data=bytes(size)) for i, size in enumerate(sizes, 2)), config=config)
+    sizes = [0] * 400 + [1000] * 10 + [500] * 10 + [1] * 10
+    held = [command(far + i, far, bytes(size)) for i, size in enumerate(sizes, 1)]
+    entries = log(*held, snapshot=meta(far, far), term=far, config=config)
     start, messages = 1, 0
     while start < len(entries):
         slots = entries[start:]
-        data = codec.encode_append(Append(2**62, 2**62, 2**62, 2**62, 2**62, ()), codec.encode_entries(slots))
+        data = codec.encode_append(Append(far, far, far, far, far, ()), codec.encode_entries(slots))
         assert 1 <= len(slots) <= config.append_entries_max
         assert len(data) <= config.append_bytes_max
         start, messages = start + len(slots), messages + 1

@@ -7,7 +7,7 @@ from raft_world import Node, World
 
 from consensus.interface import Role
 from consensus.raft import RaftConfig
-from consensus.raft.messages import Append, Codec
+from consensus.raft.messages import Ack, Append, Codec
 
 CONFIG = RaftConfig()
 CODEC = Codec(CONFIG)
@@ -137,6 +137,18 @@ def test_a_peer_that_reconnects_hears_from_the_leader_at_once() -> None:
     assert world.run_until(lambda: follower.commands() == [b"x"]) <= 6 * world.latency_s[1]
 
 
+def test_a_peer_that_reconnects_hears_from_the_leader_even_if_there_is_no_news() -> None:
+    world, leader, follower = quiet_cluster()
+    world.run_until(lambda: bool(appends(world, follower.name)))
+    world.run(CONFIG.heartbeat_s / 5)
+    world.cut([follower.name], [name for name in world.nodes if name != follower.name])
+    world.sent.clear()
+    world.heal()
+    [greeting] = appends(world, follower.name)
+    assert greeting.entries == ()
+    assert greeting.number > 0
+
+
 def test_a_leader_writes_before_it_hears_of_its_own_append() -> None:
     """Two of three acknowledge, the leader dies before its own sync: the entry survives."""
     world, leader, follower = quiet_cluster()
@@ -151,3 +163,31 @@ def test_a_leader_writes_before_it_hears_of_its_own_append() -> None:
     leader.start()
     world.converge()
     assert leader.commands() == [b"early"]
+
+
+def test_a_rejection_that_an_acknowledgement_overtook_sends_nothing_again() -> None:
+    world, leader, follower = quiet_cluster()
+    for n in range(3):
+        leader.propose(b"%d" % n)
+    numbers = [append.number for append in appends(world, follower.name)]
+    term, last = leader.live.status().term, leader.live.status().last_index
+    for answer in (
+        Ack(term, numbers[1], last, success=True, reset=False),
+        Ack(term, numbers[2], last - 1, success=False, reset=True),
+    ):
+        leader.live.receive(follower.name, CODEC.encode(answer), world.now)
+    sent = [
+        CODEC.decode(data) for peer, data in leader.live.take_output().send_early if peer == follower.name
+    ]
+    assert [[entry.index for entry in append.entries] for append in sent] == [[last]]
+
+
+def test_an_acknowledgement_of_what_was_never_sent_counts_for_nothing() -> None:
+    world, leader, follower = quiet_cluster()
+    status = leader.live.status()
+    beyond = Ack(status.term, 1, status.last_index + 2, success=True, reset=False)
+    unnumbered = Ack(status.term, 10**6, status.last_index + 1, success=True, reset=False)
+    for answer in (beyond, unnumbered):
+        leader.live.receive(follower.name, CODEC.encode(answer), world.now + 1.0)
+    assert leader.live.dropped["ack_of_nothing"] == 2
+    assert leader.live.status().last_contact_s == status.last_contact_s

@@ -37,7 +37,17 @@ def test_pysyncobj_still_has(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["monotonicTime", "random", "pickle", "Transport", "SyncObjConf", "_RAFT_STATE"]
+    "name",
+    [
+        "monotonicTime",
+        "random",
+        "pickle",
+        "createPoller",
+        "globalDnsResolver",
+        "Transport",
+        "SyncObjConf",
+        "_RAFT_STATE",
+    ],
 )
 def test_pysyncobj_still_has_the_global(name: str) -> None:
     assert hasattr(pysyncobj.syncobj, name)
@@ -64,9 +74,12 @@ def test_the_messages_that_we_translate_are_pysyncobjs(kind: str) -> None:
     assert f"'type': '{kind}'" in Path(pysyncobj.syncobj.__file__).read_text()
 
 
-def test_somebody_elses_pysyncobj_keeps_its_clock_its_pickle_and_its_journal() -> None:
+def test_somebody_elses_pysyncobj_keeps_its_clock_its_pickle_and_its_settings() -> None:
+    resolver = pysyncobj.syncobj.globalDnsResolver()
+    resolver.setTimeouts(123.0, 4.0)
     world = World(3, seed=1)
     world.elect()
+    assert vars(resolver)["_DnsCachingResolver__cacheTime"] == 123.0
     assert pysyncobj.syncobj.monotonicTime is pysyncobj.monotonic.monotonic
     assert pysyncobj.syncobj.random is random
     assert pysyncobj.syncobj.pickle is pysyncobj.pickle

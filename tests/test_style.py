@@ -26,7 +26,7 @@ ASYNCIO_HOMES = (
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "manager", "misc", "common", "stuff"}
 FILE_LINES_MAX = 600
 # Longer than we like, and not to grow: an entry may only be lowered or removed.
-FILE_LINES_MAX_OF = {"consensus/driver.py": 750}
+FILE_LINES_MAX_OF: dict[str, int] = {}
 FUNCTION_LINES_MAX = 60
 
 Source = tuple[str, ast.Module]

@@ -121,9 +121,10 @@ class Member:
                 name, cluster.names, recovered, now=loop.time(), random=generator, config=timing
             )
         self.failures: list[Exception] = []
+        self.disk = FullJournal(self.journal)
         self.driver = Driver(
             engine,
-            self.journal,
+            self.disk,
             self.store,
             self.sink,
             Port(cluster.board, name),
@@ -375,9 +376,8 @@ def test_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(tmp_pat
     async def scenario() -> None:
         cluster = Cluster(tmp_path, 1, DriverLimits(disk_full_retry_s=0.01))
         member = cluster.members["n1"]
-        disk = FullJournal(member.journal)
+        disk = member.disk
         await settled(cluster, [b"before"])
-        member.driver._journal = disk
         disk.full = True
         with pytest.raises(OutcomeUnknown):
             await member.driver.propose(b"during", timeout_s=5.0)
@@ -398,8 +398,7 @@ def test_a_failed_sync_stops_the_node(tmp_path: Path) -> None:
         cluster = Cluster(tmp_path, 1)
         member = cluster.members["n1"]
         await settled(cluster, [b"before"])
-        disk = FullJournal(member.journal)
-        member.driver._journal = disk
+        disk = member.disk
         disk.broken = True
         with pytest.raises(OutcomeUnknown):
             await member.driver.propose(b"lost", timeout_s=5.0)

@@ -1,0 +1,428 @@
+"""The heart of a node's consensus: persist, then send, then apply. Synchronous, and without a clock.
+
+Events gather (messages, links, proposals, time); one :meth:`Pump.turn` hands all of them to the engine,
+takes one output and performs it. One sync covers everything that gathered, which is group commit: a lone
+command never waits for company, and a flood shares its syncs. Whoever holds the pump (the asyncio shell
+of `consensus.driver`, the virtual world of a simulation) gives it the time and performs its wishes.
+
+From the moment a sync is asked for until it has returned the engine rests: it must not see an
+acknowledgement before its own write is durable. Events gather meanwhile, and deadlines are kept.
+
+A full disk stalls the node: nothing is sent, nothing acknowledged, peers' messages are dropped (Raft
+takes that for loss), proposals are refused, and the same write is tried again until there is room. A
+failed write or sync ends it: what is on the disk is unknown then, and only a restart can find out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from consensus import channel
+from consensus.batch import EMPTY, Batch, decode_batch
+from consensus.catch_up import CatchUp
+from consensus.channel import Chunk, ChunkAck, Forward, Malformed, Refused
+from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
+from consensus.interface import Engine, Entry, EntryKind, Output, Role, SnapshotMeta
+from consensus.ports import Applied, Done, DriverLimits, Log, Network, Shell, Sink, Snapshots
+from consensus.submission import Submission
+
+SEAL_AFTER_S = 0.2
+
+
+class Pump:
+    """Drives one engine. Every ``now`` is in seconds on the engine's clock, which does not go back.
+
+    ``wall`` gives seconds since the epoch for stamps. Nothing here is called from within itself, except
+    :meth:`applied`, which a sink may call while it is pushed to, and :meth:`synced` from ``shell.sync``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Log,
+        snapshots: Snapshots,
+        sink: Sink,
+        network: Network,
+        shell: Shell,
+        *,
+        wall: Callable[[], float],
+        generator: random.Random,
+        limits: DriverLimits,
+    ) -> None:
+        self.limits = limits
+        self.dropped: dict[str, int] = {}
+        self.failure: ConsensusError | None = None
+        self._engine = engine
+        self._journal = journal
+        self._snapshots = snapshots
+        self._sink = sink
+        self._network = network
+        self._shell = shell
+        self._submission = Submission(
+            engine, limits, wall=wall, generator=generator, tell=self._tell, mishandled=shell.mishandled
+        )
+        self._catch_up = CatchUp(
+            engine, snapshots, limits, tell=self._tell, promise=self._promise, drop=self._drop
+        )
+        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._links: dict[str, tuple[bool, bool]] = {}
+        self._under_way: Output | None = None
+        self._retry_at = math.inf
+        self._after_sync: list[tuple[str, bytes]] = []
+        self._to_apply: deque[tuple[Entry, Batch]] = deque()
+        self._applying: deque[tuple[int, int, int]] = deque()
+        self._applied = (0, 0, 0)
+        self._log_bytes = 0
+        self._storing = False
+        self._compact_to: SnapshotMeta | None = None
+        self._seal_at = math.inf
+        self._unflushed = False
+        self._stopped = False
+        self._seen: tuple[Role, int, str | None] | None = None
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin: restore the snapshot that is on the disk, if there is one, and drive the engine."""
+        latest = self._snapshots.latest()
+        if latest is not None:
+            self._restore(latest)
+        self._seen = self._view()
+        self._shell.wake()
+
+    def stop(self) -> None:
+        """Stop. What is pending becomes unknown. Nothing more is written or sent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._shell.arm(math.inf)
+        self._catch_up.stop()
+        self._submission.give_up("this node stopped")
+
+    def fail(self, error: ConsensusError) -> None:
+        """Go on no more: what this node would do next could do harm."""
+        if self.failure is None:
+            self.failure = error
+            self.stop()
+            self._shell.failed(error)
+
+    # -- views --------------------------------------------------------------------------------------
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry whose commands have all been executed here."""
+        return self._applied[0]
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether a write waits for room."""
+        return self._retry_at < math.inf
+
+    @property
+    def unresolved(self) -> int:
+        """How many commands that were submitted here have no outcome yet."""
+        return len(self._submission)
+
+    # -- events -------------------------------------------------------------------------------------
+
+    def message(self, peer: str, message: bytes) -> None:
+        """A peer's message. Over ``inbox_messages_max``, or while the disk is full, it is dropped."""
+        if self._stopped or self.disk_full or len(self._inbox) >= self.limits.inbox_messages_max:
+            self._drop("inbox_full")
+            return
+        self._inbox.append((peer, message))
+        self._shell.wake()
+
+    def connected(self, peer: str) -> None:
+        """Messages to ``peer`` can arrive from now on."""
+        self._note_link(peer, self._links.get(peer, (False, True))[0], True)
+
+    def disconnected(self, peer: str) -> None:
+        """The link to ``peer`` is gone, and with it what was on its way there, perhaps."""
+        self._note_link(peer, True, False)
+
+    def submit(self, command: bytes, done: Done, deadline: float) -> None:
+        """Have ``command`` ordered and executed; ``done`` is called once with the outcome, by ``deadline``.
+
+        Raises, or gives as the outcome: :class:`Busy`, :class:`EntryTooLarge`, :class:`DiskFull` and
+        :class:`NotLeader` mean that nothing was written; :class:`OutcomeUnknown` that it may have been.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._stopped:
+            raise NotLeader(None)
+        if self.disk_full:
+            raise DiskFull("this node's disk is full: it acknowledges nothing until there is room")
+        self._check_log_bound()
+        self._submission.add(command, deadline, done)
+        self._shell.wake()
+
+    def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
+        """The sink has executed all commands of the entry at ``index``."""
+        while self._applying and self._applying[0][0] <= index:
+            self._applied = self._applying.popleft()
+        for request_id, result in results:
+            self._submission.executed(request_id, Applied(index, result))
+        if self._to_apply:
+            self._shell.wake()
+
+    def turn(self, now: float) -> None:
+        """Do everything that is due. Called when the pump asked to be woken, or earlier: it does no harm."""
+        if self._stopped:
+            return
+        try:
+            if self._under_way is None:
+                self._feed_engine(now)
+                self._perform(self._engine.take_output(), now)
+            else:
+                self._submission.expire(now)
+                if now >= self._retry_at:
+                    self._perform(self._under_way, now)
+            if now >= self._seal_at:
+                self._seal(now)
+        except ConsensusError as error:
+            self.fail(error)
+        self._arm()
+
+    def synced(self, now: float, error: ConsensusError | None = None) -> None:
+        """The sync that was asked for has ended, and with ``error`` if it failed."""
+        output, self._under_way = self._under_way, None
+        if self._stopped or output is None:
+            return
+        if error is not None:
+            self.fail(error)
+            return
+        try:
+            self._performed(output, now)
+        except ConsensusError as failure:
+            self.fail(failure)
+        self._arm()
+
+    def stored(self, outcome: SnapshotMeta | ConsensusError) -> None:
+        """The snapshot that was to be stored is durable, or why not."""
+        self._storing = False
+        if self._stopped:
+            return
+        if isinstance(outcome, SnapshotMeta):
+            self._compact_to = outcome
+            self._shell.wake()
+        elif isinstance(outcome, DiskFull):
+            self._drop("snapshot_disk_full")
+        else:
+            self.fail(outcome)
+
+    # -- events in ----------------------------------------------------------------------------------
+
+    def _feed_engine(self, now: float) -> None:
+        self._take_links(now)
+        self._take_inbox(now)
+        self._submission.expire(now)
+        self._submission.hand_over(now)
+        if now >= self._engine.next_deadline():
+            self._engine.tick(now)
+
+    def _note_link(self, peer: str, went_down: bool, is_up: bool) -> None:
+        if not self._stopped:
+            self._links[peer] = went_down, is_up
+            self._shell.wake()
+
+    def _take_links(self, now: float) -> None:
+        links, self._links = self._links, {}
+        for peer, (went_down, is_up) in links.items():
+            if went_down:
+                self._engine.peer_disconnected(peer, now)
+            if is_up:
+                self._engine.peer_connected(peer, now)
+            if self._engine.status().leader == peer:
+                self._submission.wait_again()
+
+    def _take_inbox(self, now: float) -> None:
+        for _ in range(len(self._inbox)):
+            peer, data = self._inbox.popleft()
+            try:
+                message = channel.decode(data)
+            except Malformed:
+                self._drop("malformed")
+                continue
+            match message:
+                case bytes():
+                    self._engine.receive(peer, message, now)
+                case Forward():
+                    self._submission.take_forward(peer, message, room=self._log_has_room())
+                case Refused():
+                    self._submission.take_refusal(message)
+                case Chunk():
+                    self._catch_up.take_chunk(peer, message, now)
+                case ChunkAck():
+                    self._catch_up.take_ack(peer, message, now)
+
+    def _check_log_bound(self) -> None:
+        if not self._log_has_room():
+            status = self._engine.status()
+            raise Busy(
+                f"the log holds {status.last_index - status.first_index} entries that no snapshot covers and "
+                f"{len(self._to_apply)} entries wait to be executed (log_entries_max="
+                f"{self.limits.log_entries_max}, apply_entries_max={self.limits.apply_entries_max}); "
+                "retry when it has drained"
+            )
+
+    def _log_has_room(self) -> bool:
+        status = self._engine.status()
+        entries = status.last_index - status.first_index
+        return (
+            entries <= 2 * self.limits.log_entries_max
+            and len(self._to_apply) <= self.limits.apply_entries_max
+        )
+
+    # -- persist, send ------------------------------------------------------------------------------
+
+    def _perform(self, output: Output, now: float) -> None:
+        if not output.persist:
+            self._performed(output, now)
+            return
+        # On their way before the disk is asked: peers write at the same time as this node.
+        self._send_all(output.send_early)
+        output.send_early = []
+        self._flush()
+        self._under_way = output
+        try:
+            self._journal.append(output.persist)
+        except DiskFull:
+            self._stall(now)
+            return
+        self._retry_at = math.inf
+        self._seal_at = now + SEAL_AFTER_S
+        self._shell.sync()
+
+    def _stall(self, now: float) -> None:
+        self._retry_at = now + self.limits.disk_full_retry_s
+        self._inbox.clear()
+        self._submission.give_up("this node's disk is full", DiskFull)
+
+    def _performed(self, output: Output, now: float) -> None:
+        if output.send or self._after_sync:
+            self._send_all(output.send)
+            for peer, message in self._after_sync:
+                self._network.send(peer, message)
+            self._after_sync.clear()
+            # Somebody waits for these: they leave before anything is executed.
+            self._flush()
+        for peer in output.snapshot_needed:
+            self._catch_up.begin(peer, now)
+        if output.restore is not None:
+            self._restore(output.restore)
+        self._take_committed(output.committed)
+        self._feed_sink()
+        self._send_all(output.send_early)
+        if self._unflushed:
+            # After the answers to clients, which the sink has queued and which leave on the next turn.
+            self._shell.flush_soon()
+        self._watch()
+        self._maybe_compact()
+        if self._inbox or self._links or self._submission.forwarded:
+            self._shell.wake()
+
+    def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        for peer, message in messages:
+            self._network.send(peer, channel.engine_message(message))
+            self._unflushed = True
+
+    def _tell(self, peer: str, message: channel.Message) -> None:
+        self._network.send(peer, channel.encode(message))
+        self._unflushed = True
+
+    def _promise(self, peer: str, message: channel.Message) -> None:
+        self._after_sync.append((peer, channel.encode(message)))
+
+    def flush(self) -> None:
+        """What was asked for with ``shell.flush_soon``."""
+        if self._unflushed and not self._stopped:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._unflushed = False
+        self._network.flush()
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    # -- apply --------------------------------------------------------------------------------------
+
+    def _take_committed(self, committed: Sequence[Entry]) -> None:
+        for entry in committed:
+            batch = decode_batch(entry.data) if entry.kind is EntryKind.COMMAND else EMPTY
+            self._submission.saw_stamp(batch.time_s)
+            self._to_apply.append((entry, batch))
+            self._log_bytes += len(entry.data)
+
+    def _feed_sink(self) -> None:
+        while self._to_apply and len(self._to_apply[0][1].commands) <= self._sink.free():
+            entry, batch = self._to_apply.popleft()
+            previous = self._applying[-1] if self._applying else self._applied
+            self._applying.append((entry.index, entry.term, previous[1]))
+            self._sink.push(entry, batch)
+
+    def _watch(self) -> None:
+        seen = self._view()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        if seen[0] is not Role.LEADER:
+            self._catch_up.stop_sending()
+        self._submission.wait_again()
+        self._shell.wake()
+        self._shell.changed(self._engine.status())
+
+    def _view(self) -> tuple[Role, int, str | None]:
+        status = self._engine.status()
+        return status.role, status.term, status.leader
+
+    def _arm(self) -> None:
+        if self._stopped:
+            return
+        at = min(self._submission.next_deadline(), self._seal_at)
+        if self._under_way is None:
+            at = min(at, self._engine.next_deadline())
+        self._shell.arm(min(at, self._retry_at))
+
+    # -- snapshots ----------------------------------------------------------------------------------
+
+    def _restore(self, meta: SnapshotMeta) -> None:
+        if meta.index == self._applied[0] and not self._applying:
+            return
+        self._to_apply.clear()
+        self._applying.clear()
+        self._sink.restore(meta, self._snapshots.read(meta))
+        self._applied = (meta.index, meta.term, meta.previous_term)
+        self._log_bytes = 0
+        # Commands of ours below the snapshot may have been executed without our seeing it.
+        self._submission.wait_again()
+
+    def _maybe_compact(self) -> None:
+        if self._compact_to is not None:
+            self._journal.compact(self._engine.compact(self._compact_to, self.limits.log_entries_retained))
+            self._compact_to = None
+        status, (index, term, previous_term) = self._engine.status(), self._applied
+        latest = self._snapshots.latest()
+        grown = index - (latest.index if latest else 0)
+        if self._storing or status.role is Role.CANDIDATE or grown < 2:
+            return
+        if grown <= self.limits.log_entries_max and self._log_bytes <= self.limits.log_bytes_max:
+            return
+        self._storing = True
+        self._log_bytes = 0
+        content = self._sink.snapshot()
+        self._shell.store(functools.partial(self._snapshots.write, index, term, previous_term, content))
+
+    def _seal(self, now: float) -> None:
+        """Leave evidence that the last batch was synced, so that damage to it is told from a torn write."""
+        if self._under_way is None:
+            self._seal_at = math.inf
+            self._journal.seal()
+        else:
+            self._seal_at = now + SEAL_AFTER_S

@@ -1,0 +1,185 @@
+"""From a command to an entry: what this node proposes, and what other nodes forward to it.
+
+On the leader everything that has gathered goes into as few entries as the limits allow, with one stamp
+and one seed each. On a follower it goes to the leader in one message. What happened to a command is the
+bookkeeping of `consensus.proposals`; this is who acts on it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from consensus.batch import Batch, encode_batch
+from consensus.channel import Forward, Refused
+from consensus.errors import Busy, ConsensusError, NotLeader, OutcomeUnknown
+from consensus.interface import Engine, Role
+from consensus.ports import Applied, Done, DriverLimits
+from consensus.proposals import Proposal, Proposals
+
+Tell = Callable[[str, Forward | Refused], None]
+
+
+class Submission:
+    """The commands of one node that are not resolved, and those that it was asked to append.
+
+    ``wall`` gives seconds since the epoch for stamps, ``tell`` sends to a peer.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: DriverLimits,
+        *,
+        wall: Callable[[], float],
+        generator: random.Random,
+        tell: Tell,
+        mishandled: Callable[[Exception], None],
+    ) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._wall = wall
+        self._random = generator
+        self._tell = tell
+        self._mishandled = mishandled
+        self._proposals = Proposals(
+            generator.getrandbits(64).to_bytes(8, "big"),
+            pending_max=limits.proposals_pending_max,
+            command_bytes_max=limits.command_bytes_max,
+        )
+        self._batch: list[tuple[bytes, bytes]] = []
+        self._stamp = 0.0
+
+    def __len__(self) -> int:
+        """How many commands of this node are not resolved."""
+        return len(self._proposals)
+
+    @property
+    def forwarded(self) -> bool:
+        """Whether commands from other nodes wait to be appended."""
+        return bool(self._batch)
+
+    def next_deadline(self) -> float:
+        """When :meth:`expire` has something to do."""
+        return self._proposals.next_deadline()
+
+    # -- this node's own ----------------------------------------------------------------------------
+
+    def add(self, command: bytes, deadline: float, done: Done) -> None:
+        """Take a command. Raises :class:`Busy` and :class:`EntryTooLarge`."""
+        self._proposals.add(command, deadline, done)
+
+    def wait_again(self) -> None:
+        """Whoever was to append these may not have: they go to the next leader."""
+        self._proposals.wait_again()
+
+    def hand_over(self, now: float) -> None:
+        """Append what has gathered, or forward it to the leader."""
+        status = self._engine.status()
+        if status.role is Role.LEADER:
+            if self._proposals.waiting:
+                attempt, taken = self._proposals.take_waiting(now)
+                left = self._append([(p.request_id, p.command) for p in taken], now)
+                self._proposals.not_appended(attempt, [request_id for request_id, _ in left])
+            if self._batch:
+                pairs, self._batch = self._batch, []
+                self._append(pairs, now)
+            return
+        # Whoever forwarded these sends them again once it learns of the next leader.
+        self._batch.clear()
+        if status.leader is not None:
+            self._proposals.wait_again(self._proposals.stale(now - self._limits.forward_retry_s))
+            if self._proposals.waiting:
+                attempt, taken = self._proposals.take_waiting(now)
+                ids, commands = [p.request_id for p in taken], [p.command for p in taken]
+                self._tell(status.leader, Forward(attempt, ids, commands))
+
+    def executed(self, request_id: bytes, outcome: Applied) -> None:
+        """A command was executed here; perhaps it is one of this node's own."""
+        proposal = self._proposals.resolve(request_id)
+        if proposal is not None:
+            self._resolve(proposal, outcome)
+
+    def expire(self, now: float) -> None:
+        """Resolve those whose deadline has passed."""
+        for proposal in self._proposals.expired(now):
+            self._resolve(proposal, _unresolved(proposal, "its deadline passed"))
+
+    def give_up(self, why: str, refusal: type[ConsensusError] | None = None) -> None:
+        """Resolve all of them: unknown, or ``refusal`` where nothing can have been appended."""
+        self._resolve_all(self._proposals.drain(), why, refusal)
+
+    # -- other nodes' -------------------------------------------------------------------------------
+
+    def take_forward(self, peer: str, forward: Forward, *, room: bool) -> None:
+        """Append these with the next entry, or say that this was not done."""
+        if self._engine.status().role is not Role.LEADER:
+            self._tell(peer, Refused("NOT_LEADER", forward.attempt, forward.request_ids))
+            return
+        fits = all(len(c) <= self._limits.command_bytes_max for c in forward.commands)
+        if not room or not fits or len(self._batch) + len(forward.commands) > self._room_max:
+            self._tell(peer, Refused("BUSY", forward.attempt, forward.request_ids))
+            return
+        self._batch.extend(zip(forward.request_ids, forward.commands, strict=True))
+
+    def take_refusal(self, refused: Refused) -> None:
+        """A leader appended nothing of these."""
+        again = self._proposals.not_appended(refused.attempt, refused.request_ids)
+        if refused.code == "BUSY":
+            for proposal in again:
+                self._proposals.resolve(proposal.request_id)
+            self._resolve_all(again, "the leader is at its limit", Busy)
+
+    # -- entries ------------------------------------------------------------------------------------
+
+    def saw_stamp(self, time_s: float) -> None:
+        """An entry with this stamp is committed: the next one is not older."""
+        self._stamp = max(self._stamp, time_s)
+
+    @property
+    def _room_max(self) -> int:
+        return self._limits.proposals_pending_max
+
+    def _append(self, pairs: list[tuple[bytes, bytes]], now: float) -> list[tuple[bytes, bytes]]:
+        """Append in as few entries as the limits allow; gives back what was not appended."""
+        at = 0
+        while at < len(pairs):
+            end = self._entry_end(pairs, at)
+            self._stamp = max(self._stamp, self._wall())
+            ids, commands = zip(*pairs[at:end], strict=True)
+            try:
+                self._engine.propose(
+                    encode_batch(Batch(self._stamp, self._random.getrandbits(64), ids, commands)), now
+                )
+            except NotLeader:
+                return pairs[at:]
+            at = end
+        return []
+
+    def _entry_end(self, pairs: list[tuple[bytes, bytes]], at: int) -> int:
+        size, end = 0, at
+        while end < len(pairs) and end - at < self._limits.commands_per_entry_max:
+            size += len(pairs[end][1]) + 32
+            if end > at and size > self._limits.batch_bytes_max:
+                break
+            end += 1
+        return end
+
+    def _resolve_all(
+        self, proposals: Iterable[Proposal], why: str, refusal: type[ConsensusError] | None
+    ) -> None:
+        for proposal in proposals:
+            self._resolve(proposal, _unresolved(proposal, why, refusal))
+
+    def _resolve(self, proposal: Proposal, outcome: Applied | ConsensusError) -> None:
+        try:
+            cast(Done, proposal.waiter)(outcome)
+        except Exception as error:  # a proposer's mistake must not stop the order
+            self._mishandled(error)
+
+
+def _unresolved(proposal: Proposal, why: str, refusal: type[ConsensusError] | None = None) -> ConsensusError:
+    if proposal.maybe_logged:
+        return OutcomeUnknown(f"{why} after the command was sent; retry with the same request id")
+    return refusal(why) if refusal is not None else NotLeader(None)

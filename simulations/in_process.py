@@ -12,6 +12,7 @@ from mcp.client.client import Client
 from mcp.net.memory import MemoryNetwork
 from mcp.node.config import NodeConfig, NodeLimits
 from mcp.node.node import Node
+from mcp.node.surroundings import Surroundings
 
 UNTIL_S = 30.0
 QUICK = NodeLimits(node_dead_after_s=0.3, peer_backoff_s_max=0.05)
@@ -42,7 +43,7 @@ class InProcessCluster:
             heartbeat_s=0.02,
             **self.settings,
         )
-        node = Node(config, memory=self.network)
+        node = Node(config, surroundings=Surroundings(network=self.network))
         await node.start()
         self.running[name] = node
         return node

@@ -14,8 +14,6 @@ from consensus.raft.engine import RaftEngine
 from consensus.solo import SoloEngine
 from executor.onnx import OnnxRuntime
 from executor.options import RuntimeOptions
-from executor.pool import InferencePool
-from mcp.clock import Clock
 from mcp.errors import Unavailable
 from mcp.net.connection import Connection
 from mcp.node.artefacts import Artefacts
@@ -34,6 +32,7 @@ from mcp.node.reads import Reads
 from mcp.node.report import Report
 from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
+from mcp.node.surroundings import Surroundings
 from mcp.state.state import ReplicatedState
 
 Dial = Callable[[str], Awaitable[Connection]]
@@ -46,14 +45,15 @@ class Assembly:
         self,
         config: NodeConfig,
         files: NodeFiles,
-        clock: Clock,
+        around: Surroundings,
         dial: Dial,
         stack: contextlib.AsyncExitStack,
         on_failure: Callable[[ConsensusError], None],
         on_change: Callable[[EngineStatus], None],
     ) -> None:
         self.config = config
-        self._clock = clock
+        self._around = around
+        self._clock = around.clock
         self._stack = stack
         self.state = ReplicatedState()
         self.order = Order()
@@ -103,9 +103,7 @@ class Assembly:
         )
         self.runtime = OnnxRuntime(options, monotonic=self._clock.monotonic)
         self._stack.callback(self.runtime.close)
-        self.pool = InferencePool(
-            self.runtime, workers=config.workers, queue_runs_max=limits.inference_runs_max
-        )
+        self.pool = self._around.make_pool(self.runtime, config)
         self._stack.push_async_callback(self.pool.aclose)
         self.artefacts = Artefacts(blobs, self.links, self._clock, chunk_bytes_max=limits.chunk_bytes_max)
         self._stack.push_async_callback(self.artefacts.close)

@@ -22,16 +22,13 @@ from typing import Any, Self
 from consensus.errors import ConsensusError
 from consensus.interface import EngineStatus
 from mcp.client.client import Client
-from mcp.clock import Clock, SystemClock
 from mcp.errors import McpError, Unavailable
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
 from mcp.net.limits import Limits
 from mcp.net.listener import Listener
-from mcp.net.memory import MemoryNetwork
 from mcp.net.tls import client_context, server_context
-from mcp.node import storage
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
 from mcp.node.translation import translated
@@ -49,19 +46,18 @@ PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
 class Node:
     """One node of a cluster, or a whole cluster of one.
 
-    ``clock`` gives time and randomness, ``memory`` the in-memory network that :meth:`client` uses; a
-    simulation brings its own. :meth:`start` raises :class:`~mcp.errors.McpError` for whatever keeps the
+    ``surroundings`` are time, network, disk and threads: the real ones unless a simulation brings its
+    own. :meth:`start` raises :class:`~mcp.errors.McpError` for whatever keeps the
     node from starting: a port that is taken, a data directory in use, damaged storage.
     """
 
-    def __init__(
-        self, config: NodeConfig, *, clock: Clock | None = None, memory: MemoryNetwork | None = None
-    ) -> None:
+    def __init__(self, config: NodeConfig, *, surroundings: Surroundings | None = None) -> None:
         self.config = config
         self._peers = frozenset(config.peers)
         self.addresses: tuple[str, ...] = ()
-        self._clock = clock or SystemClock()
-        self._memory = memory or MemoryNetwork()
+        self._around = surroundings or Surroundings()
+        self._clock = self._around.clock
+        self._memory = self._around.network
         self._stack = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[McpError] | None = None
         self._parts: Assembly | None = None
@@ -131,13 +127,13 @@ class Node:
 
     async def _start(self) -> None:
         self._failed = asyncio.get_running_loop().create_future()
-        files = await asyncio.to_thread(storage.open_files, self.config.data_dir)
+        files = await asyncio.to_thread(self._around.open_files, self.config.data_dir)
         self._stack.callback(files.close)
         for note in files.journal.recovered_notes:
             _log.warning("recovery: %s", note)
         dial = functools.partial(self._dial, self._tls_to_peers())
         self._parts = Assembly(
-            self.config, files, self._clock, dial, self._stack, self._on_failure, self._on_change
+            self.config, files, self._around, dial, self._stack, self._on_failure, self._on_change
         )
         await self._listen()
         self._parts.membership.address = self.address

@@ -1,0 +1,33 @@
+"""What a node finds around itself: time, network, disk, threads. A simulation brings its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from executor.onnx import OnnxRuntime
+from executor.pool import InferencePool
+from mcp.clock import Clock, SystemClock
+from mcp.net.memory import MemoryNetwork
+from mcp.node.config import NodeConfig
+from mcp.node.storage import NodeFiles, open_files
+
+
+def make_pool(runtime: OnnxRuntime, config: NodeConfig) -> InferencePool:
+    """Threads for inferences, as many as the settings say."""
+    return InferencePool(runtime, workers=config.workers, queue_runs_max=config.limits.inference_runs_max)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The real ones by default.
+
+    ``clock`` gives time and randomness. ``network`` is where ``memory://`` addresses are. ``open_files``
+    opens and recovers what is below a data directory; it may block. ``make_pool`` makes what runs models.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+    open_files: Callable[[Path], NodeFiles] = open_files
+    make_pool: Callable[[OnnxRuntime, NodeConfig], InferencePool] = make_pool

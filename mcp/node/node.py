@@ -31,6 +31,7 @@ from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
+from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated
 from mcp.wire.handshake import Identity, Role
 

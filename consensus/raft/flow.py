@@ -68,7 +68,8 @@ class Flow:
         """
         self._set_back_at = number
 
-    def lost(self) -> None:
-        """The connection broke: nothing is in flight any more."""
+    def lost(self, number: int) -> None:
+        """The connection broke: nothing up to message ``number`` is in flight any more."""
+        self._set_back_at = number
         self._in_flight.clear()
         self._bytes = 0

@@ -52,9 +52,13 @@ class Replication:
             self._flows[peer].heartbeat_at = self._core.now
 
     def disconnected(self, peer: Peer) -> None:
-        """``peer`` cannot be reached: what was on its way is lost."""
-        if peer in self._flows:
-            self._flows[peer].lost()
+        """``peer`` cannot be reached: what was on its way is lost, and is sent again when it is back."""
+        if peer not in self._flows:
+            return
+        core = self._core
+        self._flows[peer].lost(self._number)
+        if match := core.match_index[peer]:
+            core.next_index[peer] = min(core.next_index[peer], max(match, self._log.base_index) + 1)
 
     def fallback_at(self) -> float:
         """When the majority, this node included, will have been silent for ``leader_fallback_s``."""
@@ -94,7 +98,6 @@ class Replication:
         core.match_index[peer] = max(core.match_index[peer], index)
         core.next_index[peer] = max(core.next_index[peer], index + 1)
         core.last_response[peer] = core.now
-        core.advance()
 
     # -- appends -----------------------------------------------------------------------------------
 

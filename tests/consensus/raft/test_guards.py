@@ -126,8 +126,9 @@ def test_a_window_fills_and_empties_by_number() -> None:
     assert flow.has_room
     flow.sent(5, 10)
     assert not flow.has_room
-    flow.lost()
+    flow.lost(5)
     assert flow.has_room
+    assert [flow.is_news(number) for number in (5, 6)] == [False, True]
 
 
 def test_only_a_rejection_of_something_newer_is_news() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from raft_world import Node, World
 
@@ -115,6 +117,8 @@ def test_a_peer_that_answers_nothing_gets_its_window_and_then_heartbeats() -> No
     assert follower.live.status().leader == leader.name
     world.held = None
     world.run_until(lambda: len(follower.commands()) == 200)
+    answers = [CODEC.decode(data) for source, _, data in world.sent if source == follower.name]
+    assert not any(answer.reset for answer in answers if isinstance(answer, Ack))
 
 
 def test_a_busy_leader_keeps_an_idle_peer_company() -> None:
@@ -128,17 +132,39 @@ def test_a_busy_leader_keeps_an_idle_peer_company() -> None:
     assert follower.live.status().leader == leader.name
 
 
-def test_a_peer_that_reconnects_hears_from_the_leader_at_once() -> None:
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_peer_that_reconnects_has_what_it_missed_one_message_later(in_flight: bool) -> None:
     world, leader, follower = quiet_cluster()
-    world.cut([follower.name], [name for name in world.nodes if name != follower.name])
-    leader.propose(b"x")
+    others = [name for name in world.nodes if name != follower.name]
+    for act in [lambda: leader.propose(b"x"), lambda: world.cut([follower.name], others)][
+        :: 1 if in_flight else -1
+    ]:
+        act()
     world.run(0.01)
     world.heal()
-    assert world.run_until(lambda: follower.commands() == [b"x"]) <= 6 * world.latency_s[1]
+    assert world.run_until(lambda: follower.commands() == [b"x"]) <= world.latency_s[1]
+
+
+def test_no_connected_peer_waits_longer_than_a_heartbeat() -> None:
+    """Appends to one peer, now and then, do not postpone the heartbeats of another."""
+    world, leader, follower = quiet_cluster(config=RaftConfig(appends_in_flight_max=1))
+    times: list[float] = []
+
+    def note(source: str, target: str, _message: object) -> bool:
+        if (source, target) == (leader.name, follower.name):
+            times.append(world.now)
+        return source == follower.name
+
+    world.held = note
+    for n in range(20):
+        leader.propose(b"%d" % n)
+        world.run(0.03)
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert max(gaps) <= CONFIG.heartbeat_s + 0.0001
 
 
 def test_a_peer_that_reconnects_hears_from_the_leader_even_if_there_is_no_news() -> None:
-    world, leader, follower = quiet_cluster()
+    world, _, follower = quiet_cluster()
     world.run_until(lambda: bool(appends(world, follower.name)))
     world.run(CONFIG.heartbeat_s / 5)
     world.cut([follower.name], [name for name in world.nodes if name != follower.name])

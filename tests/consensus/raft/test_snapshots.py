@@ -152,6 +152,15 @@ def test_an_append_from_before_the_snapshot_is_acknowledged_as_far_as_it_goes() 
     assert CODEC.decode(output.send[0][1]).next_index == 24
 
 
+def test_a_confirmation_counts_as_a_sign_of_life() -> None:
+    world = World(3, seed=7)
+    leader = world.elect()
+    world.run(0.1)
+    peer = next(iter(leader.live.status().match))
+    leader.live.snapshot_delivered(peer, 1, 2, world.now + 0.01)
+    assert leader.live.status().last_contact_s[peer] == world.now + 0.01
+
+
 def test_stale_confirmations_are_ignored() -> None:
     world = World(3, seed=5)
     leader = world.elect()

@@ -7,8 +7,13 @@ commands holds the same state and gives the same results. Time and randomness co
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,42 @@ class Result:
 
     value: object = None
     error: tuple[str, str] | None = None
+
+
+class Pool(Protocol):
+    """Runs loaded models for coroutines: :class:`executor.pool.InferencePool`, or a simulated one."""
+
+    inline_total: int
+    threaded_total: int
+
+    @property
+    def queued(self) -> int:
+        """How many runs wait."""
+
+    @property
+    def running(self) -> int:
+        """How many runs are under way."""
+
+    async def run(
+        self,
+        key: str,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, Array]:
+        """Run a model and return its outputs by name."""
+
+    def try_inline(
+        self, key: str, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array] | None:
+        """Run it here and now if it is known to be short; ``None``: use :meth:`run`."""
+
+    def forget(self, key: str) -> None:
+        """The model is unloaded, or replaced under its key."""
+
+    async def aclose(self) -> None:
+        """Refuse what waits and stop what runs."""
 
 
 class Executor(Protocol):

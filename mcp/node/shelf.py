@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from executor.errors import ModelNotLoaded
 from executor.inspection import ModelInfo
+from executor.interface import Pool
 from executor.onnx import OnnxRuntime
-from executor.pool import InferencePool
 from mcp.errors import McpError, ModelNotReady
 from mcp.node.artefacts import Artefacts
 from mcp.node.translation import translated
@@ -34,7 +34,7 @@ class Shelf:
     def __init__(
         self,
         runtime: OnnxRuntime,
-        pool: InferencePool,
+        pool: Pool,
         artefacts: Artefacts,
         *,
         on_ready: Callable[[str], None],

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from consensus.interface import Recovered
 from consensus.journal import Journal
 from consensus.recovery import recover
 from consensus.snapshots import SnapshotStore
-from consensus.storage import DirectoryLock, RealDisk, lock_directory
+from consensus.storage import RealDisk, lock_directory
+
+
+class Lock(Protocol):
+    """What keeps others from the same files."""
+
+    def release(self) -> None:
+        """Let others have them."""
 
 
 @dataclass(slots=True)
 class NodeFiles:
     """A node's durable side, opened and recovered."""
 
-    lock: DirectoryLock
+    lock: Lock
     journal: Journal
     snapshots: SnapshotStore
     recovered: Recovered

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from executor.interface import Pool
 from executor.onnx import OnnxRuntime
 from executor.pool import InferencePool
 from mcp.clock import Clock, SystemClock
@@ -14,7 +15,7 @@ from mcp.node.config import NodeConfig
 from mcp.node.storage import NodeFiles, open_files
 
 
-def make_pool(runtime: OnnxRuntime, config: NodeConfig) -> InferencePool:
+def make_pool(runtime: OnnxRuntime, config: NodeConfig) -> Pool:
     """Threads for inferences, as many as the settings say."""
     return InferencePool(runtime, workers=config.workers, queue_runs_max=config.limits.inference_runs_max)
 
@@ -30,4 +31,4 @@ class Surroundings:
     clock: Clock = field(default_factory=SystemClock)
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     open_files: Callable[[Path], NodeFiles] = open_files
-    make_pool: Callable[[OnnxRuntime, NodeConfig], InferencePool] = make_pool
+    make_pool: Callable[[OnnxRuntime, NodeConfig], Pool] = make_pool

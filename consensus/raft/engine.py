@@ -426,7 +426,7 @@ class RaftEngine:
                     raise InvariantViolated(f"elected in term {core.term}, which has a leader already")
                 self._replication.begin()
         elif self._replication.end() and core.election_deadline <= core.now:
-            # The deadline dates from before the reign: without this a deposed leader would call an
+            # Defect 23: the deadline dates from before the reign. Without this a deposed leader would call an
             # election at once, against whoever deposed it.
             core.postpone_election()
 

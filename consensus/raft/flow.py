@@ -1,6 +1,6 @@
 """How much is on its way to a peer, and which answers are out of date.
 
-PySyncObj advances a peer's next index when it sends, and sets it back to what an acknowledgement
+Defect 24: PySyncObj advances a peer's next index when it sends, and sets it back to what an acknowledgement
 names. With several messages on their way that sends every entry several times: each acknowledgement
 sets back past what is in flight, and each message behind a lost one is rejected on its own and sets
 back again. And it sends the whole rest of the log at once, however long that is.

@@ -90,7 +90,7 @@ def _refuse_to_undo(index: int, term: int, log: LogView, commit_index: int) -> N
 
 
 def _conflict_hint(log: LogView, prev_index: int, commit_index: int) -> int:
-    """Skip the whole term that does not fit (Ongaro and Ousterhout 2014, end of section 5.3).
+    """Defect 25: skip the whole term that does not fit (Ongaro and Ousterhout 2014, end of section 5.3).
 
     PySyncObj goes back one entry per round trip. Anything at or below the right answer is safe: the
     leader checks again from there, and what is committed here fits in any case.
@@ -122,7 +122,7 @@ class Ballot:
 
 
 class Reign:
-    """One leader per term: who has led in the term stays the only one who may speak as its leader.
+    """Defect 22: one leader per term; who has led in it stays the only one who may speak as its leader.
 
     PySyncObj obeys anyone who sends an append in its term, even while it leads in that very term.
     Election Safety says that a second leader cannot exist, so its words are not Raft's: they are

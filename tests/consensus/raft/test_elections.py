@@ -11,7 +11,7 @@ from raft_world import World
 from consensus.errors import InvariantViolated, NotLeader
 from consensus.interface import Entry, EntryKind, HardState, Recovered, Role
 from consensus.raft import RaftConfig, RaftEngine
-from consensus.raft.messages import Append, Codec, RequestVote
+from consensus.raft.messages import Append, Codec, RequestVote, Vote
 
 FRESH = Recovered(HardState(0, None), None, [])
 CONFIG = RaftConfig()
@@ -176,6 +176,19 @@ def test_a_candidate_asks_after_the_sync_and_a_leader_appends_before_it() -> Non
     assert output.send == []
     assert [record.data for record in output.persist] == [b"x"]
     assert output.committed == []
+
+
+def test_a_leader_whose_own_election_is_not_on_its_disk_yet_appends_after_the_sync() -> None:
+    """Nobody can know of it before, but the contract does not rest on that."""
+    node = engine("abc")
+    node.peer_connected("b", 0.0)
+    node.take_output()
+    node.tick(node.next_deadline())
+    node.receive("b", Codec(CONFIG).encode(Vote(1)), 0.6)
+    assert node.status().role is Role.LEADER
+    output = node.take_output()
+    assert output.send_early == []
+    assert isinstance(Codec(CONFIG).decode(output.send[-1][1]), Append)
 
 
 def test_proposals_before_an_output_share_one_append_per_peer() -> None:

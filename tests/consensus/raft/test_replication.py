@@ -134,7 +134,7 @@ def test_a_busy_leader_keeps_an_idle_peer_company() -> None:
 
 @pytest.mark.parametrize("in_flight", [False, True])
 def test_a_peer_that_reconnects_has_what_it_missed_one_message_later(in_flight: bool) -> None:
-    world, leader, follower = quiet_cluster()
+    world, leader, follower = quiet_cluster(config=RaftConfig(appends_in_flight_max=1))
     others = [name for name in world.nodes if name != follower.name]
     for act in [lambda: leader.propose(b"x"), lambda: world.cut([follower.name], others)][
         :: 1 if in_flight else -1

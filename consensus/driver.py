@@ -133,6 +133,11 @@ class Driver:
         return self._engine.status()
 
     @property
+    def leader(self) -> str | None:
+        """Who leads, as far as this node knows."""
+        return self._engine.leadership().leader
+
+    @property
     def applied_index(self) -> int:
         """The last entry whose commands have all been executed here."""
         return self._pump.applied_index

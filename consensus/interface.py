@@ -20,7 +20,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Role(enum.StrEnum):
@@ -147,6 +147,14 @@ class EngineStatus:
     """On the leader: when each peer answered last, on the clock that is passed as ``now``."""
 
 
+class Leadership(NamedTuple):
+    """Who leads, as far as the node knows: what a driver asks after every event."""
+
+    role: Role
+    term: int
+    leader: str | None
+
+
 class Engine(Protocol):
     """One node's part in agreeing on an order. See the head of this module for how to drive it."""
 
@@ -192,6 +200,12 @@ class Engine(Protocol):
 
         Returns the first index that is kept, for the journal to drop its segments below it.
         """
+
+    def leadership(self) -> Leadership:
+        """The role, the term and the leader of :meth:`status`, for less."""
+
+    def entries_held(self) -> int:
+        """How many entries the log holds, from ``first_index`` to ``last_index`` of :meth:`status`."""
 
     def status(self) -> EngineStatus:
         """A view of the engine as it is now."""

@@ -27,7 +27,7 @@ from consensus.batch import EMPTY, Batch, decode_batch
 from consensus.catch_up import CatchUp
 from consensus.channel import Chunk, ChunkAck, Forward, Malformed, Refused
 from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
-from consensus.interface import Engine, Entry, EntryKind, Output, Role, SnapshotMeta
+from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
 from consensus.ports import Applied, Done, DriverLimits, Log, Network, Shell, Sink, Snapshots
 from consensus.submission import Submission
 
@@ -83,7 +83,7 @@ class Pump:
         self._seal_at = math.inf
         self._unflushed = False
         self._stopped = False
-        self._seen: tuple[Role, int, str | None] | None = None
+        self._seen: Leadership | None = None
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Pump:
         latest = self._snapshots.latest()
         if latest is not None:
             self._restore(latest)
-        self._seen = self._view()
+        self._seen = self._engine.leadership()
         self._shell.wake()
 
     def stop(self) -> None:
@@ -238,7 +238,7 @@ class Pump:
                 self._engine.peer_disconnected(peer, now)
             if is_up:
                 self._engine.peer_connected(peer, now)
-            if self._engine.status().leader == peer:
+            if self._engine.leadership().leader == peer:
                 self._submission.wait_again()
 
     def _take_inbox(self, now: float) -> None:
@@ -263,19 +263,16 @@ class Pump:
 
     def _check_log_bound(self) -> None:
         if not self._log_has_room():
-            status = self._engine.status()
             raise Busy(
-                f"the log holds {status.last_index - status.first_index} entries that no snapshot covers and "
+                f"the log holds {self._engine.entries_held()} entries that no snapshot covers and "
                 f"{len(self._to_apply)} entries wait to be executed (log_entries_max="
                 f"{self.limits.log_entries_max}, apply_entries_max={self.limits.apply_entries_max}); "
                 "retry when it has drained"
             )
 
     def _log_has_room(self) -> bool:
-        status = self._engine.status()
-        entries = status.last_index - status.first_index
         return (
-            entries <= 2 * self.limits.log_entries_max
+            self._engine.entries_held() <= 2 * self.limits.log_entries_max
             and len(self._to_apply) <= self.limits.apply_entries_max
         )
 
@@ -368,19 +365,15 @@ class Pump:
             self._sink.push(entry, batch)
 
     def _watch(self) -> None:
-        seen = self._view()
+        seen = self._engine.leadership()
         if seen == self._seen:
             return
         self._seen = seen
-        if seen[0] is not Role.LEADER:
+        if seen.role is not Role.LEADER:
             self._catch_up.stop_sending()
         self._submission.wait_again()
         self._shell.wake()
         self._shell.changed(self._engine.status())
-
-    def _view(self) -> tuple[Role, int, str | None]:
-        status = self._engine.status()
-        return status.role, status.term, status.leader
 
     def _arm(self) -> None:
         if self._stopped:
@@ -407,12 +400,12 @@ class Pump:
         if self._compact_to is not None:
             self._journal.compact(self._engine.compact(self._compact_to, self.limits.log_entries_retained))
             self._compact_to = None
-        status, (index, term, previous_term) = self._engine.status(), self._applied
+        index, term, previous_term = self._applied
         latest = self._snapshots.latest()
         grown = index - (latest.index if latest else 0)
-        if self._storing or status.role is Role.CANDIDATE or grown < 2:
-            return
         if grown <= self.limits.log_entries_max and self._log_bytes <= self.limits.log_bytes_max:
+            return
+        if self._storing or grown < 2 or self._engine.leadership().role is Role.CANDIDATE:
             return
         self._storing = True
         self._log_bytes = 0

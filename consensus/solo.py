@@ -15,6 +15,7 @@ from consensus.interface import (
     Entry,
     EntryKind,
     HardState,
+    Leadership,
     Output,
     Recovered,
     Role,
@@ -99,6 +100,14 @@ class SoloEngine:
             )
         self._first_index = max(self._first_index, meta.index - retain_entries)
         return self._first_index
+
+    def leadership(self) -> Leadership:
+        """See :class:`~consensus.interface.Engine`."""
+        return Leadership(Role.LEADER, self._term, self._node_id)
+
+    def entries_held(self) -> int:
+        """See :class:`~consensus.interface.Engine`."""
+        return self._last_index - self._first_index + 1
 
     def status(self) -> EngineStatus:
         """See :class:`~consensus.interface.Engine`."""

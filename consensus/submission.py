@@ -76,8 +76,8 @@ class Submission:
 
     def hand_over(self, now: float) -> None:
         """Append what has gathered, or forward it to the leader."""
-        status = self._engine.status()
-        if status.role is Role.LEADER:
+        role, _, leader = self._engine.leadership()
+        if role is Role.LEADER:
             if self._proposals.waiting:
                 attempt, taken = self._proposals.take_waiting(now)
                 left = self._append([(p.request_id, p.command) for p in taken], now)
@@ -88,12 +88,12 @@ class Submission:
             return
         # Whoever forwarded these sends them again once it learns of the next leader.
         self._batch.clear()
-        if status.leader is not None:
+        if leader is not None:
             self._proposals.wait_again(self._proposals.stale(now - self._limits.forward_retry_s))
             if self._proposals.waiting:
                 attempt, taken = self._proposals.take_waiting(now)
                 ids, commands = [p.request_id for p in taken], [p.command for p in taken]
-                self._tell(status.leader, Forward(attempt, ids, commands))
+                self._tell(leader, Forward(attempt, ids, commands))
 
     def executed(self, request_id: bytes, outcome: Applied) -> None:
         """A command was executed here; perhaps it is one of this node's own."""
@@ -114,7 +114,7 @@ class Submission:
 
     def take_forward(self, peer: str, forward: Forward, *, room: bool) -> None:
         """Append these with the next entry, or say that this was not done."""
-        if self._engine.status().role is not Role.LEADER:
+        if self._engine.leadership().role is not Role.LEADER:
             self._tell(peer, Refused("NOT_LEADER", forward.attempt, forward.request_ids))
             return
         fits = all(len(c) <= self._limits.command_bytes_max for c in forward.commands)

@@ -21,6 +21,7 @@ from consensus.interface import (
     EngineStatus,
     Entry,
     EntryKind,
+    Leadership,
     Output,
     Recovered,
     Role,
@@ -260,6 +261,16 @@ class RaftEngine:
         if self._others and not core.connected:
             return float("inf")
         return core.election_deadline + DEADLINE_SLACK_S
+
+    def leadership(self) -> Leadership:
+        """The part of :meth:`status` that is asked for all the time."""
+        core = self._core
+        leader = core.leader
+        return Leadership(core.role, core.term, None if leader is None else leader.id)
+
+    def entries_held(self) -> int:
+        """See :meth:`consensus.interface.Engine.entries_held`."""
+        return self._log.last_index - self._log.first_index + 1
 
     def status(self) -> EngineStatus:
         """A view of the engine as it is now."""

@@ -63,6 +63,7 @@ class Link(asyncio.BufferedProtocol):
         self._reason: McpError | None = None
         self._flush_scheduled = False
         self._handling = False
+        self._settled = False  # all is sent and nothing is held back: there is nothing to regulate
         self._reading_paused = False
         self._refusals_unread = 0
         self._heard = loop.time()
@@ -223,6 +224,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         limit = HANDSHAKE_FRAME_BYTES_MAX if self._peer is None else self._peer.limits.frame_bytes_max
         self._outbox.put(encode_frame(kind, stream, body, segments, frame_bytes_max=limit))
+        self._settled = False
         # What is sent while received frames are handled is flushed after the last of them.
         if not (self._flush_scheduled or self._handling or corked):
             self._flush_scheduled = True
@@ -233,8 +235,9 @@ class Link(asyncio.BufferedProtocol):
         self._flush()
 
     def _flush(self) -> None:
-        self._outbox.flush()
-        self._regulate()
+        if not self._settled:
+            self._outbox.flush()
+            self._regulate()
 
     def _regulate(self) -> None:
         """Stop or go on reading; and close when all is sent that should be."""
@@ -249,6 +252,7 @@ class Link(asyncio.BufferedProtocol):
             if stop != self._reading_paused:
                 self._reading_paused = stop
                 (transport.pause_reading if stop else transport.resume_reading)()
+            self._settled = not backlog
         elif self._state is State.CLOSING and not backlog:
             transport.close()
 
@@ -352,6 +356,7 @@ class Link(asyncio.BufferedProtocol):
         """End everything that waits on this connection, once."""
         if self._state in _READING:
             self._state = State.CLOSING
+            self._settled = False
             self._reason = reason
             self._ended(position, reason)
 

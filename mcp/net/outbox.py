@@ -67,12 +67,10 @@ class Outbox:
         transport = self._transport
         queue = self._queue
         while queue and self._writable and transport is not None and not transport.is_closing():
-            if len(queue[0]) > _SMALL_BYTES:
+            if len(queue) == 1 or len(queue[0]) > _SMALL_BYTES:
                 transport.write(self._take_slice())
-            elif len(batch := self._take_batch()) == 1:
-                transport.write(batch[0])
             else:
-                transport.writelines(batch)
+                transport.writelines(self._take_batch())
 
     def pause(self) -> None:
         """The transport has more than it can write now."""

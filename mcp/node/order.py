@@ -57,7 +57,7 @@ class Order:
     @property
     def leader(self) -> str | None:
         """Who leads, as far as this node knows."""
-        return self.driver.status().leader
+        return self.driver.leader
 
     @property
     def applied_index(self) -> int:

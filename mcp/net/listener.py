@@ -53,6 +53,7 @@ class Listener:
         self._socket_file: os.stat_result | None = None
         self._bound: Address | None = None
         self._connections: set[Connection] = set()
+        self._closed = False
         self.accepted = 0
         """Connections that were accepted."""
         self.refused = 0
@@ -71,7 +72,7 @@ class Listener:
         return frozenset(self._connections)
 
     async def start(self) -> None:
-        """Listen. Raises :class:`~mcp.errors.ConfigInvalid` when the address cannot be had."""
+        """Listen; once. Raises :class:`~mcp.errors.ConfigInvalid` when the address cannot be had."""
         try:
             if self._address.scheme is Scheme.MEMORY:
                 self._start_memory()
@@ -90,6 +91,7 @@ class Listener:
         if self._bound is None:
             return
         self._bound = None
+        self._closed = True
         if self._network is not None and self._address.scheme is Scheme.MEMORY:
             self._network.stop_listening(self._address.path)
         if self._server is not None:
@@ -164,6 +166,8 @@ class Listener:
         self.accepted += 1
         self._connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._forget(connection, closed.result()))
+        if self._closed:  # it was on its way while the listener closed
+            connection.close()
 
     def _forget(self, connection: Connection, reason: McpError | None) -> None:
         self._connections.discard(connection)

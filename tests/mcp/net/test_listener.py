@@ -13,7 +13,7 @@ from mcp import errors
 from mcp.net.dial import connect
 from mcp.net.limits import Limits
 from mcp.net.listener import Listener
-from mcp.net.memory import MemoryNetwork
+from mcp.net.memory import MemoryNetwork, MemoryTransport
 from mcp.wire.codec import encode_map
 from mcp.wire.frame import FrameKind, FrameReader, encode_frame
 from mcp.wire.messages import Message
@@ -98,7 +98,7 @@ def test_the_bound_address_is_known_after_the_start(node, recorder):
     asyncio.run(main())
 
 
-def test_an_address_that_is_taken_is_an_error(node, recorder, tmp_path):
+def test_an_address_that_is_taken_is_an_error_and_the_first_goes_on(client, node, recorder, tmp_path):
     async def main():
         network = MemoryNetwork()
         for address in (LOCAL, f"unix://{tmp_path}/n.sock", "memory://n"):
@@ -106,6 +106,8 @@ def test_an_address_that_is_taken_is_an_error(node, recorder, tmp_path):
                 second = Listener(first.bound_address, node, recorder(), network=network)
                 with pytest.raises(errors.ConfigInvalid, match="listen"):
                     await second.start()
+                connection = await connect(first.bound_address, client, timeout_s=10, network=network)
+                assert (await connection.request(ECHO, timeout_s=10)).message.type == "ECHOED"
 
     asyncio.run(main())
 
@@ -329,5 +331,21 @@ def test_a_handshake_that_dawdles_is_ended(node, recorder):
             dripping.cancel()
             writer.close()
             assert listener.refused == 1
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_comes_while_the_listener_closes_is_closed_too(node, recorder):
+    async def main():
+        listener = Listener(LOCAL, node, recorder())
+        await listener.start()
+        connection = listener._accept()
+        await listener.close()
+        transport = MemoryTransport(asyncio.get_running_loop(), connection, "late")
+        connection.connection_made(transport)
+        assert transport.is_closing()
+        await connection.wait_closed()
+        await asyncio.sleep(0)
+        assert listener.connections == frozenset()
 
     asyncio.run(main())

@@ -92,6 +92,8 @@ class Pump:
         latest = self._snapshots.latest()
         if latest is not None:
             self._restore(latest)
+            # The journal forgets whole segments only: the engine begins with all that is left in them.
+            self._compact_to = latest
         self._seen = self._engine.leadership()
         self._shell.wake()
 

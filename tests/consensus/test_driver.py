@@ -315,6 +315,26 @@ def test_the_log_stays_bounded(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_a_snapshot_covers_does_not_count_against_the_log_after_a_restart(
+    tmp_path: Path, size: int
+) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, size)
+        for i in range(5 * SMALL.log_entries_max):
+            await settled(cluster, [b"%d" % i])
+        await cluster.equal(5 * SMALL.log_entries_max)
+        for member in list(cluster.members.values()):
+            member.crash()
+        for name in cluster.names:
+            Member(cluster, name)
+        leader = await cluster.leader()
+        await settled(cluster, [b"more"], via=leader)
+        cluster.stop()
+
+    run(scenario)
+
+
 def test_limits_refuse_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         cluster = Cluster(tmp_path, 1, DriverLimits(proposals_pending_max=2, command_bytes_max=10))

@@ -30,6 +30,7 @@ ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200
 """Room that an error is always given."""
 
 _CONTAINERS: Final = frozenset({dict, list, tuple})
+_TEXT: Final = frozenset({str})
 
 
 def encode_map(values: dict[str, Any]) -> bytes:
@@ -171,18 +172,22 @@ def _check_plain(values: dict[str, Any]) -> None:
     for _ in range(DEPTH_MAX):
         below: list[Any] = []
         for node in level:
+            children = node
             if type(node) is dict:
-                for key, child in node.items():
-                    if not isinstance(key, str):
-                        raise InvalidArgument(f"the key {key!r:.80} of a map is not a string, as all must be")
-                    if type(child) in _CONTAINERS:
-                        below.append(child)
-            else:
-                below += [child for child in node if type(child) in _CONTAINERS]
+                if not _TEXT.issuperset(map(type, node)):
+                    _check_keys(node)
+                children = node.values()
+            below += [child for child in children if type(child) in _CONTAINERS]
         if not below:
             return
         level = below
     raise InvalidArgument(f"a message is nested deeper than depth_max={DEPTH_MAX} levels; flatten it")
+
+
+def _check_keys(node: dict[Any, Any]) -> None:
+    for key in node:
+        if not isinstance(key, str):
+            raise InvalidArgument(f"the key {key!r:.80} of a map is not a string, as all must be")
 
 
 def _not_plain(values: dict[str, Any], cause: Exception) -> InvalidArgument:

@@ -127,6 +127,8 @@ def encode_frame(
     A ``body`` in pieces is joined where it is small. Raises :class:`~mcp.errors.FrameTooLarge` when the
     frame would be over ``frame_bytes_max`` or have more than :data:`SEGMENTS_MAX` segments.
     """
+    if not segments and type(body) is bytes and len(body) <= JOIN_BYTES_MAX:
+        return [_plain_frame(kind, stream, body, frame_bytes_max)]
     pieces = (body,) if isinstance(body, bytes | bytearray | memoryview) else body
     body_length = sum([piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in pieces])
     views = [as_bytes(segment) for segment in segments] if segments else []
@@ -146,6 +148,14 @@ def encode_frame(
         if padding := _PADDING[padding_bytes(len(view))]:
             buffers.append(padding)
     return buffers
+
+
+def _plain_frame(kind: FrameKind, stream: int, body: bytes, frame_bytes_max: int) -> bytes:
+    """Encode what most frames are: a small body and no segments."""
+    padding = _PADDING[padding_bytes(HEADER_BYTES + len(body))]
+    length = len(body) + len(padding)
+    _check_announced(HEADER_BYTES + length, 0, frame_bytes_max)
+    return _HEADER.pack(length, kind, 0, 0, stream, len(body)) + body + padding
 
 
 class FrameReader:

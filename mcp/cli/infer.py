@@ -18,6 +18,7 @@ from mcp.cli.output import duration, print_json, print_parts, table
 from mcp.client.client import Client
 from mcp.client.results import InferenceRecord
 from mcp.clock import SystemClock
+from mcp.wire.tensors import dtype_name
 
 VALUES_SHOWN_CHARS = 60
 
@@ -31,7 +32,11 @@ input_options = together(
     ),
     option("--text", help="A text, for a model that takes one."),
     option("--request", metavar="FILE", help="A whole INFER_REQUEST as JSON; '-' reads standard input."),
-    option("--rows", metavar="START:STOP", help="Only these rows of every input."),
+    option(
+        "--rows",
+        metavar="START:STOP",
+        help="Only these rows of every input; one number is one row, counted from 0.",
+    ),
 )
 
 
@@ -139,7 +144,12 @@ async def submit(
         click.echo(accepted)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl result 5f1c0a7be2d94c3f8a6b7c8d9e0f1a2b
+  mcpctl result nightly-batch --no-wait --json     what 'submit --id nightly-batch' recorded"""
+)
 @click.argument("inference_id", metavar="ID")
 @option("--no-wait", is_flag=True, help="Show it as it is now, finished or not.")
 @json_option
@@ -189,7 +199,7 @@ def outputs_table(outputs: Mapping[str, Any]) -> Table:
         text = " ".join(shown.split())
         if len(text) > VALUES_SHOWN_CHARS:
             text = f"{text[: VALUES_SHOWN_CHARS - 3]}..."
-        rows.add_row(name, str(array.dtype), "x".join(map(str, array.shape)) or "scalar", text)
+        rows.add_row(name, dtype_name(array), "x".join(map(str, array.shape)) or "scalar", text)
     return rows
 
 

@@ -44,6 +44,7 @@ async def get(client: Client, key: str, consistency: str | None, as_json: bool) 
     """Read KEY.
 
     By default as fresh as what this client has seen. A text is printed as it is, everything else as JSON.
+    MCP_GET_CONSISTENCY may be linearizable or stale.
     """
     found = await client.get(key, consistency=consistency or "session")  # type: ignore[arg-type]
     if found is None:
@@ -100,9 +101,20 @@ def parsed(value: str) -> Any:
         ) from error
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl keys
+  mcpctl keys user/ --limit 1000 --json"""
+)
 @click.argument("prefix", default="")
-@option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
+@option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="At most this many; there may be more.",
+)
 @json_option
 @client_command
 async def keys(client: Client, prefix: str, limit: int, as_json: bool) -> None:
@@ -115,7 +127,12 @@ async def keys(client: Client, prefix: str, limit: int, as_json: bool) -> None:
             click.echo(key)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl conflicts greeting
+  mcpctl conflicts greeting --json"""
+)
 @click.argument("key")
 @json_option
 @client_command

@@ -77,7 +77,12 @@ def uploading(name: str, *, shown: bool) -> Iterator[Callable[[int, int], None] 
         yield lambda sent, total: progress.update(task, completed=sent, total=total)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl models
+  mcpctl models --json"""
+)
 @json_option
 @client_command
 async def models(client: Client, as_json: bool) -> None:

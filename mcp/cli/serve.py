@@ -33,6 +33,7 @@ from mcp.node import Node, NodeConfig
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONFIG_BYTES_MAX: Final = 1024 * 1024
+PROVIDERS: Final = ("cpu", "cuda")
 
 
 def voters(value: object) -> dict[str, str]:
@@ -49,6 +50,15 @@ def voters(value: object) -> dict[str, str]:
         if node in found:
             raise click.BadParameter(f"node {node!r} is there twice")
         found[node] = address
+    return found
+
+
+def provider_names(value: object) -> tuple[str, ...]:
+    """Read names of providers as :func:`~mcp.cli.options.words` does, and refuse those that do not exist."""
+    found = words(value)
+    for name in found:
+        if name not in PROVIDERS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(PROVIDERS)}")
     return found
 
 
@@ -129,7 +139,7 @@ cluster_membership_options = together(
 execution_options = together(
     option(
         "--providers",
-        type=words,
+        type=provider_names,
         metavar="TEXT,...",
         default="cpu",
         show_default=True,
@@ -195,7 +205,7 @@ timing_options = together(
 Examples:
   mcpctl serve                                       one node on this machine only
   mcpctl serve --node-id n1 --peers n1=10.0.0.1:7400,n2=10.0.0.2:7400,n3=10.0.0.3:7400 \\
-      --cluster-key-file key.txt --data-dir /var/lib/mcp
+      --cluster-key-file cluster.key --data-dir /var/lib/mcp
   mcpctl serve --config node.toml
 
 \b

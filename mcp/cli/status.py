@@ -35,12 +35,15 @@ async def status(client: Client, as_json: bool) -> None:
     if as_json:
         print_json(cluster)
     else:
-        print_parts(nodes_table(cluster), Text(), models_table(cluster.models))
+        # Where nobody answered, nothing is known of the models: "none is deployed" would be a guess.
+        models = [Text(), models_table(cluster.models)] if cluster.reachable else []
+        print_parts(nodes_table(cluster), *models)
     if not cluster.has_quorum:
         answered = len(cluster.reachable)
+        silent = next((node.error.message for node in cluster.nodes if node.error is not None), "")
         raise Unavailable(
             f"{answered} of {len(cluster.voters) or len(cluster.nodes)} nodes answered, no majority: "
-            "start the others, or check --connect and the cluster key"
+            f"start the others, or check --connect and the cluster key{'; ' if silent else ''}{silent}"
         )
 
 

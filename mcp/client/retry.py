@@ -232,7 +232,7 @@ class Attempts:
             details["last_code"] = last.code
         return DeadlineExceeded(
             f"no answer within {self._timeout_s:g} s{story}. Nothing was changed."
-            " Check with status() which nodes answer, or allow more time with timeout_s.",
+            " See which nodes answer (status), or allow more time (timeout).",
             details=details,
         )
 

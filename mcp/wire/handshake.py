@@ -296,7 +296,7 @@ def _check_same_cluster(own: _Hello, peer: _Hello) -> None:
     if own.node_id == peer.node_id:
         raise AuthenticationFailed(
             f'both ends call themselves "{own.node_id}": a node connected to itself, or two have one name; '
-            "give every node an id of its own and leave its own address out of its peers"
+            "give every node an id of its own, and every id among the peers an address of its own"
         )
 
 

@@ -106,7 +106,7 @@ class RuntimeOptions:
 
 def unavailable(missing: Sequence[str], available: Sequence[str]) -> str:
     """The message for providers that were asked for and are not there."""
-    advice = "drop it from providers, or set allow_fallback"
+    advice = "leave it out of the providers, or allow a fallback"
     if "cuda" in missing:
         advice = f"install onnxruntime-gpu with its CUDA libraries, {advice}"
     return f"providers {list(missing)} are not usable here, {list(available)} are: {advice}"

@@ -304,8 +304,13 @@ async def run_until_stopped(config: NodeConfig, *, stop_on_eof: bool = False) ->
         loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
     node = Node(config)
     await node.start()
+    stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:
         click.echo(f"ready node={config.node_id} address={node.address} engine={config.engine}")
-        await stop.wait()
+        await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            raise failing.result()
     finally:
+        stopping.cancel()
+        failing.cancel()
         await node.stop()

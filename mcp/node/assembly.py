@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +13,7 @@ from consensus.interface import Engine, EngineStatus
 from consensus.raft.config import RaftConfig
 from consensus.raft.engine import RaftEngine
 from consensus.solo import SoloEngine
-from executor.onnx import OnnxRuntime
+from executor.onnx import OnnxRuntime, providers_available
 from executor.options import RuntimeOptions
 from mcp.errors import Unavailable
 from mcp.net.connection import Connection
@@ -34,6 +35,8 @@ from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
 from mcp.node.surroundings import Surroundings
 from mcp.state.state import ReplicatedState
+
+_log = logging.getLogger("mcp.node")
 
 Dial = Callable[[str], Awaitable[Connection]]
 
@@ -101,6 +104,11 @@ class Assembly:
             intra_op_threads=config.threads,
             device_memory_bytes_max=config.device_memory_bytes_max or 0,
         )
+        self.providers = options.usable(providers_available())
+        """What models run on here, the first preferred."""
+        missing = [name for name in config.providers if name not in self.providers]
+        if missing:
+            _log.warning("no %s here: models run on %s", ", ".join(missing), ", ".join(self.providers))
         self.runtime = OnnxRuntime(options, monotonic=self._clock.monotonic)
         self._stack.callback(self.runtime.close)
         self.pool = self._around.make_pool(self.runtime, config)
@@ -138,7 +146,7 @@ class Assembly:
             self.order,
             self._clock,
             self.order.internal,
-            providers=config.providers,
+            providers=self.providers,
             node_dead_after_s=limits.node_dead_after_s,
             inference_lease_s=limits.inference_lease_s,
         )

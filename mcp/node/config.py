@@ -116,6 +116,12 @@ class NodeConfig:
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigInvalid("a TLS certificate and its key go together: give both or neither")
+        networked = [address for address in self.listen if not address.startswith(("unix:", "memory:"))]
+        if self.tls_ca is not None and self.tls_cert is None and networked:
+            raise ConfigInvalid(
+                f"a TLS authority without a certificate would leave {networked[0]} without TLS: give the "
+                "node's own certificate and key too, or leave the authority out"
+            )
         exposed = [address for address in self.listen if not is_private(address)]
         if exposed and self.cluster_key is None:
             raise ConfigInvalid(

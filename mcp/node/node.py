@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from consensus.errors import ConsensusError
 from consensus.interface import EngineStatus
+from executor.errors import ExecutorError
 from mcp.client.client import Client
 from mcp.errors import McpError, Unavailable
 from mcp.net.connection import Connection
@@ -31,6 +32,7 @@ from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
+from mcp.node.ownership import claim
 from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated
 from mcp.wire.handshake import Identity, Role
@@ -117,7 +119,7 @@ class Node:
             await self._start()
         except BaseException as error:
             await self.stop()
-            if isinstance(error, ConsensusError | OSError):
+            if isinstance(error, ConsensusError | ExecutorError | OSError):
                 raise translated(error) from error
             raise
 
@@ -128,6 +130,7 @@ class Node:
 
     async def _start(self) -> None:
         self._failed = asyncio.get_running_loop().create_future()
+        await asyncio.to_thread(claim, self.config)
         files = await asyncio.to_thread(self._around.open_files, self.config.data_dir)
         self._stack.callback(files.close)
         for note in files.journal.recovered_notes:

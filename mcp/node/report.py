@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from executor.onnx import providers_available
 from mcp.clock import Clock
 from mcp.wire.version import PROTOCOL_VERSION
 
@@ -50,7 +49,8 @@ class Report:
                 for m in parts.state.members.all()
             ],
             "models": self._models(),
-            "providers": list(providers_available()),
+            "providers": list(parts.providers),
+            "providers_missing": [p for p in parts.config.providers if p not in parts.providers],
             "storage": self._storage(),
             "caught_up": parts.membership.caught_up,
             "uptime_s": self._clock.monotonic() - self._started_s,

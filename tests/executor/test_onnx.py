@@ -394,7 +394,7 @@ def test_a_missing_provider_is_an_error_or_a_reported_fallback(models):
         pytest.skip("this machine has a CUDA device")
     strict = RuntimeOptions(providers=("cuda", "cpu"))
     with OnnxRuntime(strict, monotonic=time.monotonic) as runtime:
-        with pytest.raises(ProviderUnavailable, match=r"\['cuda'\] are not usable .* allow_fallback"):
+        with pytest.raises(ProviderUnavailable, match=r"\['cuda'\] are not usable .* allow a fallback"):
             runtime.load("dense", models / "dense.onnx")
         assert runtime.models() == {}
     for asked in (("cuda", "cpu"), ("cuda",)):

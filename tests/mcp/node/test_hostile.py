@@ -14,7 +14,14 @@ import psutil
 import pytest
 
 from mcp.client.client import Client
-from mcp.errors import AuthenticationFailed, ConfigInvalid, McpError, StorageLocked, TooLarge
+from mcp.errors import (
+    AuthenticationFailed,
+    ConfigInvalid,
+    McpError,
+    ProviderUnavailable,
+    StorageLocked,
+    TooLarge,
+)
 from mcp.node.config import NodeConfig
 from mcp.node.node import Node
 
@@ -140,3 +147,45 @@ def test_many_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path
                 writer.close()
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"node_id": "n9", "voters": {"n9": "memory://n9"}}, "node_id"),
+        ({"cluster_id": "another"}, "cluster_id"),
+        ({"engine": "solo", "voters": {}}, "engine"),
+        ({"voters": {"n1": "memory://n1", "n2": "memory://n2"}}, "voters"),
+    ],
+)
+def test_a_data_directory_is_started_only_as_what_it_was(
+    tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    async def scenario() -> None:
+        own: dict[str, Any] = {"node_id": "n1", "voters": {"n1": "memory://n1"}, "listen": ()}
+        async with Node(NodeConfig(data_dir=tmp_path, **own)):
+            pass
+        with pytest.raises(ConfigInvalid, match=f"belongs to {says}"):
+            await Node(NodeConfig(data_dir=tmp_path, **{**own, **changed})).start()
+        async with Node(NodeConfig(data_dir=tmp_path, **own)) as node, node.client() as client:
+            assert await client.put("still", "mine") > 0
+
+    run(scenario)
+
+
+def test_a_provider_that_is_not_there_keeps_the_node_from_starting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        settings: dict[str, Any] = {"listen": (), "engine": "solo", "providers": ("cuda", "cpu")}
+        with pytest.raises(ProviderUnavailable, match="cuda"):
+            await Node(NodeConfig("n1", tmp_path / "a", **settings)).start()
+        allowed = NodeConfig("n1", tmp_path / "b", allow_provider_fallback=True, **settings)
+        async with Node(allowed) as node:
+            status = node.status()
+            assert (status["providers"], status["providers_missing"]) == (["cpu"], ["cuda"])
+
+    run(scenario)
+
+
+def test_an_authority_without_a_certificate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="without TLS"):
+        NodeConfig("n1", tmp_path, listen=("127.0.0.1:0",), engine="solo", tls_ca=tmp_path / "ca.pem")

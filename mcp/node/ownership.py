@@ -1,0 +1,79 @@
+"""Whose a data directory is: written at its first start, checked at every later one.
+
+A log belongs to one node of one cluster. Started as somebody else, or alone instead of with its voters,
+it would take over entries that others never agreed on, or acknowledge what no quorum holds. So the
+directory says whose it is, and a node that is somebody else refuses to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from mcp.errors import ConfigInvalid, StorageCorrupt
+from mcp.node.config import NodeConfig
+
+FILE_NAME = "owner.json"
+FORMAT = 1
+FILE_BYTES_MAX = 64 * 1024
+
+
+def claim(config: NodeConfig) -> None:
+    """Write whose the directory is, or check that it is ours. Blocks on the disk.
+
+    Raises :class:`ConfigInvalid` when it is another node's, another cluster's, another engine's or of
+    other voters, and :class:`StorageCorrupt` when it cannot be told.
+    """
+    owner = {
+        "format": FORMAT,
+        "cluster_id": config.cluster_id,
+        "node_id": config.node_id,
+        "engine": config.engine,
+        "voters": sorted(config.voters),
+    }
+    path = config.data_dir / FILE_NAME
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _write(path, owner)
+        return
+    found = _read(path)
+    for field, ours in owner.items():
+        if found.get(field) != ours:
+            raise ConfigInvalid(
+                f"{config.data_dir} belongs to {field} {_shown(found.get(field))}, and this node is started "
+                f"with {_shown(ours)}: give it the settings that it had, or a data directory of its own"
+            )
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(FILE_BYTES_MAX))
+    except ValueError as error:
+        raise StorageCorrupt(
+            f"{path} does not say whose this data directory is ({error}); if you are sure that it is this "
+            "node's, remove that file"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, owner: dict[str, object]) -> None:
+    aside = path.with_suffix(".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(owner, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    # Some file systems cannot sync a directory; then a lost file is written again at the next start.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, list) else repr(value)

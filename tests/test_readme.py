@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-def run(code: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run(code: str, folder: Path, **variables: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -55,5 +58,17 @@ def test_the_blocking_example_runs_against_a_node(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_cluster_example_runs_as_three_processes(tmp_path: Path) -> None:
+    code = block("VOTERS")
+    with contextlib.ExitStack() as sockets:
+        for port in (7401, 7402, 7403):
+            free = sockets.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            code = code.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free.getsockname()[1]}")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        said = list(pool.map(lambda name: run(code, tmp_path, NODE=name), ("n1", "n2", "n3")))
+    assert all(f"hello from {name}" in line for line in said for name in ("n1", "n2", "n3"))
+
+
 def test_every_python_block_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3

@@ -235,7 +235,7 @@ class OnnxRuntime:
             model.runs.leave(signal)
         return dict(zip(prepared.outputs, values, strict=True))
 
-    def warm_up(self, key: str, *, timeout_s: float | None = None) -> bool:
+    def warm_up(self, key: str, *, timeout_s: float | None = None, stop: StopSignal | None = None) -> bool:
         """Run a model once on the smallest inputs, so that the first caller does not pay for it.
 
         Zeros and empty strings, with 1 for dynamic sizes. ``False``, and no error, if such inputs cannot be
@@ -245,7 +245,7 @@ class OnnxRuntime:
         if inputs is None:
             return False
         try:
-            self.run(key, inputs, timeout_s=timeout_s)
+            self.run(key, inputs, timeout_s=timeout_s, stop=stop)
         except (InferenceFailed, InputInvalid, DeadlineExceeded):
             return False
         return True

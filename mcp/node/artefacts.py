@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from mcp.clock import Clock, new_id
 from mcp.errors import McpError, NotFound, Unavailable
-from mcp.node.blobs import BlobStatus, BlobStore
+from mcp.node.blobs import BlobStatus, BlobStore, check_digest
 from mcp.node.links import PeerLinks
 from mcp.wire.messages import Message, Ttl
 
@@ -32,7 +33,7 @@ class Artefacts:
         self._clock = clock
         self._chunk_bytes = chunk_bytes_max
         self._fetching: dict[str, asyncio.Task[None]] = {}
-        self._writing: dict[str, asyncio.Lock] = {}
+        self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
         """Give up what is being fetched."""
@@ -47,12 +48,10 @@ class Artefacts:
 
     async def put(self, digest: str, size: int, offset: int, chunk: memoryview) -> BlobStatus:
         """Add an uploaded chunk (:meth:`BlobStore.put`). Chunks of one blob are written one at a time."""
+        check_digest(digest)
         lock = self._writing.setdefault(digest, asyncio.Lock())
         async with lock:
-            status = await asyncio.to_thread(self.store.put, digest, size, offset, chunk)
-        if status.complete:
-            self._writing.pop(digest, None)
-        return status
+            return await _to_its_end(asyncio.to_thread(self.store.put, digest, size, offset, chunk))
 
     async def read(self, digest: str, offset: int, length: int) -> bytes:
         """A piece of a blob. Raises :class:`NotFound`."""
@@ -120,3 +119,15 @@ class Artefacts:
             offset = status.received
         if not self.holds(digest):
             raise NotFound("what it has is shorter than announced")
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """As ``await work``, but a cancellation waits for it: a thread that writes cannot be called back."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise

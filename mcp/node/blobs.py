@@ -14,10 +14,11 @@ import errno
 import hashlib
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp.errors import DiskFull, InvalidArgument, NotFound, StorageCorrupt, StorageError, TooLarge
+from mcp.errors import Busy, DiskFull, InvalidArgument, NotFound, StorageCorrupt, StorageError, TooLarge
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 1024**2
@@ -41,6 +42,7 @@ class BlobStore:
         self._partial = directory / "partial"
         self._blob_bytes_max = blob_bytes_max
         self._uploads_max = uploads_max
+        self._beginning = threading.Lock()
         for folder in (self._whole, self._partial):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -58,8 +60,8 @@ class BlobStore:
         """Add ``chunk`` at ``offset`` of a blob of ``size`` bytes.
 
         A chunk that does not continue what is here changes nothing; the status tells where to go on.
-        Raises :class:`TooLarge`, :class:`DiskFull`, and :class:`StorageCorrupt` when the whole does not
-        have the digest that was promised (nothing of it is kept then).
+        Raises :class:`TooLarge`, :class:`DiskFull`, :class:`Busy`, and :class:`StorageCorrupt` when the whole
+        does not have the digest that was promised (nothing of it is kept then).
         """
         status = self.status(digest)
         if status.complete:
@@ -110,6 +112,13 @@ class BlobStore:
             )
         return path
 
+    def intact(self, digest: str) -> bool:
+        """Whether a whole blob still is what its digest says. Reads all of it. Raises :class:`NotFound`."""
+        try:
+            return _digest_of(self.path(digest)) == digest
+        except OSError as error:
+            raise _translated(error, f"reading blob {digest[:12]}") from error
+
     def whole(self) -> list[str]:
         """The digests of all blobs that are complete here, sorted."""
         return sorted(p.name for p in self._whole.iterdir() if _DIGEST.fullmatch(p.name))
@@ -133,21 +142,32 @@ class BlobStore:
 
     def _append(self, digest: str, offset: int, chunk: bytes | memoryview) -> None:
         path = self._partial / digest
-        if offset == 0 and not path.exists() and sum(1 for _ in self._partial.iterdir()) >= self._uploads_max:
-            self._make_room()
         try:
-            with path.open("ab") as blob:
+            if offset == 0 and not path.exists():
+                self._begin(path)
+            with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as blob:
                 blob.write(chunk)
+        except FileNotFoundError as error:
+            raise Busy(
+                f"uploads_max={self._uploads_max} uploads are under way, and this one made room for others; "
+                "begin again"
+            ) from error
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, offset)
             raise _translated(error, f"writing blob {digest[:12]}") from error
 
-    def _make_room(self) -> None:
-        """Drop the upload that has been left alone for longest: whoever cares sends it again."""
-        oldest = min(self._partial.iterdir(), key=lambda p: p.stat().st_mtime, default=None)
-        if oldest is not None:
-            oldest.unlink(missing_ok=True)
+    def _begin(self, path: Path) -> None:
+        """Begin an upload. Drops those that were left alone for longest: whoever cares sends them again."""
+        with self._beginning:
+            ages = []
+            for upload in self._partial.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # it has just become whole
+                    ages.append((upload.stat().st_mtime, upload))
+            ages.sort()
+            for _, upload in ages[: max(0, len(ages) - self._uploads_max + 1)]:
+                upload.unlink(missing_ok=True)
+            path.touch()
 
     def _complete(self, digest: str) -> None:
         path = self._partial / digest

@@ -28,9 +28,11 @@ INTERNAL_OPS = frozenset(
         "inference.complete",
         "inference.reassign",
         "inference.report",
+        "model.deploy",
     }
 )
-"""Operations that nodes propose on their own account; a client that sends one is refused."""
+"""Operations that nodes propose; a client that sends one is refused. It deploys with DEPLOY, for then a
+quorum holds the bytes before the manifest is proposed."""
 INTERNAL_TIMEOUT_S = 5.0
 WAITERS_MAX = 65_536
 
@@ -41,6 +43,7 @@ class Order:
     def __init__(self) -> None:
         self._driver: Driver | None = None
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._given_up = 0
         self._count = itertools.count()
 
     def bind(self, driver: Driver) -> None:
@@ -72,7 +75,7 @@ class Order:
     def admit_client_op(op: str) -> None:
         """Raise :class:`PermissionDenied` for an operation that only nodes propose."""
         if op in INTERNAL_OPS:
-            raise PermissionDenied(f"{op} is proposed by nodes on their own account, never by a client")
+            raise PermissionDenied(f"{op} is proposed by nodes, never by a client")
 
     def submit(self, data: bytes, done: Done, *, timeout_s: float) -> None:
         """Have an encoded command ordered; see :meth:`consensus.driver.Driver.submit`."""
@@ -115,7 +118,7 @@ class Order:
         """Wait until ``index`` has been executed here. Raises :class:`DeadlineExceeded`."""
         if self.applied_index >= index:
             return
-        if len(self._waiters) >= WAITERS_MAX:
+        if len(self._waiters) - self._given_up >= WAITERS_MAX:
             raise self.busy(f"{WAITERS_MAX} reads wait for a log position")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (index, next(self._count), waiter))
@@ -127,12 +130,25 @@ class Order:
                 f"this node is at log position {self.applied_index} and did not reach {index} within "
                 f"{timeout_s:.1f} s; ask a node that is further, or read with consistency 'stale'"
             ) from None
+        finally:
+            if waiter.cancelled():
+                self._forget_given_up()
+
+    def _forget_given_up(self) -> None:
+        """One more waits no longer: what waits for a position that is far away, or never comes, is let go."""
+        self._given_up += 1
+        if 2 * self._given_up > len(self._waiters):
+            self._waiters = [each for each in self._waiters if not each[2].cancelled()]
+            heapq.heapify(self._waiters)
+            self._given_up = 0
 
     def advanced(self, index: int) -> None:
         """Wake those who wait for ``index`` or less."""
         while self._waiters and self._waiters[0][0] <= index:
             waiter = heapq.heappop(self._waiters)[2]
-            if not waiter.done():
+            if waiter.cancelled():
+                self._given_up -= 1
+            elif not waiter.done():
                 waiter.set_result(None)
 
     def close(self, error: McpError) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from executor.errors import ModelNotLoaded
+from executor.errors import DeadlineExceeded, ModelNotLoaded
 from executor.inspection import ModelInfo
 from executor.interface import Pool
 from executor.onnx import OnnxRuntime
+from executor.runs import StopSignal
 from mcp.errors import McpError, ModelNotReady
 from mcp.node.artefacts import Artefacts
 from mcp.node.translation import translated
@@ -24,12 +28,25 @@ from mcp.state.models import ModelVersion
 
 RETRY_S_MIN = 0.25
 RETRY_S_MAX = 60.0
+LOADS_AT_ONCE_MAX = 2
+WARM_UP_S_MAX = 10.0
+"""A model is ready after that, warm or not: its first run may have no end."""
+DRAIN_S_MAX = 30.0
+"""How long runs may go on in a model that is unloaded; then they are told to stop."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
+T = TypeVar("T")
+
+_log = logging.getLogger("mcp.node")
+
 
 class Shelf:
-    """Loaded models. ``on_ready(model)`` is called each time one has become ready here."""
+    """Loaded models. ``on_ready(model)`` is called each time one has become ready here.
+
+    Loading and unloading block, for long if a model wants it so. They have threads of their own, so that
+    neither the loop nor the journal, whose syncs are in the loop's threads, ever waits for a model.
+    """
 
     def __init__(
         self,
@@ -47,6 +64,9 @@ class Shelf:
         self._ready: dict[str, ModelInfo] = {}
         self._failures: dict[str, tuple[int, float]] = {}
         self._loading: dict[str, asyncio.Task[ModelInfo]] = {}
+        self._unloading: dict[str, asyncio.Future[None]] = {}
+        self._loaders = ThreadPoolExecutor(LOADS_AT_ONCE_MAX, "model-load")
+        self._unloaders = ThreadPoolExecutor(LOADS_AT_ONCE_MAX, "model-unload")
 
     async def close(self) -> None:
         """Stop loading."""
@@ -54,6 +74,9 @@ class Shelf:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # What is in the middle of something ends with the runtime, which is closed after this.
+        for threads in (self._loaders, self._unloaders):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def info(self, digest: str) -> ModelInfo | None:
         """What the model declares, if it is ready here."""
@@ -85,8 +108,12 @@ class Shelf:
         """Unload what is not in ``digests``."""
         for digest in [d for d in self._ready if d not in digests]:
             del self._ready[digest]
-            self._runtime.unload(digest)
             self._pool.forget(digest)
+            unloading = asyncio.get_running_loop().run_in_executor(
+                self._unloaders, functools.partial(self._runtime.unload, digest, drain_s=DRAIN_S_MAX)
+            )
+            self._unloading[digest] = unloading
+            unloading.add_done_callback(functools.partial(self._unloaded, digest))
 
     def run_inline(
         self, digest: str, inputs: Arrays, outputs: Sequence[str] | None
@@ -130,12 +157,34 @@ class Shelf:
     async def _prepare(self, digest: str, size: int, holders: list[str]) -> ModelInfo:
         try:
             await self._artefacts.fetch(digest, size, holders)
-            path = self._artefacts.store.path(digest)
-            info = await asyncio.to_thread(self._runtime.load, digest, path)
-            await asyncio.to_thread(self._runtime.warm_up, digest)
+            if not await self._in_loader(self._artefacts.store.intact, digest):
+                _log.error("blob %s was damaged on this node's disk: it is fetched again", digest[:12])
+                self._artefacts.store.drop(digest)
+                await self._artefacts.fetch(digest, size, holders)
+            while (unloading := self._unloading.get(digest)) is not None:
+                await asyncio.wait([unloading])
+            info = await self._in_loader(self._runtime.load, digest, self._artefacts.store.path(digest))
+            await self._warm_up(digest)
         except Exception as error:
             raise translated(error) from error
         return info
+
+    async def _warm_up(self, digest: str) -> None:
+        signal = StopSignal()
+        late = DeadlineExceeded(f"warming up took more than {WARM_UP_S_MAX:g} s")
+        timer = asyncio.get_running_loop().call_later(WARM_UP_S_MAX, signal.stop, late)
+        try:
+            await self._in_loader(functools.partial(self._runtime.warm_up, digest, stop=signal))
+        finally:
+            timer.cancel()
+
+    def _in_loader(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._loaders, work, *arguments)
+
+    def _unloaded(self, digest: str, unloading: asyncio.Future[None]) -> None:
+        del self._unloading[digest]
+        if not unloading.cancelled() and (error := unloading.exception()) is not None:
+            _log.error("model %s was not unloaded: %s", digest[:12], error)
 
     def _prepared(self, digest: str, task: asyncio.Task[ModelInfo]) -> None:
         self._loading.pop(digest, None)

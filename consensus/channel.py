@@ -30,6 +30,7 @@ class Kind(enum.IntEnum):
     REFUSED = 3
     CHUNK = 4
     CHUNK_ACK = 5
+    AWAITED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,14 @@ class ChunkAck:
     done: bool
 
 
-Message = Forward | Refused | Chunk | ChunkAck
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Somebody at the sender waits for the entry at ``index``: tell of its commit at once."""
+
+    index: int
+
+
+Message = Forward | Refused | Chunk | ChunkAck | Awaited
 
 
 def engine_message(body: bytes) -> bytes:
@@ -95,6 +103,8 @@ def encode(message: Message) -> bytes:
         case ChunkAck():
             fields = [message.term, message.index, message.received, message.done]
             kind = Kind.CHUNK_ACK
+        case Awaited():
+            kind, fields = Kind.AWAITED, [message.index]
     packed: bytes = msgpack.packb(fields, use_bin_type=True)
     return bytes((kind,)) + packed
 
@@ -130,6 +140,8 @@ def _message(kind: Kind, fields: Any) -> Message:
             return Chunk(term, SnapshotMeta(i, t, p, size, sha), offset, data)
         case Kind.CHUNK_ACK, [int(term), int(index), int(received), bool(done)]:
             return ChunkAck(term, index, received, done)
+        case Kind.AWAITED, [int(index)] if index > 0:
+            return Awaited(index)
     raise Malformed(f"fields of a {kind.name} message are wrong")
 
 

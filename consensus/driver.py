@@ -126,6 +126,10 @@ class Driver:
         """The sink has executed all commands of the entry at ``index``."""
         self._pump.applied(index, results)
 
+    def await_index(self, index: int) -> None:
+        """Somebody here waits for the entry at ``index``: make haste to learn of its commit."""
+        self._pump.await_index(index)
+
     # -- views --------------------------------------------------------------------------------------
 
     def status(self) -> EngineStatus:

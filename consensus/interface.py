@@ -201,6 +201,12 @@ class Engine(Protocol):
         Returns the first index that is kept, for the journal to drop its segments below it.
         """
 
+    def hurry(self, peer: str, index: int, now: float) -> None:
+        """Somebody at ``peer`` waits for the entry at ``index``: tell it at once of the commit.
+
+        Otherwise a leader may let a commit index travel with the next message that it has for the peer.
+        """
+
     def leadership(self) -> Leadership:
         """The role, the term and the leader of :meth:`status`, for less."""
 

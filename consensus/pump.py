@@ -25,7 +25,7 @@ from typing import Any
 from consensus import channel
 from consensus.batch import EMPTY, Batch, decode_batch
 from consensus.catch_up import CatchUp
-from consensus.channel import Chunk, ChunkAck, Forward, Malformed, Refused
+from consensus.channel import Awaited, Chunk, ChunkAck, Forward, Malformed, Refused
 from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
 from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
 from consensus.ports import Applied, Done, DriverLimits, Log, Network, Shell, Sink, Snapshots
@@ -81,6 +81,7 @@ class Pump:
         self._storing = False
         self._compact_to: SnapshotMeta | None = None
         self._seal_at = math.inf
+        self._awaited = 0
         self._unflushed = False
         self._stopped = False
         self._seen: Leadership | None = None
@@ -163,6 +164,16 @@ class Pump:
         self._check_log_bound()
         self._submission.add(command, deadline, done)
         self._shell.wake()
+
+    def await_index(self, index: int) -> None:
+        """Somebody here waits for the entry at ``index``: have the leader tell of its commit at once."""
+        role, _, leader = self._engine.leadership()
+        if index <= max(self._applied[0], self._awaited) or leader is None or role is Role.LEADER:
+            return
+        self._awaited = index
+        if not self._stopped:
+            self._tell(leader, Awaited(index))
+            self._shell.flush_soon()
 
     def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
         """The sink has executed all commands of the entry at ``index``."""
@@ -262,6 +273,8 @@ class Pump:
                     self._catch_up.take_chunk(peer, message, now)
                 case ChunkAck():
                     self._catch_up.take_ack(peer, message, now)
+                case Awaited():
+                    self._engine.hurry(peer, message.index, now)
 
     def _check_log_bound(self) -> None:
         if not self._log_has_room():

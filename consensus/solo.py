@@ -101,6 +101,9 @@ class SoloEngine:
         self._first_index = max(self._first_index, meta.index - retain_entries)
         return self._first_index
 
+    def hurry(self, peer: str, index: int, now: float) -> None:
+        """Nothing: there is nobody to tell."""
+
     def leadership(self) -> Leadership:
         """See :class:`~consensus.interface.Engine`."""
         return Leadership(Role.LEADER, self._term, self._node_id)

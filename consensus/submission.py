@@ -42,6 +42,8 @@ class Submission:
         self._wall = wall
         self._random = generator
         self._tell = tell
+        self._forwarders: set[str] = set()
+        self._appended = 0
         self._mishandled = mishandled
         self._proposals = Proposals(
             generator.getrandbits(64).to_bytes(8, "big"),
@@ -85,9 +87,13 @@ class Submission:
             if self._batch:
                 pairs, self._batch = self._batch, []
                 self._append(pairs, now)
+                for peer in sorted(self._forwarders):
+                    self._engine.hurry(peer, self._appended, now)
+                self._forwarders.clear()
             return
         # Whoever forwarded these sends them again once it learns of the next leader.
         self._batch.clear()
+        self._forwarders.clear()
         if leader is not None:
             self._proposals.wait_again(self._proposals.stale(now - self._limits.forward_retry_s))
             if self._proposals.waiting:
@@ -122,6 +128,7 @@ class Submission:
             self._tell(peer, Refused("BUSY", forward.attempt, forward.request_ids))
             return
         self._batch.extend(zip(forward.request_ids, forward.commands, strict=True))
+        self._forwarders.add(peer)
 
     def take_refusal(self, refused: Refused) -> None:
         """A leader appended nothing of these."""
@@ -149,7 +156,7 @@ class Submission:
             self._stamp = max(self._stamp, self._wall())
             ids, commands = zip(*pairs[at:end], strict=True)
             try:
-                self._engine.propose(
+                _, self._appended = self._engine.propose(
                     encode_batch(Batch(self._stamp, self._random.getrandbits(64), ids, commands)), now
                 )
             except NotLeader:

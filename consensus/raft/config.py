@@ -46,12 +46,20 @@ class RaftConfig:
     append_bytes_in_flight_max: int = 8 * 1024 * 1024
     """The most unacknowledged bytes on their way to one peer; the last message may exceed it."""
 
+    commit_notice_s: float = 0.001
+    """So long a commit index may wait for a message to travel with, unless somebody at the peer waits."""
+
     def __post_init__(self) -> None:
         if not 0 < 3 * self.heartbeat_s < self.election_timeout_min_s < self.election_timeout_max_s:
             raise ValueError(
                 f"heartbeat_s={self.heartbeat_s}, election_timeout_min_s={self.election_timeout_min_s} and "
                 f"election_timeout_max_s={self.election_timeout_max_s} do not fit: expected "
                 "0 < 3 * heartbeat_s < election_timeout_min_s < election_timeout_max_s"
+            )
+        if not 0 <= self.commit_notice_s <= self.heartbeat_s:
+            raise ValueError(
+                f"commit_notice_s={self.commit_notice_s} must be from 0 to heartbeat_s={self.heartbeat_s}: "
+                "a heartbeat carries the commit index in any case"
             )
         if self.leader_fallback_s < self.election_timeout_min_s:
             raise ValueError(

@@ -221,6 +221,14 @@ class RaftEngine:
             self._replication.delivered(node, index)
 
     @_event
+    def hurry(self, peer: str, index: int, now: float) -> None:
+        """Somebody at ``peer`` waits. See :meth:`consensus.interface.Engine.hurry`."""
+        self._advance_clock(now)
+        node = self._peers.get(peer)
+        if node is not None:
+            self._replication.hurry(node, index)
+
+    @_event
     def compact(self, meta: SnapshotMeta, retain_entries: int) -> int:
         """A snapshot is durable. See :meth:`consensus.interface.Engine.compact`."""
         log = self._log
@@ -257,7 +265,9 @@ class RaftEngine:
         if core.is_leader:
             if not self._others:
                 return float("inf")
-            return min(core.heartbeat_at, self._replication.fallback_at()) + DEADLINE_SLACK_S
+            replication = self._replication
+            at = min(core.heartbeat_at, replication.fallback_at(), replication.notice_at())
+            return at + DEADLINE_SLACK_S
         if self._others and not core.connected:
             return float("inf")
         return core.election_deadline + DEADLINE_SLACK_S

@@ -27,6 +27,7 @@ class Flow:
         "_count_max",
         "_in_flight",
         "_set_back_at",
+        "awaited",
         "commit_sent",
         "heartbeat_at",
     )
@@ -39,6 +40,8 @@ class Flow:
         self._set_back_at = 0
         self.heartbeat_at = now
         """When the peer has to hear from us next, in seconds."""
+        self.awaited = 0
+        """The highest index that somebody at the peer waits for."""
         self.commit_sent = 0
         """The highest commit index that the peer was told."""
 
@@ -46,6 +49,10 @@ class Flow:
     def has_room(self) -> bool:
         """Whether more entries may be sent."""
         return len(self._in_flight) < self._count_max and self._bytes < self._bytes_max
+
+    def hurries(self, commit_index: int) -> bool:
+        """Whether somebody at the peer waits to be told of a commit."""
+        return self.commit_sent < min(self.awaited, commit_index)
 
     def sent(self, number: int, size: int) -> None:
         """Message ``number`` with entries, ``size`` bytes, is on its way."""

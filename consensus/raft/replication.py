@@ -1,7 +1,13 @@
-"""The leader's side: which peer is owed an append, what its answers mean, what is on its way."""
+"""The leader's side: which peer is owed an append, what its answers mean, what is on its way.
+
+A commit by itself is no reason for a message at once: under load the next append tells of it, and a lone
+command would cost every follower two messages instead of one. So it waits up to ``commit_notice_s`` for
+company, unless somebody at the peer waits for it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +33,7 @@ class Replication:
         self._flows: dict[Peer, Flow] = {}
         self._term = -1
         self._number = 0
+        self._notice_at = math.inf
         self._encoded: dict[tuple[int, int], bytes] = {}
         self._output = Output()
         self._early = self._output.send_early
@@ -64,6 +71,15 @@ class Replication:
         """When the majority, this node included, will have been silent for ``leader_fallback_s``."""
         latest = sorted(self._core.last_response.values(), reverse=True)
         return latest[self._majority - 1] + self._config.leader_fallback_s
+
+    def notice_at(self) -> float:
+        """When a commit index has waited long enough."""
+        return self._notice_at
+
+    def hurry(self, peer: Peer, index: int) -> None:
+        """Somebody at ``peer`` waits for ``index``."""
+        if peer in self._flows:
+            self._flows[peer].awaited = max(self._flows[peer].awaited, index)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -104,6 +120,7 @@ class Replication:
     def flush(self, output: Output) -> None:
         """Send to each peer that is owed something: entries, a heartbeat, or a new commit index."""
         core = self._core
+        self._note_untold()
         due = [peer for peer in self._peers if peer in core.connected and self._is_due(peer)]
         if due:
             # An append promises nothing but that we lead the term, and that record is older as a rule.
@@ -111,6 +128,8 @@ class Replication:
             self._output = output
             core.replicate(due)
             self._encoded.clear()
+        if self._notice_at <= core.now:
+            self._notice_at = math.inf
         if due or core.heartbeat_at <= core.now:
             times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
             core.heartbeat_at = min(times, default=core.now + self._config.heartbeat_s)
@@ -119,10 +138,29 @@ class Replication:
         core, flow = self._core, self._flows[peer]
         if flow.heartbeat_at <= core.now:
             return True
-        next_index = core.next_index[peer]
-        if next_index <= self._log.base_index or not flow.has_room:
+        if not self._has_room(peer):
             return False
-        return next_index <= self._log.last_index or flow.commit_sent < core.commit_index
+        return (
+            core.next_index[peer] <= self._log.last_index
+            or flow.hurries(core.commit_index)
+            or (self._notice_at <= core.now and flow.commit_sent < core.commit_index)
+        )
+
+    def _has_room(self, peer: Peer) -> bool:
+        """Whether anything but heartbeats may be sent."""
+        return self._core.next_index[peer] > self._log.base_index and self._flows[peer].has_room
+
+    def _note_untold(self) -> None:
+        """Set the time when those that were not told of the last commit are told."""
+        core = self._core
+        untold = any(
+            flow.commit_sent < core.commit_index and peer in core.connected
+            for peer, flow in self._flows.items()
+        )
+        if not untold:
+            self._notice_at = math.inf
+        elif self._notice_at == math.inf:
+            self._notice_at = core.now + self._config.commit_notice_s
 
     def send(self, peer: Peer, message: dict[str, Any]) -> None:
         """Send an append as PySyncObj built it, as far as the peer's window allows."""

@@ -120,6 +120,7 @@ class Order:
             return
         if len(self._waiters) - self._given_up >= WAITERS_MAX:
             raise self.busy(f"{WAITERS_MAX} reads wait for a log position")
+        self.driver.await_index(index)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (index, next(self._count), waiter))
         try:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from consensus import channel
 from consensus.batch import Batch, decode_batch, encode_batch
-from consensus.channel import Chunk, ChunkAck, Forward, Malformed, Refused
+from consensus.channel import Awaited, Chunk, ChunkAck, Forward, Malformed, Refused
 from consensus.errors import InvariantViolated
 from consensus.interface import SnapshotMeta
 
@@ -20,6 +20,7 @@ MESSAGES = st.one_of(
     st.builds(Refused, st.sampled_from(["BUSY", "NOT_LEADER"]), NUMBERS, IDS),
     st.builds(Chunk, NUMBERS, META, st.integers(0, 90), st.binary(max_size=10)),
     st.builds(ChunkAck, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
+    st.builds(Awaited, st.integers(1, 2**40)),
 )
 
 

@@ -329,7 +329,9 @@ def test_10_bare_fails_just_below_a_multiple_of_the_batch_size(bare: Callable[..
 def test_10_guarded_takes_any_size_up_to_its_limit() -> None:
     limit = 2000
     size_max = limit + ENTRY_OVERHEAD_BYTES_MAX + MESSAGE_OVERHEAD_BYTES_MAX
-    config = RaftConfig(1000.0, 2000.0, 0.05, 1000.0, entry_bytes_max=limit, append_bytes_max=size_max)
+    config = RaftConfig(
+        1000.0, 2000.0, 0.05, 1000.0, entry_bytes_max=limit, append_bytes_max=size_max, commit_notice_s=0.0
+    )
     cluster = Guarded("abc", config)
     cluster.elect("a")
     for size in range(limit - 200, limit + 1):

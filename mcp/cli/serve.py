@@ -30,6 +30,7 @@ from mcp.cli.options import (
 )
 from mcp.errors import ConfigInvalid
 from mcp.node import Node, NodeConfig
+from mcp.node.surroundings import Surroundings
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONFIG_BYTES_MAX: Final = 1024 * 1024
@@ -294,15 +295,21 @@ def loop_factory() -> Any:
     return importlib.import_module("uvloop").new_event_loop
 
 
-async def run_until_stopped(config: NodeConfig, *, stop_on_eof: bool = False) -> None:
-    """Start the node, say so on standard output, and stop it in order at the first signal."""
+async def run_until_stopped(
+    config: NodeConfig, *, stop_on_eof: bool = False, surroundings: Surroundings | None = None
+) -> None:
+    """Start the node, say so on standard output, and stop it in order at the first signal.
+
+    ``surroundings`` are the real ones unless a simulation brings its own. Raises what kept the node from
+    starting or from going on.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if stop_on_eof:
         loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
-    node = Node(config)
+    node = Node(config, surroundings=surroundings)
     await node.start()
     stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from consensus.ports import DriverLimits
 from mcp.errors import ConfigInvalid
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -66,6 +67,7 @@ class NodeConfig:
     tls_key: Path | None = None
     tls_ca: Path | None = None
     limits: NodeLimits = field(default_factory=NodeLimits)
+    consensus_limits: DriverLimits = field(default_factory=DriverLimits)
 
     def __post_init__(self) -> None:
         self._check_identity()

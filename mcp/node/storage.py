@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,7 @@ from consensus.interface import Recovered
 from consensus.journal import Journal
 from consensus.recovery import recover
 from consensus.snapshots import SnapshotStore
-from consensus.storage import RealDisk, lock_directory
+from consensus.storage import Disk, RealDisk, lock_directory
 
 
 class Lock(Protocol):
@@ -35,15 +36,16 @@ class NodeFiles:
         self.lock.release()
 
 
-def open_files(data_dir: Path) -> NodeFiles:
+def open_files(data_dir: Path, *, disk_at: Callable[[Path], Disk] = RealDisk) -> NodeFiles:
     """Open everything below ``data_dir``, making it where it is not there. Blocks on the disk.
 
+    ``disk_at`` gives the disk whose root is a directory: another than the real one is for simulations.
     Raises what :mod:`consensus.storage` raises: the directory is in use, damaged, or the disk refuses.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     lock = lock_directory(data_dir)
     try:
-        disk = RealDisk(data_dir)
+        disk = disk_at(data_dir)
         snapshots = SnapshotStore.open(disk, "snapshots")
         journal = Journal.open(disk, "journal")
         return NodeFiles(lock, journal, snapshots, recover(journal, snapshots))

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from consensus.batch import REQUEST_ID_BYTES
 from consensus.errors import Busy, EntryTooLarge
 
+PREFIX_BYTES = REQUEST_ID_BYTES - 8
+"""A request id begins with bytes that stand for one life of one node."""
+
 
 @dataclass(slots=True)
 class Proposal:
@@ -50,8 +53,8 @@ class Proposals:
     """
 
     def __init__(self, prefix: bytes, *, pending_max: int, command_bytes_max: int) -> None:
-        if len(prefix) != REQUEST_ID_BYTES - 8:
-            raise ValueError(f"a prefix of {REQUEST_ID_BYTES - 8} bytes makes request ids unique")
+        if len(prefix) != PREFIX_BYTES:
+            raise ValueError(f"a prefix of {PREFIX_BYTES} bytes makes request ids unique")
         self._prefix = prefix
         self._count = 0
         self._attempt = 0

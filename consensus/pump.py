@@ -278,16 +278,18 @@ class Pump:
 
     def _check_log_bound(self) -> None:
         if not self._log_has_room():
+            limits = self.limits
             raise Busy(
-                f"the log holds {self._engine.entries_held()} entries that no snapshot covers and "
-                f"{len(self._to_apply)} entries wait to be executed (log_entries_max="
-                f"{self.limits.log_entries_max}, apply_entries_max={self.limits.apply_entries_max}); "
-                "retry when it has drained"
+                f"the log holds {self._engine.entries_held()} entries and {len(self._to_apply)} wait to be "
+                f"executed, more than twice log_entries_max={limits.log_entries_max} beyond "
+                f"log_entries_retained={limits.log_entries_retained}, or more than "
+                f"apply_entries_max={limits.apply_entries_max}; retry when it has drained"
             )
 
     def _log_has_room(self) -> bool:
         return (
-            self._engine.entries_held() <= 2 * self.limits.log_entries_max
+            # What is retained behind a snapshot never gets less, so it must not count.
+            self._engine.entries_held() <= 2 * self.limits.log_entries_max + self.limits.log_entries_retained
             and len(self._to_apply) <= self.limits.apply_entries_max
         )
 

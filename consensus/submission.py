@@ -16,7 +16,10 @@ from consensus.channel import Forward, Refused
 from consensus.errors import Busy, ConsensusError, NotLeader, OutcomeUnknown
 from consensus.interface import Engine, Role
 from consensus.ports import Applied, Done, DriverLimits
-from consensus.proposals import Proposal, Proposals
+from consensus.proposals import PREFIX_BYTES, Proposal, Proposals
+
+FORWARDERS_MAX = 64
+"""Of so many lives of other nodes the last attempt is remembered: more than ever have messages on the way."""
 
 Tell = Callable[[str, Forward | Refused], None]
 
@@ -51,6 +54,7 @@ class Submission:
             command_bytes_max=limits.command_bytes_max,
         )
         self._batch: list[tuple[bytes, bytes]] = []
+        self._heard: dict[bytes, int] = {}
         self._stamp = 0.0
 
     def __len__(self) -> int:
@@ -119,7 +123,13 @@ class Submission:
     # -- other nodes' -------------------------------------------------------------------------------
 
     def take_forward(self, peer: str, forward: Forward, *, room: bool) -> None:
-        """Append these with the next entry, or say that this was not done."""
+        """Append these with the next entry, or say that this was not done.
+
+        A message that comes twice is answered once: a copy that is refused would deny the one that was
+        taken. What is overtaken counts as lost, and is forwarded again.
+        """
+        if not forward.request_ids or not self._is_news(forward):
+            return
         if self._engine.leadership().role is not Role.LEADER:
             self._tell(peer, Refused("NOT_LEADER", forward.attempt, forward.request_ids))
             return
@@ -129,6 +139,16 @@ class Submission:
             return
         self._batch.extend(zip(forward.request_ids, forward.commands, strict=True))
         self._forwarders.add(peer)
+
+    def _is_news(self, forward: Forward) -> bool:
+        whose = forward.request_ids[0][:PREFIX_BYTES]
+        if forward.attempt <= self._heard.get(whose, 0):
+            return False
+        self._heard.pop(whose, None)  # so that the oldest stands first
+        self._heard[whose] = forward.attempt
+        if len(self._heard) > FORWARDERS_MAX:
+            del self._heard[next(iter(self._heard))]
+        return True
 
     def take_refusal(self, refused: Refused) -> None:
         """A leader appended nothing of these."""

@@ -63,6 +63,8 @@ class MemoryLog:
         self._records: list[Record] = []
         self._hard_state = recovered.hard_state
         self._term_pending = False
+        self.sending = False
+        """Whether PySyncObj builds appends, and what it reads is for a message."""
         self._has_placeholder = False
         self._commit_index = recovered.snapshot.index if recovered.snapshot else GENESIS.index
         _check_order(recovered)
@@ -166,11 +168,12 @@ class MemoryLog:
     @overload
     def __getitem__(self, item: slice) -> Sequence[Slot]: ...
     def __getitem__(self, item: int | slice) -> Slot | Sequence[Slot]:
-        """Slots by position. A slice without an end stops where a message is full.
+        """Slots by position. While appends are built, a slice without an end stops where one is full.
 
-        PySyncObj cuts the whole rest of the log for every message, and then uses its beginning.
+        PySyncObj cuts the whole rest of the log for every message, and then uses its beginning. It asks
+        for the rest of the log also to see whether something has to be truncated: that has to be all.
         """
-        if isinstance(item, int) or item.stop is not None:
+        if not self.sending or isinstance(item, int) or item.stop is not None:
             return self._slots[item]
         return self._message_from(item.start)
 

@@ -252,6 +252,7 @@ class Core:
         self._config = config
         self._conf = _configure(config)
         self.now = now
+        self._log = log
         self._transport = _Transport(sink)
         self.raft: Any = self._enter(_Raft, sink, node, others, self._conf, self._transport)
         self._recover(log, applied_index)
@@ -363,9 +364,11 @@ class Core:
     def replicate(self, peers: Iterable[Peer]) -> None:
         """Build appends for ``peers``: for each one at least one message, and all that it lacks."""
         self.raft._SyncObj__connectedNodes = set(peers)
+        self._log.sending = True
         try:
             self._enter(self.raft.replicate)
         finally:
+            self._log.sending = False
             self.raft._SyncObj__connectedNodes = self.connected
 
     def stop_replicating(self, peer: Peer) -> None:

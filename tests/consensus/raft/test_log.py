@@ -105,6 +105,7 @@ def test_an_open_slice_fits_into_one_message(far: int) -> None:
     sizes = [0] * 400 + [1000] * 10 + [500] * 10 + [1] * 10
     held = [command(far + i, far, bytes(size)) for i, size in enumerate(sizes, 1)]
     entries = log(*held, snapshot=meta(far, far), term=far, config=config)
+    entries.sending = True
     start, messages = 1, 0
     while start < len(entries):
         slots = entries[start:]
@@ -113,6 +114,13 @@ def test_an_open_slice_fits_into_one_message(far: int) -> None:
         assert len(data) <= config.append_bytes_max
         start, messages = start + len(slots), messages + 1
     assert messages < 15
+
+
+def test_an_open_slice_is_the_whole_rest_when_nothing_is_sent() -> None:
+    """PySyncObj looks at it to see whether something follows that has to be truncated."""
+    config = RaftConfig(entry_bytes_max=1000, append_bytes_max=1200, append_entries_max=1)
+    entries = log(GENESIS, command(2, 1, bytes(1000)), command(3, 1, bytes(1000)), term=1, config=config)
+    assert [slot[1] for slot in entries[1:]] == [2, 3]
 
 
 def test_the_overhead_of_an_entry_is_not_underestimated() -> None:

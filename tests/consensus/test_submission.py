@@ -1,0 +1,82 @@
+"""Forwarded commands at the leader: each message is answered once, whatever the network does with it."""
+
+from __future__ import annotations
+
+import random
+
+from consensus.batch import decode_batch
+from consensus.channel import Forward, Message, Refused
+from consensus.interface import HardState, Recovered
+from consensus.ports import DriverLimits
+from consensus.solo import SoloEngine
+from consensus.submission import FORWARDERS_MAX, Submission
+
+
+class Leader:
+    """A leader's submission, what it told its peers, and what it appended."""
+
+    def __init__(self, **limits: int) -> None:
+        self.told: list[Message] = []
+        self.engine = SoloEngine("n1", Recovered(HardState(0, None), None, []))
+        self.submission = Submission(
+            self.engine,
+            DriverLimits(**limits),
+            wall=lambda: 0.0,
+            generator=random.Random(1),
+            tell=lambda _peer, message: self.told.append(message),
+            mishandled=lambda _error: None,
+        )
+
+    def forward(self, attempt: int, *commands: bytes, life: bytes = b"a", room: bool = True) -> None:
+        ids = [life * 8 + bytes((attempt, n)) * 4 for n in range(len(commands))]
+        self.submission.take_forward("n2", Forward(attempt, ids, commands), room=room)
+
+    def appended(self) -> list[bytes]:
+        self.submission.hand_over(0.0)
+        committed = self.engine.take_output().committed
+        return [command for entry in committed for command in decode_batch(entry.data).commands]
+
+
+def test_a_forward_that_comes_twice_is_taken_once() -> None:
+    leader = Leader()
+    leader.forward(1, b"x", b"y")
+    leader.forward(1, b"x", b"y")
+    assert leader.appended() == [b"x", b"y"]
+
+
+def test_a_copy_is_never_refused_after_the_first_was_taken() -> None:
+    """The proposer would believe that nothing was appended."""
+    leader = Leader()
+    leader.forward(1, b"x")
+    for _ in range(3):
+        leader.forward(1, b"x", room=False)
+    assert leader.told == []
+    assert leader.appended() == [b"x"]
+
+
+def test_what_was_refused_may_be_forwarded_again_under_another_attempt() -> None:
+    leader = Leader()
+    leader.forward(1, b"x", room=False)
+    leader.forward(2, b"x")
+    assert [type(message) for message in leader.told] == [Refused]
+    assert leader.appended() == [b"x"]
+
+
+def test_another_life_of_the_same_node_counts_its_attempts_from_the_start() -> None:
+    leader = Leader()
+    leader.forward(5, b"x", life=b"a")
+    leader.forward(1, b"y", life=b"b")
+    assert leader.appended() == [b"x", b"y"]
+
+
+def test_the_memory_of_attempts_is_bounded_and_keeps_the_latest() -> None:
+    leader = Leader()
+    leader.forward(9, b"kept", life=b"k")
+    for n in range(FORWARDERS_MAX - 1):
+        leader.forward(1, b"-", life=bytes((n,)))
+    leader.forward(9, b"kept", life=b"k")
+    leader.forward(10, b"more", life=b"k")
+    leader.forward(1, b"-", life=b"z")
+    leader.forward(10, b"more", life=b"k")
+    appended = leader.appended()
+    assert appended.count(b"kept") == appended.count(b"more") == 1

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from consensus.errors import DiskFull, StorageFailed
 
+SECTOR_BYTES = 512
+"""What a disk writes as a whole or not at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Write:
@@ -58,6 +61,23 @@ class _Content:
                     break
         return _Content(survivor, bytes(survivor))
 
+    def after_scatter(self, survives: Callable[[], bool]) -> _Content:
+        """Sectors reach the disk in any order: of what is not synced, any survive; holes read as zeros."""
+        survivor = bytearray(self.durable)
+        for step in self.pending:
+            if isinstance(step, _Cut):
+                if survives():
+                    del survivor[step.size :]
+                continue
+            at, end = step.offset, step.offset + len(step.data)
+            while at < end:
+                until = min(end, (at // SECTOR_BYTES + 1) * SECTOR_BYTES)
+                if survives():
+                    survivor.extend(bytes(max(0, until - len(survivor))))
+                    survivor[at:until] = step.data[at - step.offset : until - step.offset]
+                at = until
+        return _Content(survivor, bytes(survivor))
+
 
 class MemoryFile:
     """A :class:`consensus.storage.DiskFile`. Made by :class:`MemoryDisk`."""
@@ -84,6 +104,7 @@ class MemoryFile:
             self._content.pending.append(_Write(self.size, bytes(fitting)))
             self._content.live += fitting
         if len(fitting) < len(data):
+            self._disk.ran_full()
             raise DiskFull(f"no room for {len(data)} bytes in {self._path}; make room and retry")
 
     def truncate(self, size: int) -> None:
@@ -207,6 +228,9 @@ class MemoryDisk:
         if self.before is not None:
             self.before(operation, path)
 
+    def ran_full(self) -> None:
+        """For this disk's own files: there was no room for something."""
+
     def unsynced_bytes(self) -> dict[str, int]:
         """For every file, how many bytes were written to it since its last sync."""
         return {path: content.unsynced_bytes() for path, content in self._live.items()}
@@ -216,12 +240,17 @@ class MemoryDisk:
         return len(self._changes)
 
     def crash(
-        self, *, keep_bytes: Callable[[str, int], int] | None = None, keep_names: int = 0
+        self,
+        *,
+        keep_bytes: Callable[[str, int], int] | None = None,
+        keep_names: int = 0,
+        scatter: Callable[[], bool] | None = None,
     ) -> MemoryDisk:
         """The disk as it is found after a power loss now; this one stays as it is.
 
         ``keep_bytes`` gets a path and the number of unsynced bytes, and says how many of them, from the
-        first on, survive (by default none). The first ``keep_names`` unsynced changes to names survive.
+        first on, survive (by default none). ``scatter`` is asked instead, if it is given, for every
+        sector. The first ``keep_names`` unsynced changes to names survive.
         """
         names = dict(self._durable)
         for change, content in self._changes[:keep_names]:
@@ -229,6 +258,9 @@ class MemoryDisk:
         found = MemoryDisk(capacity_bytes=self.capacity_bytes)
         found._directories = set(self._directories)
         for path, content in names.items():
+            if scatter is not None:
+                found._live[path] = content.after_scatter(scatter)
+                continue
             keep = keep_bytes(path, content.unsynced_bytes()) if keep_bytes else 0
             found._live[path] = content.after_crash(keep)
         found._durable = dict(found._live)

@@ -1,0 +1,212 @@
+"""``python -m simulations``: clusters under seeded faults, and the story of one of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from simulations.levels import LEVELS, run_seed
+from simulations.shrink import shrink
+from simulations.swarm import Totals, swarm, timed
+from simulations.verdict import EXIT_CODES, Outcome, Verdict
+
+EXITS = """\b
+Exit status:
+   0  every run was clean
+   9  a run was void: faults were planned and none had an effect
+  10  a safety rule was broken
+  11  a healed cluster did not come back in time
+  12  something crashed
+   2  the call was wrong"""
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class SeedRange(click.ParamType[range]):
+    """``A:B``, from A up to but not B; or one seed."""
+
+    name = "A:B"
+
+    def convert(self, value: str | range, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        """See :class:`click.ParamType`."""
+        if isinstance(value, range):
+            return value
+        first, colon, end = value.partition(":")
+        try:
+            seeds = range(int(first), int(end) if colon else int(first) + 1)
+        except ValueError:
+            self.fail(f"{value!r} is not a range of seeds; write 0:1000, or one seed as 17", param, ctx)
+        if not seeds or seeds.start < 0:
+            self.fail(
+                f"{value!r} has no seeds: the first must be at least 0 and below the second", param, ctx
+            )
+        return seeds
+
+
+class FaultNumbers(click.ParamType[tuple[int, ...]]):
+    """Positions in a plan, ``0,4,7``, or ``none``."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """See :class:`click.ParamType`."""
+        if isinstance(value, tuple):
+            return value
+        if value == "none":
+            return ()
+        try:
+            return tuple(int(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} are no fault numbers; write 0,4,7 or none", param, ctx)
+
+
+LEVEL = click.option(
+    "--level",
+    type=click.Choice(sorted(LEVELS)),
+    default="engine",
+    show_default=True,
+    help="; ".join(f"{level.name}: {level.summary}" for level in LEVELS.values()) + ".",
+)
+SECONDS = click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.01),
+    help="Virtual seconds under fire, instead of the level's own.",
+)
+
+
+@click.group(context_settings=CONTEXT)
+def simulations() -> None:
+    """Put whole clusters under faults that a seed decides, in virtual time.
+
+    The same seed gives the same run, in every process.
+    """
+
+
+@simulations.command(
+    "swarm",
+    context_settings=CONTEXT,
+    epilog=EXITS
+    + """
+
+\b
+Examples:
+  python -m simulations swarm --seeds 0:1000 --jobs 2
+  python -m simulations swarm --seeds 17 --json | jq .faults""",
+)
+@click.option("--seeds", type=SeedRange(), required=True, help="From A up to, but not, B.")
+@LEVEL
+@SECONDS
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--shrink/--no-shrink", "shrinking", default=True, help="Make failing runs small. [default: on]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One object per run, and one with the totals.")
+def swarm_command(
+    seeds: range, level: str, seconds: float | None, jobs: int, shrinking: bool, as_json: bool
+) -> None:
+    """Run many seeds and say what became of each.
+
+    A seed draws the cluster, its limits, its load and its faults. Safety is checked after every step.
+    Then everything heals, and within five times the longest election timeout there must be one leader,
+    a fresh write must succeed, and all states must be equal.
+    """
+    totals = Totals()
+    outcomes = timed(swarm(level, seeds, jobs=jobs, seconds=seconds, shrinking=shrinking), totals)
+    if as_json:
+        for outcome in outcomes:
+            click.echo(json.dumps(outcome.to_dict()))
+        click.echo(json.dumps(totals.to_dict()))
+        sys.exit(totals.exit_code)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("seeds", total=len(seeds))
+        for outcome in outcomes:
+            progress.advance(task)
+            if outcome.verdict is not Verdict.CLEAN:
+                click.echo(_failure(outcome))
+    _show_totals(totals)
+    sys.exit(totals.exit_code)
+
+
+@simulations.command(
+    "replay",
+    context_settings=CONTEXT,
+    epilog=EXITS
+    + """
+
+\b
+Examples:
+  python -m simulations replay 17
+  python -m simulations replay 17 --seconds 12.5 --faults 3,7
+  python -m simulations replay 17 --shrink""",
+)
+@click.argument("seed", type=click.IntRange(min=0))
+@LEVEL
+@SECONDS
+@click.option("--faults", "numbers", type=FaultNumbers(), help="Only these faults of the seed's plan.")
+@click.option("--shrink", "shrinking", is_flag=True, help="Make it small first, if it fails.")
+@click.option("--json", "as_json", is_flag=True, help="The outcome as JSON, without the story.")
+def replay_command(
+    seed: int,
+    level: str,
+    seconds: float | None,
+    numbers: tuple[int, ...] | None,
+    shrinking: bool,
+    as_json: bool,
+) -> None:
+    """Run one seed and tell its story: what happened, when, to whom."""
+    outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
+    if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
+        outcome = shrink(LEVELS[level], outcome)
+    if as_json:
+        click.echo(json.dumps(outcome.to_dict()))
+    else:
+        for line in outcome.story.render():
+            click.echo(line)
+        click.echo(f"\n{_summary(outcome)}")
+    sys.exit(EXIT_CODES[outcome.verdict])
+
+
+def _summary(outcome: Outcome) -> str:
+    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.faults.items())) or "none"
+    return (
+        f"seed {outcome.seed}: {outcome.verdict} · {outcome.nodes} nodes · "
+        f"{outcome.virtual_seconds:.1f} virtual seconds · trace {outcome.trace_hash}\n"
+        f"faults that fired: {faults}"
+    )
+
+
+def _failure(outcome: Outcome) -> str:
+    lines = [f"seed {outcome.seed}: {outcome.verdict}: {outcome.reason}"]
+    if outcome.failed_at_s is not None:
+        lines.append(f"  at {outcome.failed_at_s:.4f} virtual seconds, with {outcome.nodes} nodes")
+    lines.append(f"  again: {outcome.command}")
+    return "\n".join(lines)
+
+
+def _show_totals(totals: Totals) -> None:
+    console = Console()
+    table = Table("fault", "fired", "in runs", box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, count in sorted(totals.faults.items()):
+        table.add_row(kind, f"{count:,}", f"{totals.runs_with[kind]:,}")
+    console.print(table)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
+    console.print(
+        f"\n{totals.runs} runs: {verdicts}; {totals.virtual_seconds:,.0f} virtual seconds in "
+        f"{totals.wall_s:.1f} s",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    simulations(prog_name="python -m simulations")

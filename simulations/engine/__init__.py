@@ -1,0 +1,1 @@
+"""The engine level: consensus alone, driven by its own pump, in virtual time."""

@@ -1,0 +1,230 @@
+"""A cluster of engines under one scenario: load and faults, then peace, then it has to come back."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+
+from consensus.errors import ConsensusError
+from consensus.interface import Role
+from consensus.ports import Applied
+from simulations.chaos import Chaos
+from simulations.engine.node import Node, State
+from simulations.engine.observer import Observer
+from simulations.engine.process import Process
+from simulations.engine.scenario import Scenario
+from simulations.faults import FaultKind
+from simulations.invariants import ProposalsResolveOnce, Violation
+from simulations.network import Endpoint, Network
+from simulations.verdict import Outcome, Verdict
+from simulations.world import World
+
+RECOVERY_TIMEOUTS = 5
+"""Once healed, the cluster has as many times its longest election timeout to come back."""
+
+OVERDUE_S = 0.05
+"""How much later than its deadline a proposal may resolve: a turn has to come first."""
+
+
+class NotRecovered(Exception):
+    """The cluster did not come back in time."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One proposal that was handed to a node, until it is resolved or the node's process has died."""
+
+    command: bytes
+    process: Process
+    deadline: float
+    outcome: Applied | ConsensusError | None = None
+
+
+class Cluster:
+    """One run of one scenario."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.world = World(scenario.seed)
+        self.fired: Counter[FaultKind] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.observer = Observer(scenario.nodes)
+        endpoints: dict[str, Endpoint] = {}
+        self.network = Network(
+            self.world,
+            endpoints,
+            names=scenario.nodes,
+            delay_s=scenario.habits.delay_s,
+            redial_s=scenario.habits.redial_s,
+            fired=self._count,
+        )
+        self.nodes = {
+            name: Node(name, scenario, self.world, self.observer, self.network, self._count)
+            for name in scenario.nodes
+        }
+        endpoints.update(self.nodes)
+        self.chaos = Chaos(self.world, self.network, self.nodes, scenario.plan, self._count)
+        self._random = self.world.stream("load")
+        self._commands = 0
+        self.recovery_s = 0.0
+
+    def _count(self, kind: FaultKind) -> None:
+        self.fired[kind] += 1
+
+    def run(self) -> Outcome:
+        """Run it to its end, or to the first thing that is wrong."""
+        verdict, reason = Verdict.CLEAN, ""
+        try:
+            self._run()
+        except Violation as violation:
+            verdict, reason = Verdict.SAFETY, str(violation)
+        except NotRecovered as problem:
+            verdict, reason = Verdict.LIVENESS, str(problem)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            verdict = Verdict.CRASH
+            reason = f"{type(error).__name__} in {last.name} ({last.filename}:{last.lineno}): {error}"
+        planned = any(fault.at_s < self.scenario.seconds for fault in self.scenario.plan.faults)
+        if verdict is Verdict.CLEAN and planned and not self.fired:
+            verdict, reason = Verdict.VOID, "none of the planned faults had an effect"
+        failed_at_s = None if verdict in (Verdict.CLEAN, Verdict.VOID) else self.world.now
+        if failed_at_s is not None:
+            self.world.tell("verdict", f"{verdict}: {reason}")
+        return self._outcome(verdict, reason, failed_at_s)
+
+    def _outcome(self, verdict: Verdict, reason: str, failed_at_s: float | None) -> Outcome:
+        counts: dict[str, float] = dict(sorted(self.counts.items()))
+        counts["entries"] = self.observer.agreement.tip
+        counts["terms"] = len(self.observer.elections.leaders)
+        counts["messages"] = self.network.delivered
+        counts["starts"] = sum(node.lives for node in self.nodes.values())
+        counts["events"] = self.world.events
+        counts["recovery_s"] = round(self.recovery_s, 6)
+        return Outcome(
+            self.scenario.seed,
+            "engine",
+            verdict,
+            reason,
+            self.world.trace_hash,
+            self.world.now,
+            failed_at_s,
+            len(self.nodes),
+            {str(kind): count for kind, count in self.fired.items()},
+            counts,
+            story=self.world.story,
+        )
+
+    def _run(self) -> None:
+        for node in self.nodes.values():
+            node.start()
+        self.chaos.unleash()
+        self._burst_later()
+        self.world.run(self.scenario.seconds)
+        self._recover()
+
+    # -- load ---------------------------------------------------------------------------------------
+
+    def _burst_later(self) -> None:
+        self.world.after(self._random.expovariate(self.scenario.load.bursts_per_s), self._burst)
+
+    def _burst(self) -> None:
+        if self.world.now >= self.scenario.seconds:
+            return
+        load, draw = self.scenario.load, self._random
+        count = draw.randint(1, load.burst_max)
+        up = [node for node in self.nodes.values() if node.process is not None and not node.paused]
+        if up:
+            node = draw.choice(up)
+            for _ in range(count):
+                self.submit(node, draw.randint(0, load.command_bytes_max), load.timeout_s)
+        self._burst_later()
+
+    def submit(self, node: Node, size: int, timeout_s: float) -> Ticket | None:
+        """Propose a fresh command on ``node``; ``None`` when that is refused at once."""
+        process = node.process
+        assert process is not None
+        self._commands += 1
+        command = b"%08x" % self._commands + bytes(size)
+        ticket = Ticket(command, process, node.clock.now() + timeout_s)
+        self.counts["submitted"] += 1
+        try:
+            process.pump.submit(command, functools.partial(self._resolved, ticket), ticket.deadline)
+        except ConsensusError as error:
+            self.counts[f"refused {error.code}"] += 1
+            self.observer.resolved(command, error)
+            return None
+        self._look_at_deadline(node, ticket)
+        return ticket
+
+    def _resolved(self, ticket: Ticket, outcome: Applied | ConsensusError) -> None:
+        ticket.outcome = outcome
+        self.counts["applied" if isinstance(outcome, Applied) else outcome.code] += 1
+        self.observer.resolved(ticket.command, outcome)
+
+    def _look_at_deadline(self, node: Node, ticket: Ticket) -> None:
+        due = node.clock.when(ticket.deadline)
+        self.world.at(max(due, node.resumed_at) + OVERDUE_S, self._must_be_resolved, node, ticket)
+
+    def _must_be_resolved(self, node: Node, ticket: Ticket) -> None:
+        if ticket.outcome is not None or ticket.process is not node.process:
+            return
+        due = max(node.clock.when(ticket.deadline), node.resumed_at)
+        if node.paused or due + OVERDUE_S > self.world.now:
+            self.world.at(
+                max(due + OVERDUE_S, self.world.now + OVERDUE_S), self._must_be_resolved, node, ticket
+            )
+            return
+        ProposalsResolveOnce.overdue(ticket.command, node.name, self.world.now - due)
+
+    # -- recovery -----------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Heal everything: one leader, a fresh write, and equal states have to follow in time."""
+        world, patience = self.world, self.scenario.patience_s
+        healed_at = world.now
+        world.tell("chaos", "everything is healed")
+        self.chaos.heal()
+        end = healed_at + RECOVERY_TIMEOUTS * patience
+        write: Ticket | None = None
+        while (missing := self._missing(write)) is not None:
+            if world.now >= end:
+                raise NotRecovered(
+                    f"{missing}, {RECOVERY_TIMEOUTS} x {patience:.3f} s after everything was healed"
+                )
+            if self.leader() is not None and (write is None or write.outcome is not None):
+                write = self._fresh_write(end)
+            world.run(min(end, world.now + patience / 16))
+        self.recovery_s = world.now - healed_at
+        world.tell("verdict", f"recovered in {self.recovery_s:.3f} s")
+
+    def _fresh_write(self, end: float) -> Ticket | None:
+        node = self._random.choice([node for node in self.nodes.values() if node.process is not None])
+        return self.submit(node, 10, max(end - self.world.now, 0.1))
+
+    def _missing(self, write: Ticket | None) -> str | None:
+        if self.leader() is None:
+            return "there is no leader that all agree on"
+        if write is None or not isinstance(write.outcome, Applied):
+            return "a fresh write has not succeeded"
+        up = [node.process.register for node in self.nodes.values() if node.process is not None]
+        states = {(register.index, register.digest) for register in up}
+        if len(states) > 1:
+            return f"states differ: applied indexes are {sorted(register.index for register in up)}"
+        return None
+
+    def leader(self) -> str | None:
+        """Who leads, if all nodes that are not lost run and agree on one of them."""
+        nodes = [node for node in self.nodes.values() if node.state is not State.LOST]
+        views = [node.process.engine.status() for node in nodes if node.process is not None]
+        leaders = {view.leader for view in views}
+        leading = [view.node_id for view in views if view.role is Role.LEADER]
+        if len(views) < len(nodes) or len(leading) != 1 or leaders != set(leading):
+            return None
+        return leading[0]
+
+
+def run(scenario: Scenario) -> Outcome:
+    """Run ``scenario`` to its end. The same scenario gives the same outcome, in any process."""
+    return Cluster(scenario).run()

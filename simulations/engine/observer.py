@@ -1,0 +1,172 @@
+"""Shows every event of a cluster of engines to the rules of `simulations.invariants`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgpack
+
+from consensus.batch import Batch
+from consensus.channel import Kind
+from consensus.errors import ConsensusError
+from consensus.interface import EngineStatus, Entry, Record, Recovered, Role, SnapshotMeta
+from consensus.journal import Journal
+from consensus.ports import Applied
+from simulations.invariants import (
+    Agreement,
+    Disks,
+    ElectionSafety,
+    LeaderCompleteness,
+    LogMatching,
+    NothingGoesBack,
+    PromisesAreDurable,
+    ProposalsResolveOnce,
+    QuorumDurability,
+    Violation,
+)
+
+_PROMISE_BYTES_MAX = 64
+"""Votes and acknowledgements are shorter; what is longer carries entries."""
+
+_VOTE, _ACK = 2, 4
+_PROMISING = {1: "a request for votes", _VOTE: "a vote", 3: "an append", _ACK: "an answer", 5: "a heartbeat"}
+"""The engine's messages that speak in the name of a term; the others promise nothing."""
+
+
+class Observer:
+    """Stands above the cluster. Every method may raise :class:`~simulations.invariants.Violation`."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self.disks = Disks(nodes)
+        self.elections = ElectionSafety()
+        self.matching = LogMatching()
+        self.agreement = Agreement()
+        self.proposals = ProposalsResolveOnce()
+        self._states: dict[int, bytes] = {}
+        self._commit = dict.fromkeys(nodes, 0)
+        self._term = dict.fromkeys(nodes, 0)
+
+    # -- disks --------------------------------------------------------------------------------------
+
+    def appended(self, node: str, records: Sequence[Record]) -> None:
+        """``node`` wrote these records."""
+        live = self.disks.live[node]
+        for record in records:
+            if type(record) is Entry:
+                self.matching.wrote(node, record, live.term_at(record.index - 1))
+            live.take((record,))
+        self.disks.note_pending(node, records)
+
+    def synced(self, node: str) -> None:
+        """``node`` synced its journal."""
+        self.disks.synced(node)
+
+    def covered(self, node: str, meta: SnapshotMeta | None) -> None:
+        """The latest durable snapshot of ``node``."""
+        if meta is not None:
+            self.disks.covered(node, meta.index)
+
+    def restarted(self, node: str, recovered: Recovered) -> None:
+        """``node`` has read its disk."""
+        NothingGoesBack.restarted(
+            node, self.disks.durable[node], recovered, cut_pending=self.disks.cut_pending(node)
+        )
+        self.disks.restarted(node, recovered)
+        self._commit[node] = self._term[node] = 0
+        if self.agreement.tip:
+            self._durable(self.agreement.history[-1])
+
+    # -- engines ------------------------------------------------------------------------------------
+
+    def stepped(self, node: str, status: EngineStatus) -> None:
+        """``node`` has performed an output completely."""
+        NothingGoesBack.advanced(node, "the commit index", self._commit[node], status.commit_index)
+        NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
+        self._commit[node], self._term[node] = status.commit_index, status.term
+
+    def changed(self, node: str, status: EngineStatus) -> None:
+        """Role, term or leader of ``node`` changed."""
+        if status.role is Role.LEADER:
+            self.elections.led(node, status.term)
+            LeaderCompleteness.led(node, status.term, self.disks.live[node], self.agreement.history)
+
+    def committed(self, node: str, entry: Entry, batch: Batch, after: int) -> None:
+        """``node`` is about to execute ``entry``, behind index ``after``."""
+        if self.agreement.committed(node, entry, after):
+            self._durable(entry)
+            for command in batch.commands:
+                self.proposals.committed(command, entry.index)
+
+    def _durable(self, entry: Entry) -> None:
+        # The entry of term 0 that every log begins with is part of the program.
+        if entry.term > 0:
+            QuorumDurability.committed(entry.index, entry.term, self.disks)
+
+    def restored(self, node: str, meta: SnapshotMeta, state: bytes) -> None:
+        """``node`` goes on from a snapshot with this state."""
+        self.agreement.restored(node, meta)
+        self.executed(node, meta.index, state)
+
+    def executed(self, node: str, index: int, state: bytes) -> None:
+        """The state of ``node`` after entry ``index``: it is a function of the history alone."""
+        first = self._states.setdefault(index, state)
+        if first != state:
+            raise Violation("state machine safety", f"the state of {node} after entry {index} is another one")
+
+    def resolved(self, command: bytes, outcome: Applied | ConsensusError) -> None:
+        """A proposal has its outcome."""
+        if isinstance(outcome, Applied):
+            self.proposals.resolved(command, outcome.index, None)
+        else:
+            self.proposals.resolved(command, None, outcome)
+
+    # -- messages -----------------------------------------------------------------------------------
+
+    def sent(self, node: str, peer: str, message: bytes) -> None:
+        """``node`` hands a message to the network."""
+        durable = self.disks.durable[node]
+        if message[0] == Kind.ENGINE:
+            if len(message) <= _PROMISE_BYTES_MAX:
+                self._spoke(node, peer, msgpack.unpackb(message[1:]))
+        elif message[0] == Kind.CHUNK_ACK:
+            _, index, _, done = msgpack.unpackb(message[1:])
+            if done:
+                PromisesAreDurable.acknowledged(node, index, durable)
+
+    def _spoke(self, node: str, peer: str, fields: Sequence[int]) -> None:
+        durable = self.disks.durable[node]
+        kind, term = fields[0], fields[1]
+        if kind not in _PROMISING:
+            return
+        PromisesAreDurable.spoke(node, _PROMISING[kind], term, durable)
+        if kind == _VOTE:
+            PromisesAreDurable.voted(node, peer, term, durable)
+        elif kind == _ACK and fields[4]:
+            PromisesAreDurable.acknowledged(node, fields[3] - 1, durable)
+
+
+class WatchedJournal:
+    """A node's journal, with an observer who sees what is written and what is synced."""
+
+    def __init__(self, journal: Journal, node: str, observer: Observer) -> None:
+        self._journal = journal
+        self._node = node
+        self._observer = observer
+
+    def append(self, records: Sequence[Record]) -> None:
+        """See :class:`consensus.ports.Log`."""
+        self._journal.append(records)
+        self._observer.appended(self._node, records)
+
+    def sync(self) -> None:
+        """See :class:`consensus.ports.Log`."""
+        self._journal.sync()
+        self._observer.synced(self._node)
+
+    def seal(self) -> None:
+        """See :class:`consensus.ports.Log`."""
+        self._journal.seal()
+
+    def compact(self, first_index_kept: int) -> None:
+        """See :class:`consensus.ports.Log`."""
+        self._journal.compact(first_index_kept)

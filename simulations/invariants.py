@@ -1,0 +1,370 @@
+"""What must hold after every step, whatever happens. Each rule is a class, with the reason why it is a rule.
+
+The rules see events as an observer who stands above the cluster: what each node wrote and synced, who
+leads, what is committed where, what is promised in messages. None of them asks the code under test for its
+opinion. A rule that is broken raises :class:`Violation` in the very step that broke it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from consensus.errors import ConsensusError, OutcomeUnknown
+from consensus.interface import Entry, HardState, InstalledSnapshot, Record, Recovered, SnapshotMeta, Truncate
+
+
+class Violation(Exception):
+    """A rule is broken. ``rule`` is its stable name."""
+
+    def __init__(self, rule: str, what: str) -> None:
+        super().__init__(f"{rule}: {what}")
+        self.rule = rule
+
+
+@dataclass(slots=True)
+class Shadow:
+    """A log as an observer writes it down: everything that a node was told to persist, in order.
+
+    Entries are contiguous from ``first``; everything up to ``covered`` is in a durable snapshot.
+    """
+
+    hard_state: HardState = field(default_factory=lambda: HardState(0, None))
+    first: int = 1
+    entries: list[Entry] = field(default_factory=list)
+    covered: int = 0
+
+    @property
+    def last(self) -> int:
+        """The index of the last entry."""
+        return self.first + len(self.entries) - 1
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Follow ``records``."""
+        for record in records:
+            match record:
+                case Entry():
+                    self.entries.append(record)
+                case HardState():
+                    self.hard_state = record
+                case Truncate(index):
+                    del self.entries[max(0, index - self.first) :]
+                    self.first = min(self.first, index)
+                case InstalledSnapshot(meta):
+                    self.entries, self.first = [], meta.index + 1
+
+    def term_at(self, index: int) -> int | None:
+        """The term of the entry at ``index``; ``None`` where there is none."""
+        at = index - self.first
+        return self.entries[at].term if 0 <= at < len(self.entries) else None
+
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the entry is here, or in the snapshot."""
+        return index <= self.covered or self.term_at(index) == term
+
+    def copy(self) -> Shadow:
+        """Another one, equal now."""
+        return Shadow(self.hard_state, self.first, list(self.entries), self.covered)
+
+
+class Disks:
+    """What every node has written (``live``), and what of it a sync has covered (``durable``)."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self.live = {name: Shadow() for name in nodes}
+        self.durable = {name: Shadow() for name in nodes}
+        self._pending: dict[str, list[Sequence[Record]]] = {name: [] for name in nodes}
+
+    def appended(self, node: str, records: Sequence[Record]) -> None:
+        """``node`` wrote ``records``; they are not promised yet."""
+        self.live[node].take(records)
+        self.note_pending(node, records)
+
+    def note_pending(self, node: str, records: Sequence[Record]) -> None:
+        """The next sync of ``node`` covers ``records``, which ``live`` has already."""
+        self._pending[node].append(records)
+
+    def synced(self, node: str) -> None:
+        """Everything that ``node`` wrote is durable."""
+        for records in self._pending[node]:
+            self.durable[node].take(records)
+        self._pending[node].clear()
+
+    def covered(self, node: str, index: int) -> None:
+        """``node`` has a durable snapshot of everything up to ``index``."""
+        self.live[node].covered = self.durable[node].covered = index
+
+    def cut_pending(self, node: str) -> bool:
+        """Whether something that was not synced would have taken entries away."""
+        return any(
+            isinstance(r, Truncate | InstalledSnapshot) for records in self._pending[node] for r in records
+        )
+
+    def restarted(self, node: str, recovered: Recovered) -> None:
+        """``node`` has started from its disk with this."""
+        entries = list(recovered.entries)
+        covered = recovered.snapshot.index if recovered.snapshot else 0
+        first = entries[0].index if entries else covered + 1
+        self.live[node] = Shadow(recovered.hard_state, first, entries, covered)
+        self.durable[node] = self.live[node].copy()
+        self._pending[node].clear()
+
+
+class ElectionSafety:
+    """At most one leader is elected in a term (Ongaro and Ousterhout 2014, section 5.2).
+
+    A candidate needs the votes of a majority, a voter votes once per term and remembers it on its disk,
+    and two majorities share a voter. Two leaders of one term would each accept entries for the same
+    positions. The observer remembers who led each term, for ever, across restarts.
+    """
+
+    def __init__(self) -> None:
+        self.leaders: dict[int, str] = {}
+
+    def led(self, node: str, term: int) -> None:
+        """``node`` says that it leads ``term``."""
+        known = self.leaders.setdefault(term, node)
+        if known != node:
+            raise Violation("election safety", f"term {term} is led by {known} and by {node}")
+
+
+class LogMatching:
+    """If two logs have an entry of the same index and term, they are equal up to there (section 5.3).
+
+    A leader makes one entry per index in its term, and a follower takes an entry only behind the same
+    entry. So it is enough to remember, for every index and term that was ever written anywhere, the
+    content and the term of the entry before it: if both are always the same, equality of the whole past
+    follows by induction.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], tuple[bytes, int | None]] = {}
+
+    def wrote(self, node: str, entry: Entry, previous_term: int | None) -> None:
+        """``node`` writes ``entry`` behind one of ``previous_term`` (``None``: not known)."""
+        key = (entry.index, entry.term)
+        seen = self._seen.get(key)
+        if seen is None or (seen[1] is None and seen[0] == entry.data):
+            self._seen[key] = (entry.data, previous_term)
+            return
+        if seen[0] != entry.data:
+            raise Violation(
+                "log matching",
+                f"{node} has another entry {entry.index} of term {entry.term} than others have",
+            )
+        if previous_term is not None and seen[1] != previous_term:
+            raise Violation(
+                "log matching",
+                f"entry {entry.index} of term {entry.term} follows one of term {previous_term} on {node} and "
+                f"one of term {seen[1]} elsewhere",
+            )
+
+
+class Agreement:
+    """One history: what is committed at an index is the same everywhere and for ever.
+
+    *State machine safety* (section 5.4.3): nodes apply the same entry at an index. *Committed never
+    changes*: a node that starts again, or falls back to a snapshot, applies the same. The observer keeps
+    the first that it saw of every index, and indexes come without gaps: a node applies in order, from
+    where its snapshot ends, and nothing that no node has ever seen committed can be skipped.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Entry] = []
+
+    @property
+    def tip(self) -> int:
+        """The highest index known to be committed."""
+        return len(self.history)
+
+    def committed(self, node: str, entry: Entry, after: int) -> bool:
+        """``node`` has ``entry`` committed, behind index ``after``. Returns whether nobody had before."""
+        if entry.index != after + 1:
+            raise Violation("state machine safety", f"{node} applies entry {entry.index} behind {after}")
+        if entry.index > self.tip + 1:
+            raise Violation(
+                "state machine safety", f"{node} applies entry {entry.index}, the last known is {self.tip}"
+            )
+        if entry.index == self.tip + 1:
+            self.history.append(entry)
+            return True
+        first = self.history[entry.index - 1]
+        if (first.term, first.data) != (entry.term, entry.data):
+            raise Violation(
+                "committed never changes",
+                f"entry {entry.index} is of term {entry.term} on {node}, was committed with {first.term}",
+            )
+        return False
+
+    def restored(self, node: str, meta: SnapshotMeta) -> None:
+        """``node`` goes on behind a snapshot."""
+        if meta.index > self.tip:
+            raise Violation(
+                "committed never changes",
+                f"{node} restores a snapshot of {meta.index}, the last known is {self.tip}",
+            )
+        if self.history[meta.index - 1].term != meta.term:
+            raise Violation(
+                "committed never changes",
+                f"{node} restores a snapshot of {meta.index} with term {meta.term}, committed was "
+                f"{self.history[meta.index - 1].term}",
+            )
+
+
+class LeaderCompleteness:
+    """A leader has every entry that was committed in earlier terms (section 5.4.3).
+
+    A committed entry is on a majority, a vote goes only to a candidate whose log is at least as up to
+    date, and the two majorities share a node. By log matching the last committed entry stands for all
+    before it. A leader without it would overwrite it.
+    """
+
+    @staticmethod
+    def led(node: str, term: int, log: Shadow, history: Sequence[Entry]) -> None:
+        """``node`` has become the leader of ``term`` with ``log``."""
+        tip = len(history)
+        while tip and history[tip - 1].term >= term:
+            tip -= 1
+        if tip and not log.holds(tip, history[tip - 1].term):
+            raise Violation(
+                "leader completeness",
+                f"{node} leads term {term} without the committed entry {tip} of term {history[tip - 1].term}",
+            )
+
+
+class QuorumDurability:
+    """Committed means: on the synced disks of a majority of the voters. It stays there.
+
+    That is what makes an acknowledgement survive the power loss of all machines at once. It is stronger
+    than Raft's replication, which a node may claim from its memory. What counts is what the observer saw
+    synced, or what a durable snapshot covers; a disk counts while its node is down.
+    """
+
+    @staticmethod
+    def committed(index: int, term: int, disks: Disks) -> None:
+        """The entry is committed now, or was before."""
+        holders = [name for name, shadow in disks.durable.items() if shadow.holds(index, term)]
+        if 2 * len(holders) <= len(disks.durable):
+            raise Violation(
+                "quorum durability",
+                f"entry {index} of term {term} is committed, but synced only on {holders} of "
+                f"{len(disks.durable)} voters",
+            )
+
+
+class NothingGoesBack:
+    """Terms, votes, promised entries and commit indexes never go back, restarts included (figure 2).
+
+    A vote that is forgotten can be given twice, a term that falls lets an old leader speak, an entry that
+    was synced and is gone was acknowledged in vain. A restart must bring back at least what a sync had
+    covered; more may have survived. The commit index itself is volatile: it may start again from the
+    snapshot, and never falls while the node runs.
+    """
+
+    @staticmethod
+    def restarted(node: str, before: Shadow, after: Recovered, *, cut_pending: bool) -> None:
+        """``node`` comes back with ``after``; a sync had covered ``before``."""
+        rule, old, new = "nothing goes back", before.hard_state, after.hard_state
+        if new.term < old.term or (new.term == old.term and old.voted_for not in (None, new.voted_for)):
+            raise Violation(rule, f"{node} synced {old} and comes back with {new}")
+        covered = after.snapshot.index if after.snapshot else 0
+        if covered < before.covered:
+            raise Violation(
+                rule, f"{node} had a snapshot of {before.covered} and comes back with one of {covered}"
+            )
+        last = after.entries[-1].index if after.entries else covered
+        if not cut_pending and max(last, covered) < before.last:
+            raise Violation(rule, f"{node} synced entries up to {before.last} and comes back with {last}")
+
+    @staticmethod
+    def advanced(node: str, what: str, before: int, after: int) -> None:
+        """A number of a running node."""
+        if after < before:
+            raise Violation("nothing goes back", f"{what} of {node} goes from {before} to {after}")
+
+
+class PromisesAreDurable:
+    """Persist, then send: a vote, a term or an acknowledgement leaves behind the sync that covers it.
+
+    The receiver counts on it from then on, and power may fail between the two. So at the moment a message
+    is handed to the network, what it promises has to be on the sender's synced disk. Messages are read as
+    they are on the wire, not as the code under test understands them.
+    """
+
+    @staticmethod
+    def spoke(node: str, what: str, term: int, durable: Shadow) -> None:
+        """``node`` sends a message of ``term``."""
+        if term > durable.hard_state.term:
+            raise Violation(
+                "promises are durable",
+                f"{node} sends {what} of term {term} with term {durable.hard_state.term} on its disk",
+            )
+
+    @staticmethod
+    def voted(node: str, candidate: str, term: int, durable: Shadow) -> None:
+        """``node`` votes for ``candidate`` in ``term``."""
+        state = durable.hard_state
+        if state.term == term and state.voted_for != candidate:
+            raise Violation(
+                "promises are durable",
+                f"{node} votes for {candidate} in term {term} with a vote for {state.voted_for} on its disk",
+            )
+
+    @staticmethod
+    def acknowledged(node: str, index: int, durable: Shadow) -> None:
+        """``node`` says that it has everything up to ``index``."""
+        if index > max(durable.last, durable.covered):
+            raise Violation(
+                "promises are durable",
+                f"{node} acknowledges entry {index}; entries up to {durable.last} are on its disk",
+            )
+
+
+class ProposalsResolveOnce:
+    """Every proposal has exactly one outcome, by its deadline, and the outcome is true.
+
+    Applied: the command stands in the history at that index. Refused: it never does, neither before nor
+    after. Unknown: it may. A second outcome would settle somebody else's request, none would hang it, and
+    a false refusal would make a client repeat what has happened.
+    """
+
+    def __init__(self) -> None:
+        self._outcomes: dict[bytes, str] = {}
+        self._committed: dict[bytes, int] = {}
+
+    def resolved(self, command: bytes, index: int | None, error: ConsensusError | None) -> None:
+        """A proposal of ``command`` ends: executed at ``index``, or with ``error``."""
+        rule = "proposals resolve once"
+        outcome = (
+            f"applied at {index}" if error is None else "unknown" if _unknown(error) else f"refused: {error}"
+        )
+        if command in self._outcomes:
+            before = self._outcomes[command]
+            raise Violation(rule, f"command {command[:16]!r} ends twice: {before}, then {outcome}")
+        self._outcomes[command] = outcome
+        stands_at = self._committed.get(command)
+        if error is None and stands_at is None:
+            raise Violation(rule, f"command {command[:16]!r} was {outcome}, where it is not")
+        if error is not None and not _unknown(error) and stands_at is not None:
+            raise Violation(rule, f"command {command[:16]!r} was {outcome}, and stands at {stands_at}")
+
+    def committed(self, command: bytes, index: int) -> None:
+        """A command stands in the history. It may do so twice: the state behind the log deduplicates."""
+        self._committed.setdefault(command, index)
+        outcome = self._outcomes.get(command, "")
+        if outcome.startswith("refused"):
+            raise Violation(
+                "proposals resolve once", f"command {command[:16]!r} was {outcome}, and stands at {index}"
+            )
+
+    @staticmethod
+    def overdue(command: bytes, node: str, late_s: float) -> None:
+        """A running node has not resolved ``command`` although its deadline was ``late_s`` ago."""
+        raise Violation(
+            "proposals resolve once",
+            f"command {command[:16]!r} has no outcome on {node} {late_s:.3f} s after its deadline",
+        )
+
+
+def _unknown(error: ConsensusError) -> bool:
+    return isinstance(error, OutcomeUnknown)

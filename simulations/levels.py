@@ -1,0 +1,53 @@
+"""The levels at which a seed can be run. Each gives the same kind of outcome from the same arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from simulations.engine.cluster import Cluster
+from simulations.engine.scenario import SECONDS, Scenario
+from simulations.faults import FaultPlan
+from simulations.verdict import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """``plan(seed)`` is what the seed draws, ``run(seed, seconds, plan)`` performs it, or another plan.
+
+    ``seconds`` is how long a run is under fire, if nothing else is said; it does not change what is drawn.
+    """
+
+    name: str
+    summary: str
+    seconds: float
+    plan: Callable[[int], FaultPlan]
+    run: Callable[[int, float, FaultPlan], Outcome]
+
+
+def run_seed(
+    level: Level, seed: int, *, seconds: float | None = None, fault_numbers: Sequence[int] | None = None
+) -> Outcome:
+    """Run ``seed``, for a shorter time or with only some of its faults where that is asked for."""
+    plan = level.plan(seed)
+    if fault_numbers is not None:
+        plan = plan.keep(fault_numbers)
+    outcome = level.run(seed, level.seconds if seconds is None else seconds, plan)
+    outcome.seconds = seconds
+    outcome.fault_numbers = None if fault_numbers is None else tuple(fault_numbers)
+    return outcome
+
+
+def _run_engine(seed: int, seconds: float, plan: FaultPlan) -> Outcome:
+    return Cluster(replace(Scenario.draw(seed), seconds=seconds, plan=plan)).run()
+
+
+LEVELS = {
+    "engine": Level(
+        "engine",
+        "consensus alone: engine, journal, snapshots, transfer, on faulty disks and links",
+        SECONDS,
+        lambda seed: Scenario.draw(seed).plan,
+        _run_engine,
+    ),
+}

@@ -1,0 +1,143 @@
+"""Whole runs of the engine level: clean ones, the same ones, and ones that must not be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from consensus.journal import Journal
+from consensus.pump import Pump
+from consensus.raft.log import MemoryLog
+from simulations.engine.cluster import Cluster
+from simulations.engine.scenario import Scenario
+from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
+from simulations.levels import LEVELS, run_seed
+from simulations.verdict import Outcome, Verdict
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+FAILED_SEEDS = Path(__file__).parents[1] / "failed_seeds.txt"
+
+
+def failed_seeds() -> Iterator[int]:
+    for line in FAILED_SEEDS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            yield int(line.split()[0])
+
+
+def run(seed: int, *, seconds: float = 60.0, plan: FaultPlan | None = None) -> Outcome:
+    scenario = replace(Scenario.draw(seed), seconds=seconds)
+    return Cluster(scenario if plan is None else replace(scenario, plan=plan)).run()
+
+
+@pytest.mark.parametrize("seed", list(failed_seeds()))
+def test_a_seed_that_once_failed_does_not_fail_again(seed: int) -> None:
+    outcome = run_seed(LEVELS["engine"], seed)
+    assert outcome.verdict is Verdict.CLEAN, f"{outcome.reason}; {outcome.command}"
+
+
+def test_seeds_are_clean_and_their_faults_fire() -> None:
+    fired: Counter[str] = Counter()
+    sizes = set()
+    for seed in range(2000, 2016):
+        outcome = run(seed)
+        assert outcome.verdict is Verdict.CLEAN, f"{outcome.reason}; {outcome.command}"
+        assert outcome.virtual_seconds >= 60
+        assert outcome.counts["applied"] > 0
+        fired.update(outcome.faults)
+        sizes.add(outcome.nodes)
+    assert len(fired) >= 16
+    assert len(sizes) >= 4
+
+
+def test_the_same_seed_is_the_same_run_in_another_process_and_under_another_hash_seed() -> None:
+    def elsewhere(hash_seed: str) -> str:
+        code = (
+            "from simulations.levels import LEVELS, run_seed; "
+            "print(run_seed(LEVELS['engine'], 5, seconds=20).trace_hash)"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    here = run_seed(LEVELS["engine"], 5, seconds=20).trace_hash
+    assert elsewhere("1") == elsewhere("2") == here
+    assert run_seed(LEVELS["engine"], 6, seconds=20).trace_hash != here
+
+
+def test_a_plan_whose_faults_have_no_effect_makes_a_run_void() -> None:
+    nothing = FaultPlan((Fault(FaultKind.LOSS, 5.0, 1.0, ("n1",), ("n2",), 0.0),))
+    assert run(2, seconds=10, plan=nothing).verdict is Verdict.VOID
+    assert run(2, seconds=10, plan=FaultPlan()).verdict is Verdict.CLEAN
+
+
+def three_nodes() -> int:
+    return next(seed for seed in range(100) if len(Scenario.draw(seed).nodes) == 3)
+
+
+@pytest.mark.parametrize("kind", FaultKind)
+def test_every_kind_of_fault_fires(kind: FaultKind) -> None:
+    amount = {
+        FaultKind.CLOCK_DRIFT: 1.2,
+        FaultKind.LOSS: 0.5,
+        FaultKind.DUPLICATE: 0.5,
+        FaultKind.THROTTLE: 1000.0,
+        FaultKind.DISK_FULL: 1.0,
+        FaultKind.IO_ERROR: 0.0,
+        FaultKind.TORN_WRITE: 1.0,
+    }.get(kind, 0.3)
+    every = ("n1", "n2", "n3")
+    sides = (("n1",), ("n2", "n3"))
+    nodes, peers = (every[:1], ()) if kind not in LINK_KINDS else sides
+    faults = [Fault(kind, at, 2.0, nodes, peers, amount) for at in (8.0, 19.0)]
+    if kind is FaultKind.BIT_FLIP:
+        # It is noticed when the disk is read.
+        faults.append(Fault(FaultKind.KILL, 19.1, 1.0, nodes))
+    outcome = run(three_nodes(), seconds=25, plan=FaultPlan(tuple(faults)))
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert outcome.faults.get(str(kind), 0) > 0
+
+
+def first_failure(seeds: range) -> Outcome | None:
+    for seed in seeds:
+        outcome = run(seed)
+        if outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
+            return outcome
+    return None
+
+
+def skip_syncs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "_sync_file", lambda _self: None)
+
+
+def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
+    perform = Pump._perform
+
+    def early(self: Pump, output, now: float) -> None:  # type: ignore[no-untyped-def]
+        self._send_all(output.send)
+        output.send = []
+        self._flush()
+        perform(self, output, now)
+
+    patch.setattr(Pump, "_perform", early)
+
+
+def forget_the_vote(patch: pytest.MonkeyPatch) -> None:
+    note = MemoryLog.setCurrentTerm
+    patch.setattr(MemoryLog, "setCurrentTerm", lambda self, term, _vote: note(self, term, None))
+
+
+@pytest.mark.parametrize("break_it", [skip_syncs, acknowledge_before_the_sync, forget_the_vote])
+def test_a_broken_product_is_found_out(break_it, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    break_it(monkeypatch)
+    outcome = first_failure(range(20))
+    assert outcome is not None
+    assert outcome.verdict is Verdict.SAFETY

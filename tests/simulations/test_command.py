@@ -1,0 +1,110 @@
+"""``python -m simulations``: what it prints, what it exits with, and how failing runs are made small."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from consensus.journal import Journal
+from simulations.__main__ import simulations
+from simulations.levels import LEVELS, run_seed
+from simulations.shrink import minimal, shrink
+from simulations.verdict import EXIT_CODES, Verdict
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(simulations, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def _broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal forgets to sync."""
+    monkeypatch.setattr(Journal, "_sync_file", lambda _self: None)
+
+
+def test_a_swarm_prints_one_object_per_run_and_the_totals() -> None:
+    code, output = call("swarm", "--seeds", "3:5", "--seconds", "20", "--json")
+    *runs, totals = [json.loads(line) for line in output.splitlines()]
+    assert code == 0
+    assert [run["seed"] for run in runs] == [3, 4]
+    for run in runs:
+        assert run["verdict"] == "clean"
+        assert len(run["trace_hash"]) == 16
+        assert run["virtual_seconds"] > 20
+        assert isinstance(run["faults"], dict)
+    assert totals["runs"] == 2
+    assert totals["verdicts"] == {"clean": 2}
+    assert totals["virtual_seconds"] == pytest.approx(sum(run["virtual_seconds"] for run in runs), abs=0.01)
+    assert set(totals["never_fired"]).isdisjoint(totals["faults"])
+
+
+def test_two_processes_give_what_one_gives() -> None:
+    arguments = ("swarm", "--seeds", "3:7", "--seconds", "3", "--json")
+    alone, together = call(*arguments), call(*arguments, "--jobs", "2")
+    assert alone[1].splitlines()[:4] == together[1].splitlines()[:4]
+
+
+def test_replay_tells_the_story() -> None:
+    code, output = call("replay", "4", "--seconds", "5")
+    assert code == 0
+    assert "leader in term 1" in output
+    assert "everything is healed" in output
+    assert "seed 4: clean" in output
+
+
+@pytest.mark.usefixtures("_broken")
+def test_a_failing_run_comes_small_with_the_command_that_shows_it_again() -> None:
+    code, output = call("swarm", "--seeds", "4", "--json")
+    run, totals = [json.loads(line) for line in output.splitlines()]
+    assert code == EXIT_CODES[Verdict.SAFETY]
+    assert totals["failed_seeds"] == [4]
+    assert run["verdict"] == "safety"
+    assert run["virtual_seconds"] < 60
+    words = run["command"].split()
+    assert words[:4] == ["python", "-m", "simulations", "replay"]
+    assert "--faults" in words
+    again = CliRunner().invoke(simulations, words[3:])
+    assert again.exit_code == EXIT_CODES[Verdict.SAFETY]
+    assert run["reason"] in again.output
+
+
+@pytest.mark.usefixtures("_broken")
+def test_shrinking_never_changes_what_failed() -> None:
+    failing = run_seed(LEVELS["engine"], 4)
+    small = shrink(LEVELS["engine"], failing, runs_max=5)
+    assert small.verdict is failing.verdict
+    assert small.reason.split(":")[0] == failing.reason.split(":")[0]
+    assert small.virtual_seconds <= failing.virtual_seconds + 0.1
+
+
+@pytest.mark.parametrize("needed", [[], [3], [0, 9], [2, 3, 7]])
+def test_what_is_needed_is_all_that_is_left(needed: list[int]) -> None:
+    assert minimal(list(range(10)), lambda some: set(needed) <= set(some)) == needed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("swarm", "--seeds", "9:3"), "has no seeds"),
+        (("swarm", "--seeds", "x"), "not a range of seeds"),
+        (("swarm",), "--seeds"),
+        (("replay", "1", "--faults", "a"), "no fault numbers"),
+        (("replay", "1", "--level", "cloud"), "cloud"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(arguments: tuple[str, ...], complaint: str) -> None:
+    code, output = call(*arguments)
+    assert code == 2
+    assert complaint in output
+
+
+@pytest.mark.parametrize("command", ["swarm", "replay"])
+def test_help_has_examples_and_exit_codes(command: str) -> None:
+    code, output = call(command, "--help")
+    assert code == 0
+    assert f"python -m simulations {command}" in output
+    for verdict, number in EXIT_CODES.items():
+        assert f"{number}  " in output, verdict

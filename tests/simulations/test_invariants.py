@@ -1,0 +1,256 @@
+"""Every rule is shown a world that breaks it, and one like it that does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from consensus.errors import Busy, NotLeader, OutcomeUnknown
+from consensus.interface import (
+    Entry,
+    EntryKind,
+    HardState,
+    InstalledSnapshot,
+    Recovered,
+    SnapshotMeta,
+    Truncate,
+)
+from simulations.invariants import (
+    Agreement,
+    Disks,
+    ElectionSafety,
+    LeaderCompleteness,
+    LogMatching,
+    NothingGoesBack,
+    PromisesAreDurable,
+    ProposalsResolveOnce,
+    QuorumDurability,
+    Shadow,
+    Violation,
+)
+
+
+def entry(index: int, term: int = 1, data: bytes = b"x") -> Entry:
+    return Entry(index, term, EntryKind.COMMAND, data)
+
+
+def meta(index: int, term: int = 1) -> SnapshotMeta:
+    return SnapshotMeta(index, term, term, 0, "")
+
+
+def shadow(*records: object, covered: int = 0) -> Shadow:
+    made = Shadow(covered=covered)
+    made.take(records)  # type: ignore[arg-type]
+    return made
+
+
+def test_a_shadow_follows_every_kind_of_record() -> None:
+    log = shadow(entry(1), entry(2), Truncate(2), entry(2, 2), HardState(2, "a"))
+    assert (log.last, log.term_at(2), log.hard_state) == (2, 2, HardState(2, "a"))
+    log.take([InstalledSnapshot(meta(9)), entry(10, 3)])
+    assert (log.first, log.last, log.term_at(2), log.term_at(10)) == (10, 10, None, 3)
+    log.take([Truncate(5)])
+    assert (log.first, log.last) == (5, 4)
+
+
+def test_what_is_written_is_durable_once_it_is_synced() -> None:
+    disks = Disks("ab")
+    disks.appended("a", [entry(1)])
+    assert disks.live["a"].last == 1
+    assert disks.durable["a"].last == 0
+    disks.synced("a")
+    assert disks.durable["a"].last == 1
+    assert disks.durable["b"].last == 0
+
+
+def test_one_leader_in_a_term() -> None:
+    rule = ElectionSafety()
+    rule.led("a", 1)
+    rule.led("a", 1)
+    rule.led("b", 2)
+    with pytest.raises(Violation, match="election safety: term 1 is led by a and by b"):
+        rule.led("b", 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "previous"), [(entry(2, data=b"y"), 1), (entry(2), 0)], ids=["content", "past"]
+)
+def test_one_entry_per_index_and_term_with_one_past(other: Entry, previous: int) -> None:
+    rule = LogMatching()
+    rule.wrote("a", entry(2), 1)
+    rule.wrote("b", entry(2), 1)
+    rule.wrote("b", entry(2, 2), 0)
+    rule.wrote("c", entry(2), None)
+    with pytest.raises(Violation, match="log matching"):
+        rule.wrote("b", other, previous)
+
+
+def test_a_past_that_was_not_known_at_first_counts_once_it_is() -> None:
+    rule = LogMatching()
+    rule.wrote("a", entry(2), None)
+    rule.wrote("b", entry(2), 1)
+    with pytest.raises(Violation):
+        rule.wrote("c", entry(2), 0)
+
+
+def test_one_history() -> None:
+    rule = Agreement()
+    assert rule.committed("a", entry(1), 0)
+    assert rule.committed("a", entry(2), 1)
+    assert not rule.committed("b", entry(1), 0)
+    with pytest.raises(Violation, match="committed never changes"):
+        rule.committed("b", entry(2, 2), 1)
+    with pytest.raises(Violation, match="committed never changes"):
+        rule.committed("b", entry(2, 1, b"y"), 1)
+    with pytest.raises(Violation, match="state machine safety"):
+        rule.committed("b", entry(3), 1)
+    with pytest.raises(Violation, match="state machine safety"):
+        rule.committed("b", entry(4), 3)
+
+
+def test_a_snapshot_stands_for_history() -> None:
+    rule = Agreement()
+    rule.committed("a", entry(1), 0)
+    rule.restored("b", meta(1))
+    for wrong in (meta(2), meta(1, 2)):
+        with pytest.raises(Violation, match="committed never changes"):
+            rule.restored("b", wrong)
+
+
+def test_a_leader_has_everything_that_was_committed_before_its_term() -> None:
+    history = [entry(1), entry(2), entry(3, 5)]
+    LeaderCompleteness.led("a", 2, shadow(entry(1), entry(2)), history)
+    LeaderCompleteness.led("a", 2, shadow(covered=2), history)
+    LeaderCompleteness.led("a", 5, shadow(entry(1), entry(2)), history)
+    for log, term in ((shadow(entry(1)), 2), (shadow(entry(1), entry(2, 2)), 3), (shadow(entry(1)), 6)):
+        with pytest.raises(Violation, match="leader completeness"):
+            LeaderCompleteness.led("a", term, log, history)
+
+
+@pytest.mark.parametrize("voters", ["abc", "abcd"])
+def test_committed_is_on_the_synced_disks_of_a_majority(voters: str) -> None:
+    disks = Disks(voters)
+    for name in "abc":
+        disks.appended(name, [entry(1)])
+    disks.synced("a")
+    with pytest.raises(Violation, match="synced only on"):
+        QuorumDurability.committed(1, 1, disks)
+    disks.covered("b", 1)
+    if len(voters) == 4:
+        with pytest.raises(Violation, match="synced only on"):
+            QuorumDurability.committed(1, 1, disks)
+        disks.synced("c")
+    QuorumDurability.committed(1, 1, disks)
+
+
+def test_another_term_at_the_index_is_not_the_entry() -> None:
+    disks = Disks("a")
+    disks.appended("a", [entry(1, 2)])
+    disks.synced("a")
+    with pytest.raises(Violation):
+        QuorumDurability.committed(1, 1, disks)
+
+
+@pytest.mark.parametrize(
+    ("state", "entries", "snapshot"),
+    [
+        (HardState(1, "b"), 2, 2),
+        (HardState(2, None), 2, 2),
+        (HardState(2, "c"), 2, 2),
+        (HardState(2, "b"), 1, 2),
+        (HardState(2, "b"), 2, 0),
+    ],
+    ids=["term", "vote forgotten", "vote changed", "entry", "snapshot"],
+)
+def test_nothing_synced_is_lost_by_a_restart(state: HardState, entries: int, snapshot: int) -> None:
+    before = shadow(HardState(2, "b"), *(entry(i) for i in range(3, 5)))
+    before.first, before.covered = 3, 2
+    fine = Recovered(HardState(2, "b"), meta(2), [entry(3), entry(4)])
+    NothingGoesBack.restarted("a", before, fine, cut_pending=False)
+    NothingGoesBack.restarted(
+        "a", before, Recovered(HardState(3, None), meta(4), [entry(5)]), cut_pending=False
+    )
+    worse = Recovered(
+        state, meta(snapshot) if snapshot else None, [entry(i) for i in range(snapshot + 1, entries + 3)]
+    )
+    with pytest.raises(Violation, match="nothing goes back"):
+        NothingGoesBack.restarted("a", before, worse, cut_pending=False)
+
+
+def test_a_truncation_that_was_not_synced_may_have_survived() -> None:
+    disks = Disks("a")
+    disks.appended("a", [entry(1), entry(2)])
+    disks.synced("a")
+    disks.appended("a", [Truncate(2)])
+    assert disks.cut_pending("a")
+    recovered = Recovered(HardState(0, None), None, [entry(1)])
+    NothingGoesBack.restarted("a", disks.durable["a"], recovered, cut_pending=True)
+    with pytest.raises(Violation):
+        NothingGoesBack.restarted("a", disks.durable["a"], recovered, cut_pending=False)
+
+
+def test_a_running_nodes_numbers_do_not_fall() -> None:
+    NothingGoesBack.advanced("a", "the term", 2, 2)
+    with pytest.raises(Violation, match="the term of a goes from 2 to 1"):
+        NothingGoesBack.advanced("a", "the term", 2, 1)
+
+
+def test_promises_are_on_the_disk_before_they_leave() -> None:
+    disk = shadow(HardState(2, "b"), entry(1))
+    PromisesAreDurable.spoke("a", "a vote", 2, disk)
+    PromisesAreDurable.voted("a", "b", 2, disk)
+    PromisesAreDurable.acknowledged("a", 1, disk)
+    PromisesAreDurable.acknowledged("a", 9, shadow(covered=9))
+    with pytest.raises(Violation, match="with term 2 on its disk"):
+        PromisesAreDurable.spoke("a", "a vote", 3, disk)
+    with pytest.raises(Violation, match="with a vote for b on its disk"):
+        PromisesAreDurable.voted("a", "c", 2, disk)
+    with pytest.raises(Violation, match="acknowledges entry 2"):
+        PromisesAreDurable.acknowledged("a", 2, disk)
+
+
+UNKNOWN, REFUSED = OutcomeUnknown("?"), NotLeader(None)
+
+
+def test_outcomes_that_are_true() -> None:
+    rule = ProposalsResolveOnce()
+    rule.committed(b"a", 1)
+    rule.committed(b"a", 2)
+    rule.resolved(b"a", 2, None)
+    rule.committed(b"b", 3)
+    rule.resolved(b"b", None, UNKNOWN)
+    rule.resolved(b"c", None, UNKNOWN)
+    rule.committed(b"c", 4)
+    rule.resolved(b"d", None, REFUSED)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        ["commit", "applied", "applied"],
+        ["unknown", "unknown"],
+        ["commit", "unknown", "applied"],
+        ["applied"],
+        ["commit", "refused"],
+        ["refused", "commit"],
+        ["busy", "commit"],
+    ],
+    ids=" ".join,
+)
+def test_outcomes_that_are_not(events: list[str]) -> None:
+    rule = ProposalsResolveOnce()
+    steps = {
+        "commit": lambda: rule.committed(b"a", 1),
+        "applied": lambda: rule.resolved(b"a", 1, None),
+        "unknown": lambda: rule.resolved(b"a", None, UNKNOWN),
+        "refused": lambda: rule.resolved(b"a", None, REFUSED),
+        "busy": lambda: rule.resolved(b"a", None, Busy("full")),
+    }
+    for event in events[:-1]:
+        steps[event]()
+    with pytest.raises(Violation, match="proposals resolve once"):
+        steps[events[-1]]()
+
+
+def test_a_proposal_without_an_outcome_is_a_violation() -> None:
+    with pytest.raises(Violation, match=r"no outcome on n1 0\.500 s after its deadline"):
+        ProposalsResolveOnce.overdue(b"a", "n1", 0.5)

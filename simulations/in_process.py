@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from executor.interface import Executor
 from mcp.client.client import Client
 from mcp.net.memory import MemoryNetwork
 from mcp.node.config import NodeConfig, NodeLimits
@@ -24,10 +25,18 @@ class InProcessCluster:
     A node that was stopped can be started again on its files.
     """
 
-    def __init__(self, path: Path, size: int = 3, **settings: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: int = 3,
+        *,
+        executors: Callable[[], Mapping[str, Executor]] | None = None,
+        **settings: Any,
+    ) -> None:
         self.network = MemoryNetwork()
         self.path = path
         self.names = [f"n{i}" for i in range(1, size + 1)]
+        self.executors = executors or dict
         self.settings = {"limits": QUICK, "workers": 1, **settings}
         self.running: dict[str, Node] = {}
 
@@ -43,7 +52,7 @@ class InProcessCluster:
             heartbeat_s=0.02,
             **self.settings,
         )
-        node = Node(config, surroundings=Surroundings(network=self.network))
+        node = Node(config, executors=self.executors(), surroundings=Surroundings(network=self.network))
         await node.start()
         self.running[name] = node
         return node

@@ -286,6 +286,19 @@ class Client:
             args["expected_version"] = arguments.expected_version(expected_version)
         return _version(await self._command("key.delete", args, timeout_s))
 
+    # -- the user's own executors -----------------------------------------------------------------
+
+    async def execute(self, executor: str, data: bytes, *, timeout_s: float | None = None) -> Any:
+        """Have a command executed by the nodes' own ``executor``, once, in the order of the log.
+
+        ``data`` is opaque to everybody but the executor. Returns what it returns (plain values), or
+        raises what it refused with; ``NotFound``: the nodes have no executor of that name.
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InvalidArgument(f"an executor's command is bytes, not {type(data).__name__}")
+        args = {"machine": arguments.text("an executor", executor), "data": bytes(data)}
+        return await self._command("machine.execute", args, timeout_s)
+
     async def conflicts(self, key: str, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Who lost a compare-and-set over the key, when, and what they tried; the oldest first."""
         value = await self._read("conflicts", {"key": arguments.text("a key", key)}, "session", timeout_s)

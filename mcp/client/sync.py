@@ -71,6 +71,7 @@ class SyncClient:
         )
         self._lock = threading.Lock()
         self._closed = False
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgets to close its client can still end.
         self._thread = threading.Thread(target=self._serve, name="mcp-client", daemon=True)
@@ -85,7 +86,12 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """End the sessions, the connections and the thread. Calls under way in other threads end too."""
+        """End the sessions, the connections and the thread. Calls under way in other threads end too.
+
+        In a forked child nothing is closed: they are the parent's.
+        """
+        if os.getpid() != self._process:
+            return
         with self._lock:
             if self._closed:
                 return
@@ -117,6 +123,9 @@ class SyncClient:
         await asyncio.gather(*rest, return_exceptions=True)
 
     def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if os.getpid() != self._process:
+            # Its thread does not exist here, so it would wait for ever; its connections are the parent's.
+            raise Unavailable("the client was made before this process was forked; make a new one here")
         with self._lock:
             if self._closed:
                 raise Unavailable("the client is closed; make a new one")
@@ -187,6 +196,10 @@ class SyncClient:
         return self._run(
             lambda: self._client.delete(key, expected_version=expected_version, timeout_s=timeout_s)
         )
+
+    def execute(self, executor: str, data: bytes, *, timeout_s: float | None = None) -> Any:
+        """Have a command executed by the nodes' own executor. See :meth:`Client.execute`."""
+        return self._run(lambda: self._client.execute(executor, data, timeout_s=timeout_s))
 
     def conflicts(self, key: str, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Who lost a compare-and-set over the key. See :meth:`Client.conflicts`."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
-from consensus.driver import Driver, DriverLimits
+from consensus.driver import Driver
 from consensus.errors import ConsensusError
 from consensus.interface import Engine, EngineStatus
 from consensus.raft.config import RaftConfig
 from consensus.raft.engine import RaftEngine
 from consensus.solo import SoloEngine
+from executor.interface import Executor
 from executor.onnx import OnnxRuntime, providers_available
 from executor.options import RuntimeOptions
 from mcp.errors import Unavailable
@@ -28,7 +29,7 @@ from mcp.node.inference import DirectInference
 from mcp.node.links import PeerLinks
 from mcp.node.membership import Membership
 from mcp.node.order import Order
-from mcp.node.ordered import OrderedState
+from mcp.node.ordered import OrderedState, UserMachine
 from mcp.node.reads import Reads
 from mcp.node.report import Report
 from mcp.node.shelf import Shelf
@@ -49,6 +50,7 @@ class Assembly:
         config: NodeConfig,
         files: NodeFiles,
         around: Surroundings,
+        executors: Mapping[str, Executor],
         dial: Dial,
         stack: contextlib.AsyncExitStack,
         on_failure: Callable[[ConsensusError], None],
@@ -58,7 +60,7 @@ class Assembly:
         self._around = around
         self._clock = around.clock
         self._stack = stack
-        self.state = ReplicatedState()
+        self.state = ReplicatedState(machines={name: UserMachine(e) for name, e in executors.items()})
         self.order = Order()
         self.reads = Reads(self.state, self.order)
         self.links = self._make_links(dial)
@@ -174,7 +176,7 @@ class Assembly:
             self.links,
             wall=self._clock.wall,
             generator=generator,
-            limits=DriverLimits(),
+            limits=self.config.consensus_limits,
             on_change=on_change,
             on_failure=on_failure,
         )

@@ -16,14 +16,15 @@ import contextlib
 import functools
 import logging
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from consensus.errors import ConsensusError
 from consensus.interface import EngineStatus
-from executor.errors import ExecutorError
+from executor.interface import Executor
 from mcp.client.client import Client
-from mcp.errors import McpError, Unavailable
+from mcp.errors import InvalidArgument, McpError, Unavailable
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
@@ -49,13 +50,22 @@ PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
 class Node:
     """One node of a cluster, or a whole cluster of one.
 
-    ``surroundings`` are time, network, disk and threads: the real ones unless a simulation brings its
-    own. :meth:`start` raises :class:`~mcp.errors.McpError` for whatever keeps the
-    node from starting: a port that is taken, a data directory in use, damaged storage.
+    ``executors`` are state machines of the user's own, by name: fed from the same log, each command once,
+    and part of the same snapshots. Every node of a cluster needs the same. ``surroundings`` are time,
+    network, disk and threads: the real ones unless a simulation brings its own. :meth:`start` raises
+    :class:`~mcp.errors.McpError` for whatever keeps the node from starting: a port that is taken, a data
+    directory in use, damaged storage.
     """
 
-    def __init__(self, config: NodeConfig, *, surroundings: Surroundings | None = None) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        executors: Mapping[str, Executor] | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.config = config
+        self._executors = dict(executors or {})
         self._peers = frozenset(config.peers)
         self.addresses: tuple[str, ...] = ()
         self._around = surroundings or Surroundings()
@@ -64,6 +74,7 @@ class Node:
         self._stack = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[McpError] | None = None
         self._parts: Assembly | None = None
+        self._starting: asyncio.Future[None] | None = None
         self._step_due = asyncio.Event()
 
     @classmethod
@@ -114,30 +125,59 @@ class Node:
     # -- start and stop -----------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Recover from the disk, listen, and join the others. Returns before there is a leader."""
+        """Recover from the disk, listen, and join the others. Returns before there is a leader.
+
+        Raises :class:`~mcp.errors.InvalidArgument` when the node is started already, which goes on.
+        """
+        if self._starting is not None or self._parts is not None:
+            raise InvalidArgument("this node is started already; stop it before you start it again")
+        starting = self._starting = asyncio.ensure_future(self._start())
         try:
-            await self._start()
+            await starting
         except BaseException as error:
+            self._starting = None
             await self.stop()
-            if isinstance(error, ConsensusError | ExecutorError | OSError):
+            if isinstance(error, ConsensusError | OSError):
                 raise translated(error) from error
+            if isinstance(error, asyncio.CancelledError) and not _cancelling():
+                raise Unavailable("this node was stopped while it was starting") from None
             raise
+        finally:
+            self._starting = None
 
     async def stop(self) -> None:
         """Stop in good order. What clients were promised is on the disk already."""
+        starting = self._starting
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait([starting])
         await self._stack.aclose()
         self._parts = None
 
     async def _start(self) -> None:
         self._failed = asyncio.get_running_loop().create_future()
         await asyncio.to_thread(claim, self.config)
-        files = await asyncio.to_thread(self._around.open_files, self.config.data_dir)
+        opening = asyncio.ensure_future(asyncio.to_thread(self._around.open_files, self.config.data_dir))
+        try:
+            files = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])  # or it would hold the directory, and nobody would close it
+            if opening.exception() is None:
+                opening.result().close()
+            raise
         self._stack.callback(files.close)
         for note in files.journal.recovered_notes:
             _log.warning("recovery: %s", note)
         dial = functools.partial(self._dial, self._tls_to_peers())
         self._parts = Assembly(
-            self.config, files, self._around, dial, self._stack, self._on_failure, self._on_change
+            self.config,
+            files,
+            self._around,
+            self._executors,
+            dial,
+            self._stack,
+            self._on_failure,
+            self._on_change,
         )
         await self._listen()
         self._parts.membership.address = self.address
@@ -266,3 +306,8 @@ class Node:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

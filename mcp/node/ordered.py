@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgpack
 
@@ -18,13 +19,38 @@ from consensus.batch import Batch
 from consensus.driver import Driver
 from consensus.errors import ConsensusError, InvariantViolated
 from consensus.interface import Entry, SnapshotMeta
-from executor.interface import Command, Result
+from executor.interface import Command, Executor, Result
 from executor.queue import CommandQueue
-from mcp.errors import VersionMismatch
+from mcp.errors import VersionMismatch, from_wire
+from mcp.state.commands import Moment
 from mcp.state.events import Event
 from mcp.state.state import Applied, ReplicatedState
 
 _log = logging.getLogger("mcp.node")
+
+
+class UserMachine:
+    """A user's :class:`~executor.interface.Executor` as a machine of the replicated state."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def execute(self, data: bytes, moment: Moment) -> Any:
+        """Execute one command; an error of the executor's result becomes the command's outcome."""
+        command = Command(moment.index, moment.position, moment.term, moment.time_s, moment.seed, data)
+        result = self._executor.execute(command)
+        if result.error is not None:
+            code, message = result.error
+            raise from_wire({"code": code, "message": message})
+        return result.value
+
+    def snapshot(self) -> bytes:
+        """The executor's whole state."""
+        return self._executor.snapshot()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Replace the executor's whole state."""
+        self._executor.restore(snapshot)
 
 
 class StateExecutor:

@@ -42,6 +42,8 @@ class Moment:
     position: int
     time_s: float
     session: str
+    term: int = 0
+    seed: int = 0
 
 
 def encode_command(

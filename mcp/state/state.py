@@ -24,6 +24,7 @@ from mcp.state.events import Event, MemberDown, MemberUp
 from mcp.state.inferences import Inferences
 from mcp.state.keys import Keys
 from mcp.state.limits import StateLimits
+from mcp.state.machines import Machine, Machines
 from mcp.state.members import Members
 from mcp.state.models import Models
 from mcp.state.sessions import Sessions
@@ -66,7 +67,8 @@ _NO_ARGS: Final[frozenset[str]] = frozenset()
 class ReplicatedState:
     """Everything that the cluster agrees on. The machines are public to read and must not be changed.
 
-    ``limits`` decide what is taken: give every node of a cluster the same.
+    ``limits`` decide what is taken, and ``machines`` are what users bring: give every node of a cluster
+    the same.
     """
 
     sessions: Sessions
@@ -75,8 +77,11 @@ class ReplicatedState:
     models: Models
     inferences: Inferences
 
-    def __init__(self, limits: StateLimits | None = None) -> None:
+    def __init__(
+        self, limits: StateLimits | None = None, machines: Mapping[str, Machine] | None = None
+    ) -> None:
         self.limits = limits or StateLimits()
+        self.machines = Machines(machines or {}, self.limits)
         self._applied = (0, -1)
         self._time_s = 0.0
         members, models = Members(self.limits), Models(self.limits)
@@ -110,7 +115,7 @@ class ReplicatedState:
         self.sessions.expire(self._time_s)
         try:
             command = decode_command(data)
-            moment = Moment(index, position, self._time_s, command.session)
+            moment = Moment(index, position, self._time_s, command.session, term, seed)
             return self._issue(command, moment)
         except McpError as error:
             return Applied(None, _error(error))
@@ -158,6 +163,7 @@ class ReplicatedState:
                 self.members.to_plain(),
                 self.models.to_plain(),
                 self.inferences.to_plain(),
+                self.machines.to_plain(),
             ]
         )
 
@@ -178,7 +184,7 @@ class ReplicatedState:
         return digest_of(self.snapshot())
 
     def _rebuild(self, payload: list[Any]) -> None:
-        limit_values, applied, time_s, sessions, keys, conflicts, members, models, inferences = payload
+        limit_values, applied, time_s, sessions, keys, conflicts, members, models, inferences, own = payload
         limits = StateLimits(**dict(zip(StateLimits.__slots__, limit_values, strict=True)))
         index, position = applied
         new_members = Members.from_plain(members, limits)
@@ -190,6 +196,7 @@ class ReplicatedState:
             new_models,
             Inferences.from_plain(inferences, limits, new_members, new_models),
         )
+        self.machines.restore(own)
         self.limits, self._applied, self._time_s = limits, (index, position), time_s
         self._install(*machines)
 
@@ -216,6 +223,7 @@ class ReplicatedState:
             "inference.submit": (Issuer.ANY, inferences.submit),
             "inference.complete": (Issuer.NODE, inferences.complete),
             "inference.reassign": (Issuer.NODE, inferences.reassign),
+            "machine.execute": (Issuer.CLIENT, _quiet(self.machines.execute)),
             "inference.report": (Issuer.NODE, inferences.report),
         }
         self._views: dict[str, Callable[[dict[str, Any]], Any]] = {

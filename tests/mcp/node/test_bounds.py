@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -20,13 +21,15 @@ from executor.inspection import ModelInfo
 from executor.interface import Pool
 from executor.onnx import OnnxRuntime
 from executor.runs import StopSignal
+from mcp.client.sync import SyncClient
 from mcp.clock import SystemClock
-from mcp.errors import Busy, DeadlineExceeded, InvalidArgument, PermissionDenied
+from mcp.errors import Busy, DeadlineExceeded, InvalidArgument, PermissionDenied, Unavailable
 from mcp.node import order as order_module
 from mcp.node import shelf as shelf_module
 from mcp.node.artefacts import Artefacts
 from mcp.node.blobs import BlobStatus, BlobStore
 from mcp.node.links import PeerLinks
+from mcp.node.node import Node
 from mcp.node.order import Order
 from mcp.node.shelf import Shelf
 from simulations.in_process import in_process_cluster as nodes
@@ -239,3 +242,71 @@ def test_a_blob_that_was_damaged_on_the_disk_is_not_served_but_fetched_again(tmp
             assert blob.read_bytes() == right
 
     run(scenario)
+
+
+# -- starting and stopping --------------------------------------------------------------------------
+
+
+def test_starting_twice_is_refused_and_the_node_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node, node.client() as client:
+            with pytest.raises(InvalidArgument):
+                await node.start()
+            await client.put("key", "value", timeout_s=5)
+
+    run(scenario)
+
+
+def test_a_node_that_is_stopped_while_it_starts_stays_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node.local(tmp_path)
+        starting = asyncio.ensure_future(node.start())
+        await asyncio.sleep(0)
+        await node.stop()
+        with pytest.raises(Unavailable):
+            await starting
+        async with Node.local(tmp_path) as again, again.client() as client:
+            await client.put("key", "value", timeout_s=5)
+
+    run(scenario)
+
+
+def test_a_start_that_is_cancelled_gives_the_directory_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        for turns in range(6):
+            starting = asyncio.ensure_future(Node.local(tmp_path).start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            async with Node.local(tmp_path):
+                pass
+
+    run(scenario)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_blocking_client_in_a_forked_child_is_refused_and_does_not_hang() -> None:
+    with SyncClient(["127.0.0.1:9"]) as client:
+        child = os.fork()
+        if child == 0:  # nothing of pytest may run in the child
+            try:
+                client.put("key", "value", timeout_s=1)
+            except Unavailable:
+                client.close()
+                os._exit(7)
+            finally:
+                os._exit(8)
+        ended = 0
+        for _ in range(1000):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.01)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert ended
+    assert os.waitstatus_to_exitcode(status) == 7

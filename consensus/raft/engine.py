@@ -4,9 +4,7 @@ One pass through the engine: an event comes in and is checked (:mod:`~consensus.
 into a form that PySyncObj handles rightly (:mod:`~consensus.raft.guards`) and delivered
 (:mod:`~consensus.raft.seams`). What PySyncObj then wants to persist, send and apply gathers until
 :meth:`RaftEngine.take_output`, which first decides which peers are owed an append.
-
-Room is left for what comes later: message types for PreVote and for the transfer of leadership,
-and numbered heartbeats whose acknowledgements echo the number, which is what ReadIndex needs.
+PySyncObj calls no election by itself: :mod:`~consensus.raft.elections` decides when.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from consensus.interface import (
     Leadership,
     Output,
     Recovered,
-    Role,
     SnapshotMeta,
 )
 from consensus.raft.config import VOTERS_MAX, RaftConfig
-from consensus.raft.guards import Ballot, Delivery, Reign, normalise
+from consensus.raft.elections import Elections
+from consensus.raft.guards import Delivery, Reign, normalise
 from consensus.raft.log import MemoryLog
 from consensus.raft.messages import (
     Ack,
@@ -36,8 +34,12 @@ from consensus.raft.messages import (
     Codec,
     Malformed,
     Message,
+    NewerTerm,
+    PreVote,
+    PreVoteAnswer,
     RequestVote,
     SnapshotPending,
+    TransferVote,
     Vote,
 )
 from consensus.raft.replication import Replication
@@ -103,7 +105,7 @@ class RaftEngine:
         self._others = [peer for peer in self._peers.values() if peer != self._self]
         self._codec = Codec(config)
         self._log = MemoryLog(recovered, config)
-        self._reign, self._ballot = Reign(), Ballot()
+        self._reign = Reign()
         self._answering: tuple[int, Delivery] | None = None
         self._broken: str | None = None
         self._status: EngineStatus | None = None
@@ -115,6 +117,15 @@ class RaftEngine:
             self._self, self._others, self._log, self, config, applied_index=applied, now=now, random=random
         )
         self._replication = Replication(self._core, self._log, self._codec, self._others, config)
+        self._elections = Elections(
+            self._core,
+            self._log,
+            self._others,
+            config,
+            generator=random,
+            send=self._send,
+            dropped=self.dropped,
+        )
         self._core.advance()
 
     # -- events ------------------------------------------------------------------------------------
@@ -156,6 +167,7 @@ class RaftEngine:
     def tick(self, now: float) -> None:
         """Let time pass. See :meth:`consensus.interface.Engine.tick`."""
         self._advance_clock(now)
+        self._elections.tick()
         self._core.tick()
         self._notice_role()
 
@@ -316,12 +328,18 @@ class RaftEngine:
                 self._on_append(sender, message)
             case Ack():
                 self._on_ack(sender, message)
-            case RequestVote():
-                self._on_request_vote(sender, message)
-            case Vote():
-                self._on_vote(sender, message)
             case SnapshotPending():
                 self._on_snapshot_pending(sender, message)
+            case RequestVote() | TransferVote():
+                self._elections.on_request_vote(sender, message)
+            case Vote():
+                self._elections.on_vote(sender, message)
+            case PreVote():
+                self._elections.on_pre_vote(sender, message)
+            case PreVoteAnswer():
+                self._elections.on_pre_vote_answer(sender, message)
+            case NewerTerm():
+                self._elections.on_newer_term(sender, message)
 
     def _on_append(self, sender: Peer, append: Append) -> None:
         if not self._admit_leader(sender, append.term):
@@ -360,10 +378,12 @@ class RaftEngine:
     def _admit_leader(self, sender: Peer, term: int) -> bool:
         if term < self._core.term:
             self.dropped["stale_term"] += 1
+            self._elections.on_stale_leader(sender)
             return False
         if not self._reign.admit(term, sender):
             self.dropped["second_leader"] += 1
             return False
+        self._elections.heard()
         return True
 
     def _on_ack(self, sender: Peer, ack: Ack) -> None:
@@ -378,28 +398,6 @@ class RaftEngine:
         if not self._replication.take_ack(sender, ack):
             self.dropped["ack_of_nothing"] += 1
 
-    def _on_request_vote(self, sender: Peer, request: RequestVote) -> None:
-        self._core.deliver(
-            sender,
-            {
-                "type": "request_vote",
-                "term": request.term,
-                "last_log_index": request.last_index,
-                "last_log_term": request.last_term,
-            },
-        )
-
-    def _on_vote(self, sender: Peer, vote: Vote) -> None:
-        core = self._core
-        if core.role is not Role.CANDIDATE or vote.term != core.term:
-            self.dropped["stale_vote"] += 1
-            return
-        if not self._ballot.admit(vote.term, sender):
-            self.dropped["second_vote"] += 1
-            return
-        core.deliver(sender, {"type": "response_vote", "term": vote.term})
-        core.advance()
-
     # -- messages out ------------------------------------------------------------------------------
 
     def on_message(self, peer: Peer, message: dict[str, Any]) -> None:
@@ -410,8 +408,7 @@ class RaftEngine:
             case "next_node_idx":
                 self._send_ack(peer, message)
             case "request_vote":
-                request = RequestVote(message["term"], message["last_log_index"], message["last_log_term"])
-                self._send(peer, request)
+                self._send(peer, self._elections.request(message))
             case "response_vote":
                 self._send(peer, Vote(message["term"]))
             case unknown:

@@ -85,9 +85,55 @@ class SnapshotPending(NamedTuple):
     number: int
 
 
-Message = RequestVote | Vote | Append | Ack | SnapshotPending
+class PreVote(NamedTuple):
+    """Asks whether the receiver would vote in ``term``, which has not begun (Ongaro 2014, section 9.6).
 
-_TYPES: dict[type[Message], int] = {RequestVote: 1, Vote: 2, Append: 3, Ack: 4, SnapshotPending: 5}
+    ``round`` is the sender's own number for its asking, for the answer to name.
+    """
+
+    term: int
+    round: int
+    last_index: int
+    last_term: int
+
+
+class PreVoteAnswer(NamedTuple):
+    """What the sender, which is in ``term``, answers to the asking with ``round``. It promises nothing."""
+
+    term: int
+    round: int
+    granted: bool
+
+
+class TransferVote(NamedTuple):
+    """As :class:`RequestVote`, by a candidate whom the leader has asked to take over (section 3.10)."""
+
+    term: int
+    last_index: int
+    last_term: int
+
+
+class NewerTerm(NamedTuple):
+    """To the leader of an older term: the sender is in ``term`` and cannot follow it."""
+
+    term: int
+
+
+Message = (
+    RequestVote | Vote | Append | Ack | SnapshotPending | PreVote | PreVoteAnswer | TransferVote | NewerTerm
+)
+
+_TYPES: dict[type[Message], int] = {
+    RequestVote: 1,
+    Vote: 2,
+    Append: 3,
+    Ack: 4,
+    SnapshotPending: 5,
+    PreVote: 6,
+    PreVoteAnswer: 7,
+    TransferVote: 8,
+    NewerTerm: 9,
+}
 _KINDS = {int(kind): kind for kind in EntryKind}
 
 
@@ -104,6 +150,10 @@ class Codec:
             3: self._decode_append,
             4: _decode_ack,
             5: _decode_snapshot_pending,
+            6: _decode_pre_vote,
+            7: _decode_pre_vote_answer,
+            8: _decode_transfer_vote,
+            9: _decode_newer_term,
         }
 
     def encode(self, message: Message) -> bytes:
@@ -204,3 +254,25 @@ def _decode_ack(fields: list[Any]) -> Ack:
 def _decode_snapshot_pending(fields: list[Any]) -> SnapshotPending:
     _check(fields, 3, 3)
     return SnapshotPending(*fields[1:])
+
+
+def _decode_pre_vote(fields: list[Any]) -> PreVote:
+    _check(fields, 5, 5)
+    return PreVote(*fields[1:])
+
+
+def _decode_pre_vote_answer(fields: list[Any]) -> PreVoteAnswer:
+    _check(fields, 4, 3)
+    if type(fields[3]) is not bool:
+        raise Malformed("wrong_field")
+    return PreVoteAnswer(*fields[1:])
+
+
+def _decode_transfer_vote(fields: list[Any]) -> TransferVote:
+    _check(fields, 4, 4)
+    return TransferVote(*fields[1:])
+
+
+def _decode_newer_term(fields: list[Any]) -> NewerTerm:
+    _check(fields, 2, 2)
+    return NewerTerm(fields[1])

@@ -318,9 +318,13 @@ class Core:
 
     @property
     def election_deadline(self) -> float:
-        """When a follower calls an election, if it is connected to anyone."""
+        """When a follower calls an election, if it is connected to anyone. May be written."""
         deadline: float = self.raft._SyncObj__raftElectionDeadline
         return deadline
+
+    @election_deadline.setter
+    def election_deadline(self, at: float) -> None:
+        self.raft._SyncObj__raftElectionDeadline = at
 
     @property
     def heartbeat_at(self) -> float:
@@ -377,8 +381,23 @@ class Core:
 
     def postpone_election(self) -> None:
         """Draw a new election deadline, from now."""
-        timeout = self._enter(self.raft._SyncObj__generateRaftTimeout)
-        self.raft._SyncObj__raftElectionDeadline = self.now + timeout
+        self.election_deadline = self.now + self._enter(self.raft._SyncObj__generateRaftTimeout)
+
+    def call_election(self) -> None:
+        """Begin a new term as a candidate. A leader, and whoever is connected to nobody, does nothing."""
+        deadline, self.election_deadline = self.election_deadline, -math.inf
+        self._enter(self.raft._onTick)
+        self.election_deadline = max(deadline, self.election_deadline)
+
+    def forget_leader(self) -> None:
+        """Nobody is known to lead the term."""
+        self.raft._SyncObj__raftLeader = None
+
+    def observe_term(self, peer: Peer, term: int) -> None:
+        """``peer`` is in ``term``: follow in it, if it is newer, and vote for nobody yet."""
+        # What PySyncObj does with a request for a vote whose log nobody can vote for.
+        no_log = {"last_log_index": 0, "last_log_term": -1}
+        self.deliver(peer, {"type": "request_vote", "term": term, **no_log})
 
     def committed_to(self, index: int, *, applied: bool) -> None:
         """Everything up to ``index`` is committed; ``applied``: a snapshot brings it."""

@@ -17,10 +17,27 @@ from pysyncobj.transport import Transport
 
 from consensus.interface import EntryKind, HardState, InstalledSnapshot, Output, Recovered, Truncate
 from consensus.raft import RaftConfig, RaftEngine
+from consensus.raft.messages import Codec, Message, PreVote, PreVoteAnswer
 
 PATIENT = RaftConfig(election_timeout_min_s=1000.0, election_timeout_max_s=2000.0, leader_fallback_s=1000.0)
 
 Flight = tuple[str, str, Any]
+
+
+def decoded(output: Output, codec: Codec) -> list[tuple[str, Message]]:
+    """What an output sends, early and late, in order."""
+    return [(peer, codec.decode(message)) for peer, message in output.send_early + output.send]
+
+
+def call_election(engine: RaftEngine, *yes: str, codec: Codec) -> None:
+    """Let the deadline pass and ``yes`` say that they would vote."""
+    now = engine.next_deadline()
+    engine.tick(now)
+    asked = dict(decoded(engine.take_output(), codec))
+    for peer in yes:
+        ask = asked[peer]
+        assert isinstance(ask, PreVote)
+        engine.receive(peer, codec.encode(PreVoteAnswer(ask.term - 1, ask.round, granted=True)), now)
 
 
 class Scripted:
@@ -204,7 +221,14 @@ class Guarded(Scripted):
         self.perform(target)
 
     def expire(self, name: str) -> None:
-        self.nodes[name]._core.raft._SyncObj__raftElectionDeadline = self.now - 1
+        """Have ``name`` call an election that everybody takes part in, whoever leads: its script wants it."""
+        self.nodes[name]._advance_clock(self.now)
+        self.nodes[name]._elections.call(handed_over=True)
+        self.perform(name)
+
+    def grow_impatient(self, name: str) -> None:
+        """Have ``name``'s election deadline pass: what it does then is up to it."""
+        self.nodes[name]._core.election_deadline = self.now - 1
         self.tick(name)
 
     def tick(self, name: str) -> None:

@@ -344,6 +344,36 @@ def test_10_guarded_takes_any_size_up_to_its_limit() -> None:
     assert cluster.nodes["a"].propose(b"next", cluster.now) == (1, 204)
 
 
+# -- 11: a node that hears nobody ---------------------------------------------------------------------
+
+
+def test_11_bare_is_disrupted_by_a_deaf_node(bare: Callable[..., Bare]) -> None:
+    cluster = bare("abc")
+    cluster.elect("a")
+    cluster.flush()
+    for _ in range(50):
+        cluster.wire.clear()
+        cluster.expire("c")
+    cluster.flush()
+    assert not cluster.is_leader("a")
+    assert cluster.nodes["a"].raftCurrentTerm == 51
+
+
+def test_11_guarded_is_not() -> None:
+    cluster = Guarded("abc")
+    cluster.elect("a")
+    cluster.flush()
+    for _ in range(50):
+        cluster.wire.clear()
+        cluster.grow_impatient("c")
+    cluster.flush()
+    cluster.heartbeat("a")
+    cluster.flush()
+    assert cluster.is_leader("a")
+    assert {cluster.nodes[name].status().term for name in "abc"} == {1}
+    assert cluster.nodes["c"].status().leader == "a"
+
+
 # -- 12: a leader that nobody hears -------------------------------------------------------------------
 
 

@@ -6,12 +6,13 @@ import math
 import random
 
 import pytest
+from raft_script import call_election, decoded
 from raft_world import World
 
 from consensus.errors import InvariantViolated, NotLeader
 from consensus.interface import Entry, EntryKind, HardState, Recovered, Role
 from consensus.raft import RaftConfig, RaftEngine
-from consensus.raft.messages import Append, Codec, RequestVote, Vote
+from consensus.raft.messages import Append, Codec, NewerTerm, RequestVote, Vote
 
 FRESH = Recovered(HardState(0, None), None, [])
 CONFIG = RaftConfig()
@@ -183,7 +184,7 @@ def test_a_leader_whose_own_election_is_not_on_its_disk_yet_appends_after_the_sy
     node = engine("abc")
     node.peer_connected("b", 0.0)
     node.take_output()
-    node.tick(node.next_deadline())
+    call_election(node, "b", codec=Codec(CONFIG))
     node.receive("b", Codec(CONFIG).encode(Vote(1)), 0.6)
     assert node.status().role is Role.LEADER
     output = node.take_output()
@@ -230,7 +231,7 @@ def test_a_tick_at_the_deadline_always_moves_on(now: float) -> None:
         node.tick(deadline)
         node.take_output()
         assert node.next_deadline() > deadline
-    assert node.status().term == 50
+    assert node.status().term == 0
 
 
 def test_a_leader_ticks_on_until_it_steps_down() -> None:
@@ -304,7 +305,9 @@ def test_a_leader_of_an_older_term_is_not_even_contradicted() -> None:
         stale.take_output()
         slots = [(b"y", 2, 2, Entry(2, 2, EntryKind.COMMAND, b"y"))]
         stale.receive("b", codec.encode_append(Append(4, 9, 2, 1, 0, ()), codec.encode_entries(slots)), 0.0)
-        assert not stale.take_output()
+        output = stale.take_output()
+        assert decoded(output, codec) == [("b", NewerTerm(5))]
+        assert output.persist == output.committed == []
         assert stale.status().leader != "b"
         assert stale.dropped["stale_term"] == 1
 

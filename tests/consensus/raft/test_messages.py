@@ -11,6 +11,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raft_script import call_election
 from raft_world import World
 
 from consensus.errors import InvariantViolated
@@ -23,8 +24,12 @@ from consensus.raft.messages import (
     Codec,
     Malformed,
     Message,
+    NewerTerm,
+    PreVote,
+    PreVoteAnswer,
     RequestVote,
     SnapshotPending,
+    TransferVote,
     Vote,
 )
 
@@ -52,6 +57,10 @@ messages = st.one_of(
     st.builds(Vote, integers),
     st.builds(Ack, integers, integers, positive, st.booleans(), st.booleans()),
     st.builds(SnapshotPending, integers, integers),
+    st.builds(PreVote, integers, integers, integers, integers),
+    st.builds(PreVoteAnswer, integers, integers, st.booleans()),
+    st.builds(TransferVote, integers, integers, integers),
+    st.builds(NewerTerm, integers),
     appends(),
 )
 
@@ -100,7 +109,7 @@ def test_the_message_that_the_malformed_ones_derive_from_is_good() -> None:
         (["append_entries"], "not_msgpack"),
         (msgpack.ExtType(1, b"x"), "not_msgpack"),
         ([0], "unknown_type"),
-        ([6, 1], "unknown_type"),
+        ([255, 1], "unknown_type"),
         ([-1, 1], "unknown_type"),
         ([2], "wrong_length"),
         ([2, 1, 1], "wrong_length"),
@@ -117,6 +126,15 @@ def test_the_message_that_the_malformed_ones_derive_from_is_good() -> None:
         ([4, 1, 1, 1, True, None], "wrong_field"),
         ([4, 1, 1, 1, True], "wrong_length"),
         ([5, 1], "wrong_length"),
+        ([6, 1, 1, 1], "wrong_length"),
+        ([6, 1, 1, 1, -1], "wrong_field"),
+        ([7, 1, 1], "wrong_length"),
+        ([7, 1, 1, 1], "wrong_field"),
+        ([7, 1, -1, True], "wrong_field"),
+        ([8, 1, 1], "wrong_length"),
+        ([8, 1, 1, None], "wrong_field"),
+        ([9], "wrong_length"),
+        ([9, True], "wrong_field"),
         (GOOD_APPEND[:-1], "wrong_length"),
         (changed(6, None), "wrong_entries"),
         (changed(6, b"entries"), "wrong_entries"),
@@ -170,7 +188,7 @@ def fresh(role: str) -> RaftEngine:
     engine = RaftEngine("a", "abc", Recovered(HardState(0, None), None, []), now=0.0, random=random.Random(1))
     engine.peer_connected("b", 0.0)
     if role != "follower":
-        engine.tick(engine.next_deadline())
+        call_election(engine, "b", codec=CODEC)
     if role == "leader":
         engine.receive("b", CODEC.encode(Vote(1)), 0.6)
         for data in (b"x", b"y"):
@@ -193,7 +211,7 @@ plain = st.recursive(
 small = st.integers(0, 4)
 near_messages = st.one_of(
     st.tuples(
-        st.integers(0, 6),
+        st.integers(0, 10),
         small,
         small,
         small,
@@ -205,6 +223,10 @@ near_messages = st.one_of(
     st.tuples(st.just(2), small),
     st.tuples(st.just(4), small, small, small, st.booleans(), st.booleans()),
     st.tuples(st.just(5), small, small),
+    st.tuples(st.just(6), small, small, small, small),
+    st.tuples(st.just(7), small, small, st.booleans()),
+    st.tuples(st.just(8), small, small, small),
+    st.tuples(st.just(9), small),
     plain,
 ).map(lambda fields: msgpack.packb(fields, use_bin_type=True))
 

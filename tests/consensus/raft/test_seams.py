@@ -149,7 +149,7 @@ import sys
 sys.path.insert(0, {here!r})
 from test_safety import Storm
 storm = Storm(11)
-storm.blow(40)
+storm.blow(80)
 print(storm.world.trace.hexdigest(), len(storm.world.sent))
 """
 

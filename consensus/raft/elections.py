@@ -1,0 +1,182 @@
+"""When this node calls an election, and whom it lets call one.
+
+PySyncObj calls an election whenever its deadline passes, and lets any higher term depose a leader: a
+node that hears nobody counts its term up, and when it is heard again it ends a reign that served
+everybody else (defect 11). Both are guarded here (Ongaro 2014, sections 9.6 and 4.2.3):
+
+- *PreVote.* When the deadline passes, the node first asks whether it could win, and nothing changes by
+  asking: no term, no vote, nothing on the disk. A peer says yes if it would vote for such a log and term,
+  and does not know of a leader that is alive. Only a majority of yeses makes PySyncObj call the
+  election; otherwise the deadline is put off and the term stays.
+- *Stickiness.* Whoever knows of a leader that is alive ignores requests for votes, unless that leader
+  has itself asked for the election (section 3.10).
+
+None of this can make two leaders: it only holds back messages that Raft allows to be lost. It must not
+hold back too much, so the term still gets around. A refusal carries the peer's term, because a log that
+could win is worth nothing under a term that is over. And a leader of an older term is told so, because
+nobody would depose it otherwise, and the node with the newer term could never follow it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from consensus.interface import Role
+from consensus.raft.config import RaftConfig
+from consensus.raft.guards import Ballot
+from consensus.raft.log import MemoryLog
+from consensus.raft.messages import (
+    Message,
+    NewerTerm,
+    PreVote,
+    PreVoteAnswer,
+    RequestVote,
+    TransferVote,
+    Vote,
+)
+from consensus.raft.seams import Core, Peer
+
+if TYPE_CHECKING:
+    from random import Random
+
+Send = Callable[[Peer, Message], None]
+
+
+class Elections:
+    """One voter's side of every election. ``dropped`` counts what was ignored, by reason."""
+
+    def __init__(
+        self,
+        core: Core,
+        log: MemoryLog,
+        others: Sequence[Peer],
+        config: RaftConfig,
+        *,
+        generator: Random,
+        send: Send,
+        dropped: Counter[str],
+    ) -> None:
+        self._core, self._log, self._others, self._config = core, log, others, config
+        self._send, self._dropped = send, dropped
+        self._ballot = Ballot()
+        self._heard_at = float("-inf")
+        # So that an answer to an earlier life of this node is not taken for one to this.
+        self._round = int(generator.random() * 2**48)
+        self._asked_term = 0
+        self._grants: set[Peer] = set()
+        self._handed_over = False
+
+    @property
+    def has_leader(self) -> bool:
+        """Whether a leader is alive: this node, or one that it heard over a link that still stands."""
+        core, leader = self._core, self._core.leader
+        if core.is_leader:
+            return True
+        fresh = core.now - self._heard_at < self._config.election_timeout_min_s
+        return fresh and leader is not None and leader in core.connected
+
+    def heard(self) -> None:
+        """The leader of the term has spoken: nobody need be asked any more."""
+        self._heard_at = self._core.now
+        self._close()
+
+    # -- calling one -------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Ask the others if the deadline has passed. Without others PySyncObj needs no asking."""
+        core = self._core
+        if core.is_leader or not self._others or not core.connected:
+            return
+        if core.election_deadline < core.now:
+            core.postpone_election()
+            self._ask()
+
+    def call(self, *, handed_over: bool) -> None:
+        """Begin a term and ask for votes; ``handed_over``: the leader itself wants it."""
+        self._close()
+        self._handed_over = handed_over
+        try:
+            self._core.call_election()
+        finally:
+            self._handed_over = False
+
+    def request(self, message: dict[str, Any]) -> RequestVote | TransferVote:
+        """PySyncObj's request for a vote, as peers are told."""
+        shape = TransferVote if self._handed_over else RequestVote
+        return shape(message["term"], message["last_log_index"], message["last_log_term"])
+
+    def _ask(self) -> None:
+        core, log = self._core, self._log
+        # Whoever hears no leader knows of none: commands wait for the next one to speak.
+        core.forget_leader()
+        self._round += 1
+        self._asked_term = core.term + 1
+        self._grants.clear()
+        for peer in self._others:
+            self._send(peer, PreVote(self._asked_term, self._round, log.last_index, log.last_term))
+
+    def _close(self) -> None:
+        self._asked_term = 0
+
+    def on_pre_vote_answer(self, sender: Peer, answer: PreVoteAnswer) -> None:
+        """Count a yes; a majority of them calls the election. Only answers to the last asking count."""
+        core = self._core
+        if answer.round != self._round or self._asked_term != core.term + 1:
+            self._dropped["stale_pre_vote"] += 1
+        elif answer.granted:
+            self._grants.add(sender)
+            if len(self._grants) + 1 > (len(self._others) + 1) // 2:
+                self.call(handed_over=False)
+        elif answer.term > core.term:
+            core.observe_term(sender, answer.term)
+
+    def on_vote(self, sender: Peer, vote: Vote) -> None:
+        """Count a vote, if it is one for this term and the sender's first (defect 3)."""
+        core = self._core
+        if core.role is not Role.CANDIDATE or vote.term != core.term:
+            self._dropped["stale_vote"] += 1
+        elif not self._ballot.admit(vote.term, sender):
+            self._dropped["second_vote"] += 1
+        else:
+            core.deliver(sender, {"type": "response_vote", "term": vote.term})
+            core.advance()
+
+    # -- letting others call one -------------------------------------------------------------------
+
+    def on_pre_vote(self, sender: Peer, ask: PreVote) -> None:
+        """Say whether this node would vote for the sender."""
+        granted = not self.has_leader and self._would_vote(ask)
+        self._send(sender, PreVoteAnswer(self._core.term, ask.round, granted))
+
+    def _would_vote(self, ask: PreVote) -> bool:
+        term, log = self._core.term, self._log
+        free = ask.term > term or (ask.term == term and log.getVotedForNodeId() is None)
+        return free and (ask.last_term, ask.last_index) >= (log.last_term, log.last_index)
+
+    def on_request_vote(self, sender: Peer, request: RequestVote | TransferVote) -> None:
+        """Let PySyncObj vote, unless a leader is alive that has not asked for this election."""
+        if self.has_leader and isinstance(request, RequestVote):
+            self._dropped["leader_alive"] += 1
+            return
+        message = {
+            "type": "request_vote",
+            "term": request.term,
+            "last_log_index": request.last_index,
+            "last_log_term": request.last_term,
+        }
+        self._core.deliver(sender, message)
+
+    # -- terms -------------------------------------------------------------------------------------
+
+    def on_stale_leader(self, sender: Peer) -> None:
+        """``sender`` leads a term that is over: nobody else may tell it."""
+        self._send(sender, NewerTerm(self._core.term))
+
+    def on_newer_term(self, sender: Peer, message: NewerTerm) -> None:
+        """A peer cannot follow this leader any more: make room for one that everybody can follow."""
+        if self._core.is_leader and message.term > self._core.term:
+            self._core.observe_term(sender, message.term)
+        else:
+            self._dropped["stale_term"] += 1

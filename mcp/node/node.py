@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from consensus.errors import ConsensusError
 from consensus.interface import EngineStatus
+from executor.errors import ExecutorError
 from executor.interface import Executor
 from mcp.client.client import Client
 from mcp.errors import InvalidArgument, McpError, Unavailable
@@ -137,7 +138,7 @@ class Node:
         except BaseException as error:
             self._starting = None
             await self.stop()
-            if isinstance(error, ConsensusError | OSError):
+            if isinstance(error, ConsensusError | ExecutorError | OSError):
                 raise translated(error) from error
             if isinstance(error, asyncio.CancelledError) and not _cancelling():
                 raise Unavailable("this node was stopped while it was starting") from None

@@ -120,7 +120,8 @@ class Replication:
     def flush(self, output: Output) -> None:
         """Send to each peer that is owed something: entries, a heartbeat, or a new commit index."""
         core = self._core
-        self._note_untold()
+        if self._notice_at == math.inf and self._untold():
+            self._notice_at = core.now + self._config.commit_notice_s
         due = [peer for peer in self._peers if peer in core.connected and self._is_due(peer)]
         if due:
             # An append promises nothing but that we lead the term, and that record is older as a rule.
@@ -128,7 +129,7 @@ class Replication:
             self._output = output
             core.replicate(due)
             self._encoded.clear()
-        if self._notice_at <= core.now:
+        if self._notice_at <= core.now or not self._untold():
             self._notice_at = math.inf
         if due or core.heartbeat_at <= core.now:
             times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
@@ -150,17 +151,13 @@ class Replication:
         """Whether anything but heartbeats may be sent."""
         return self._core.next_index[peer] > self._log.base_index and self._flows[peer].has_room
 
-    def _note_untold(self) -> None:
-        """Set the time when those that were not told of the last commit are told."""
+    def _untold(self) -> bool:
+        """Whether a peer that can be reached was not told of the last commit."""
         core = self._core
-        untold = any(
-            flow.commit_sent < core.commit_index and peer in core.connected
-            for peer, flow in self._flows.items()
+        commit_index = core.commit_index
+        return any(
+            flow.commit_sent < commit_index and peer in core.connected for peer, flow in self._flows.items()
         )
-        if not untold:
-            self._notice_at = math.inf
-        elif self._notice_at == math.inf:
-            self._notice_at = core.now + self._config.commit_notice_s
 
     def send(self, peer: Peer, message: dict[str, Any]) -> None:
         """Send an append as PySyncObj built it, as far as the peer's window allows."""

@@ -54,6 +54,15 @@ def test_a_commit_travels_with_the_next_entry() -> None:
     assert [notices(world, node) for node in followers] == [[], []]
 
 
+def test_each_commit_has_the_whole_notice_time() -> None:
+    """One that was told on the way must not leave its alarm behind for the next."""
+    world, leader, followers = quiet_cluster()
+    for number in range(10):
+        commit(world, leader, b"%d" % number)
+        world.run(PATIENT.commit_notice_s / 4)
+    assert [notices(world, node) for node in followers] == [[], []]
+
+
 def test_who_waits_is_told_at_once_and_the_others_are_not() -> None:
     world, leader, (waiting, patient) = quiet_cluster()
     index = commit(world, leader, b"x")

@@ -26,6 +26,8 @@ from mcp.node.artefacts import Artefacts
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
 
+UNCOMMITTED_S = 120.0
+"""How long a model may stay loaded that no committed deploy names."""
 RETRY_S_MIN = 0.25
 RETRY_S_MAX = 60.0
 LOADS_AT_ONCE_MAX = 2
@@ -62,6 +64,7 @@ class Shelf:
         self._artefacts = artefacts
         self._on_ready = on_ready
         self._ready: dict[str, ModelInfo] = {}
+        self._ready_since: dict[str, float] = {}
         self._failures: dict[str, tuple[int, float]] = {}
         self._loading: dict[str, asyncio.Task[ModelInfo]] = {}
         self._unloading: dict[str, asyncio.Future[None]] = {}
@@ -105,9 +108,12 @@ class Shelf:
         return info if info is not None else await asyncio.shield(self._begin(digest, size, holders))
 
     def keep_only(self, digests: set[str]) -> None:
-        """Unload what is not in ``digests``."""
+        """Unload what is not in ``digests``, but for what was prepared a moment ago: it is being deployed."""
+        now = asyncio.get_running_loop().time()
         for digest in [d for d in self._ready if d not in digests]:
-            del self._ready[digest]
+            if now - self._ready_since[digest] < UNCOMMITTED_S:
+                continue
+            del self._ready[digest], self._ready_since[digest]
             self._pool.forget(digest)
             unloading = asyncio.get_running_loop().run_in_executor(
                 self._unloaders, functools.partial(self._runtime.unload, digest, drain_s=DRAIN_S_MAX)
@@ -193,6 +199,7 @@ class Shelf:
         error = task.exception()
         if error is None:
             self._ready[digest] = task.result()
+            self._ready_since[digest] = asyncio.get_running_loop().time()
             self.problems.pop(digest, None)
             self._failures.pop(digest, None)
             self._on_ready(digest)

@@ -16,8 +16,13 @@ from mcp.node.storage import NodeFiles, open_files
 
 
 def make_pool(runtime: OnnxRuntime, config: NodeConfig) -> Pool:
-    """Threads for inferences, as many as the settings say."""
-    return InferencePool(runtime, workers=config.workers, queue_runs_max=config.limits.inference_runs_max)
+    """Threads for inferences, as many as the settings say; one model never gets all of them."""
+    return InferencePool(
+        runtime,
+        workers=config.workers,
+        workers_per_model_max=max(1, config.workers - 1),
+        queue_runs_max=config.limits.inference_runs_max,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,11 +118,14 @@ class Connection(Link):
         body = encode_message(message, ttl_ms=min(message.ttl.ms, math.ceil(timeout_s * 1000)))
         call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max)
         try:
-            self._send(FrameKind.REQUEST, call.stream, body, segments)
+            alone = len(self._calls) == 1
+            self._send(FrameKind.REQUEST, call.stream, body, segments, corked=alone)
         except McpError:
             self._calls.discard(call)
             raise
         call.end = self._outbox.queued
+        if alone:
+            self.flush()  # others that come in the same turn of the loop share the next write
         return call
 
     def _expire(self, call: Call, timeout_s: float) -> None:
@@ -224,8 +227,11 @@ class Connection(Link):
 
     def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer]) -> None:
         if self._state is State.OPEN:
-            self._send(FrameKind.RESPONSE, stream, encode_message(message), segments)
+            alone = len(self._exchanges) == 1 and not self._handling
+            self._send(FrameKind.RESPONSE, stream, encode_message(message), segments, corked=alone)
             self._answers_end = self._outbox.queued
+            if alone:
+                self.flush()  # nobody else waits for an answer here, so there is nothing to wait for
 
     def _send_error(self, stream: int, error: McpError) -> None:
         if self._state is State.OPEN:

@@ -20,7 +20,7 @@ from mcp.client.results import (
     PeerStatus,
     ReplicaComparison,
 )
-from mcp.errors import ProtocolError, from_wire
+from mcp.errors import McpError, ProtocolError, from_wire
 
 T = TypeVar("T")
 
@@ -101,12 +101,13 @@ def model(value: Mapping[str, Any]) -> ModelStatus:
         aliases=strings(value.get("aliases"), what),
         holders=strings(value.get("holders"), what),
         ready=_optional(value, "ready", bool),
-        size=_number(value, "size"),
+        problem=_problem(value.get("problem"), what),
+        size=_optional(value, "size", int),
         family=_optional(value, "family", str),
         task=_optional(value, "task", str),
-        tags=strings(value.get("tags"), what),
-        inputs=items(value.get("inputs"), what),
-        outputs=items(value.get("outputs"), what),
+        tags=strings(value["tags"], what) if "tags" in value else None,
+        inputs=items(value["inputs"], what) if "inputs" in value else None,
+        outputs=items(value["outputs"], what) if "outputs" in value else None,
     )
 
 
@@ -143,6 +144,8 @@ def node_status(address: str, value: Mapping[str, Any]) -> NodeStatus:
         storage=_optional(value, "storage", str) or "unknown",
         uptime_s=float(_optional(value, "uptime_s", (int, float)) or 0.0),
         version=_optional(value, "version", str) or "",
+        package_version=_optional(value, "package_version", str),
+        caught_up=_optional(value, "caught_up", bool),
         metrics=mapping(value.get("metrics") or {}, what),
         details=dict(value),
     )
@@ -160,12 +163,16 @@ def record(value: Mapping[str, Any], outputs: dict[str, Array] | None) -> Infere
         model=_optional(value, "model", str) or "",
         version=str(value.get("version") or ""),
         outputs=outputs,
-        error=None if error is None else from_wire(mapping(error, what)),
+        error=_problem(error, what),
         node=_optional(value, "node", str),
         token=_number(value, "token"),
         attempts=_number(value, "attempts"),
         replicas={name: _comparison(mapping(item, what)) for name, item in replicas.items()},
     )
+
+
+def _problem(value: object, what: str) -> McpError | None:
+    return None if value is None else from_wire(mapping(value, what))
 
 
 def _comparison(value: Mapping[str, Any]) -> ReplicaComparison:

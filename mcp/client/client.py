@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
 from mcp.client.commands import CommandLane
-from mcp.client.exchange import Answer, Exchange, Request
+from mcp.client.exchange import Answer, Exchange, Request, refusal
 from mcp.client.kinds import CallKind
 from mcp.client.results import (
     ClusterStatus,
@@ -43,6 +43,8 @@ from mcp.wire.handshake import Identity, Role
 TIMEOUT_S: Final = 10.0
 """How long a call may take, unless the client or the call says otherwise."""
 DEPLOY_TIMEOUT_S: Final = 60.0
+KEYS_PER_READ_MAX: Final = 1000
+"""How many keys a node lists in one answer."""
 CONNECTION_LIMITS: Final = Limits(keepalive_s=1.5, dead_after_s=5.0)
 """A node that hangs without closing its connections is found out within a call's time."""
 
@@ -304,14 +306,34 @@ class Client:
         value = await self._read("conflicts", {"key": arguments.text("a key", key)}, "session", timeout_s)
         return answers.items(value, "the conflicts of a key")
 
-    async def keys(self, prefix: str = "", limit: int = 100, *, timeout_s: float | None = None) -> list[str]:
-        """The first ``limit`` keys, in order, that start with ``prefix``."""
+    async def keys(
+        self,
+        prefix: str = "",
+        limit: int = 100,
+        *,
+        after: str | None = None,
+        timeout_s: float | None = None,
+    ) -> list[str]:
+        """The first ``limit`` keys, in order, that start with ``prefix`` (and come after ``after``).
+
+        More than ``KEYS_PER_READ_MAX`` are read in several steps: keys that are written or deleted
+        meanwhile may be missing or there.
+        """
         if not isinstance(prefix, str) or not isinstance(limit, int) or limit < 1:
             raise InvalidArgument(
                 f"keys takes a text and a number from 1 on, not {prefix!r:.40}, {limit!r:.40}"
             )
-        value = await self._read("keys", {"prefix": prefix, "limit": limit}, "session", timeout_s)
-        return answers.strings(value, "the keys")
+        found: list[str] = []
+        while True:
+            wanted = min(limit - len(found), KEYS_PER_READ_MAX)
+            args: dict[str, Any] = {"prefix": prefix, "limit": wanted}
+            if after is not None:
+                args["after"] = arguments.text("after", after)
+            page = answers.strings(await self._read("keys", args, "session", timeout_s), "the keys")
+            found += page
+            if len(page) < wanted or len(found) >= limit:
+                return found
+            after = page[-1]
 
     # -- models and the cluster -------------------------------------------------------------------
 
@@ -355,8 +377,31 @@ class Client:
             artefact.close()
         return answers.deployment(answer.payload)
 
+    async def activate(self, name: str, version: str, *, timeout_s: float | None = None) -> None:
+        """Let the model's bare name, and its aliases, stand for ``version``: back to an older one, say.
+
+        Every node switches at the same position of the log. That version is active already: nothing
+        changes. Raises ``ModelNotFound`` where there is no such version.
+        """
+        args = {"name": arguments.text("a model", name), "version": arguments.text("a version", version)}
+        await self._command("model.activate", args, timeout_s)
+
+    async def undeploy(
+        self, name: str, version: str | None = None, *, timeout_s: float | None = None
+    ) -> None:
+        """Take a version of a model out of service; without ``version`` all of them, and the name.
+
+        When the active version goes, the one of the rest that was deployed last becomes active. Raises
+        ``ModelNotFound`` where there is no such version.
+        """
+        args = {
+            "name": arguments.text("a model", name),
+            "version": None if version is None else arguments.text("a version", version),
+        }
+        await self._command("model.undeploy", args, timeout_s)
+
     async def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
-        """The models that the cluster agreed on."""
+        """The models that the cluster agreed on. Whether a node has one ready is in :meth:`status`."""
         value = await self._read("models", {}, "session", timeout_s)
         return [answers.model(item) for item in answers.items(value, "the models")]
 
@@ -381,7 +426,9 @@ class Client:
             answer = await self._exchange.attempt(request, address, timeout_s)
             return answers.node_status(address, answer.payload)
         except McpError as error:
-            return NodeStatus(address, self._exchange.routing.node_id(address), error)
+            # Why a node refused to talk says more than that it cannot be reached.
+            reason = refusal(error) or error
+            return NodeStatus(address, self._exchange.routing.node_id(address), reason)
 
     # -- the ways of sending ----------------------------------------------------------------------
 

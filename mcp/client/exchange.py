@@ -48,6 +48,12 @@ Prepare = Callable[[str], Awaitable[None]]
 _REFUSALS = (AuthenticationFailed, PermissionDenied, ProtocolError)
 
 
+def refusal(error: McpError) -> McpError | None:
+    """Why a node would not talk to us (another key, another version), if that is what ``error`` says."""
+    reason = error.__cause__
+    return reason if isinstance(error, Unavailable) and isinstance(reason, _REFUSALS) else None
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangeLimits:
     """The limits that every call shares."""
@@ -184,8 +190,8 @@ class Exchange:
 
     def _failure(self, address: str, error: McpError, refusals: dict[str, McpError]) -> McpError:
         """What an error means for the call. A node that will not talk to us is one node less."""
-        reason = error.__cause__
-        if not isinstance(error, Unavailable) or not isinstance(reason, _REFUSALS):
+        reason = refusal(error)
+        if reason is None:
             return error
         refusals[address] = reason
         return reason if set(self.routing.addresses) <= refusals.keys() else error

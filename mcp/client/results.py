@@ -105,8 +105,10 @@ class Deployment:
 class ModelStatus:
     """A model with its active ``version``. ``size`` is in bytes.
 
-    ``ready``: whether the node that was asked can run it now; ``None`` where the log was asked, which
-    does not know. ``inputs`` and ``outputs`` are as declared, ``{"name", "dtype", "shape"}`` each.
+    ``ready``: whether the node that was asked can run it now, and ``problem`` what kept it from loading
+    it; ``None`` where the log was asked (:meth:`Client.models`), which does not know. What comes after
+    them the log knows and a node's status leaves out: ``None`` there. ``inputs`` and ``outputs`` are as
+    declared, ``{"name", "dtype", "shape"}`` each.
     """
 
     name: str
@@ -116,12 +118,13 @@ class ModelStatus:
     aliases: list[str]
     holders: list[str]
     ready: bool | None = None
-    size: int = 0
+    problem: McpError | None = None
+    size: int | None = None
     family: str | None = None
     task: str | None = None
-    tags: list[str] = field(default_factory=list)
-    inputs: list[dict[str, Any]] = field(default_factory=list)
-    outputs: list[dict[str, Any]] = field(default_factory=list)
+    tags: list[str] | None = None
+    inputs: list[dict[str, Any]] | None = None
+    outputs: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,9 @@ class PeerStatus:
 class NodeStatus:
     """What one node says of itself; or, with ``error``, why it said nothing.
 
-    Indexes count log entries from 1. ``details`` is the whole answer, with fields that this version
-    does not name.
+    Indexes count log entries from 1. ``version`` is the protocol's, ``package_version`` that of the
+    installed software. ``storage`` is "ok", "full" or says what failed. ``details`` is the whole answer,
+    with fields that this version does not name.
     """
 
     address: str
@@ -168,6 +172,8 @@ class NodeStatus:
     storage: str = "unknown"
     uptime_s: float = 0.0
     version: str = ""
+    package_version: str | None = None
+    caught_up: bool | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -175,6 +181,19 @@ class NodeStatus:
     def reachable(self) -> bool:
         """Whether the node answered."""
         return self.error is None
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps the node from taking part, in a few words; ``None`` where nothing does."""
+        if self.error is not None:
+            return f"{self.error.code}: {self.error.message}"
+        if self.storage != "ok":
+            return f"storage {self.storage}"
+        if self.leader is None:
+            return "knows no leader"
+        if self.caught_up is False:
+            return "is starting and has not caught up"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +218,22 @@ class ClusterStatus:
     @property
     def has_quorum(self) -> bool:
         """Whether a majority of the voters answered."""
-        answered = {node.node for node in self.reachable}
-        return bool(self.voters) and 2 * sum(v in answered for v in self.voters) > len(self.voters)
+        return self._majority(self.reachable)
+
+    @property
+    def sound(self) -> list[NodeStatus]:
+        """The nodes that can take part: reachable, their storage well, and following the leader."""
+        return [node for node in self.nodes if node.problem is None and node.leader == self.leader]
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a leader, and a majority of the voters with it is sound: commands get through."""
+        leads = any(node.node == self.leader for node in self.sound)
+        return leads and self._majority(self.sound)
+
+    def _majority(self, nodes: Sequence[NodeStatus]) -> bool:
+        names = {node.node for node in nodes}
+        return bool(self.voters) and 2 * sum(v in names for v in self.voters) > len(self.voters)
 
 
 def cluster_status(nodes: Sequence[NodeStatus]) -> ClusterStatus:

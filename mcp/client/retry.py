@@ -184,6 +184,7 @@ class Attempts:
         there is to be none: ``error`` itself, or the verdict on a command that is in doubt.
         """
         self._failed += 1
+        error = self._meant(error)
         self.last_error = error
         self.in_doubt = self.in_doubt or leaves_doubt(self.kind, error)
         if not retryable(error) or self._failed >= self._limits.attempts_max:
@@ -199,6 +200,12 @@ class Attempts:
         """The error for a call that ends for a ``reason`` of the client's own, after a ``failure``."""
         self.in_doubt = self.in_doubt or leaves_doubt(self.kind, failure)
         return self._verdict(reason)
+
+    def _meant(self, error: McpError) -> McpError:
+        """A call that changes nothing leaves nothing unknown: its answer is missing, that is all."""
+        if isinstance(error, OutcomeUnknown) and self.kind.idempotent:
+            return Unavailable("the connection or the leader was lost before the answer came")
+        return error
 
     def _adds_load(self, error: McpError) -> bool:
         """Whether repeating after ``error`` is more work for nodes that may have too much already."""

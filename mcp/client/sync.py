@@ -205,9 +205,16 @@ class SyncClient:
         """Who lost a compare-and-set over the key. See :meth:`Client.conflicts`."""
         return self._run(lambda: self._client.conflicts(key, timeout_s=timeout_s))
 
-    def keys(self, prefix: str = "", limit: int = 100, *, timeout_s: float | None = None) -> list[str]:
+    def keys(
+        self,
+        prefix: str = "",
+        limit: int = 100,
+        *,
+        after: str | None = None,
+        timeout_s: float | None = None,
+    ) -> list[str]:
         """The first ``limit`` keys that start with ``prefix``. See :meth:`Client.keys`."""
-        return self._run(lambda: self._client.keys(prefix, limit, timeout_s=timeout_s))
+        return self._run(lambda: self._client.keys(prefix, limit, after=after, timeout_s=timeout_s))
 
     def deploy(
         self,
@@ -240,8 +247,16 @@ class SyncClient:
             )
         )
 
+    def activate(self, name: str, version: str, *, timeout_s: float | None = None) -> None:
+        """Let the model's name stand for ``version``. See :meth:`Client.activate`."""
+        return self._run(lambda: self._client.activate(name, version, timeout_s=timeout_s))
+
+    def undeploy(self, name: str, version: str | None = None, *, timeout_s: float | None = None) -> None:
+        """Take a version, or all of them, out of service. See :meth:`Client.undeploy`."""
+        return self._run(lambda: self._client.undeploy(name, version, timeout_s=timeout_s))
+
     def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
-        """The models that the cluster agreed on."""
+        """The models that the cluster agreed on. See :meth:`Client.models`."""
         return self._run(lambda: self._client.models(timeout_s=timeout_s))
 
     def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:

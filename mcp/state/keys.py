@@ -32,7 +32,7 @@ _PUT: Final = frozenset({"key", "value"})
 _CAS: Final = frozenset({"key", "expected_version", "value"})
 _KEY: Final = frozenset({"key"})
 _EXPECTED: Final = frozenset({"expected_version"})
-_LIST: Final = frozenset({"prefix", "limit"})
+_LIST: Final = frozenset({"prefix", "limit", "after"})
 _NIL: Final = b"\xc0"
 
 
@@ -117,11 +117,15 @@ class Keys:
         return [conflict.to_wire() for conflict in self.conflicts.of(self._key(args))]
 
     def read_list(self, args: dict[str, Any]) -> list[str]:
-        """``{prefix?, limit?}``: return the first keys, in order, that start with the prefix."""
+        """``{prefix?, limit?, after?}``: return the first keys, in order, that start with the prefix.
+
+        Only those that come after ``after``, so that a long list can be read in pieces.
+        """
         only(args, frozenset(), _LIST)
         prefix = text(args.get("prefix", ""), "prefix", self._limits.key_bytes_max)
         limit = integer(args.get("limit", LIST_DEFAULT), "limit", 1, LIST_MAX)
-        return heapq.nsmallest(limit, (key for key in self._slots if key.startswith(prefix)))
+        after = text(args.get("after", ""), "after", self._limits.key_bytes_max)
+        return heapq.nsmallest(limit, (key for key in self._slots if key > after and key.startswith(prefix)))
 
     def _key(self, args: dict[str, Any]) -> str:
         return text(args["key"], "key", self._limits.key_bytes_max, bytes_min=1)
@@ -156,10 +160,13 @@ class Keys:
         self.conflicts.add(
             Conflict(key, moment.session, moment.time_s, expected, attempted, version, moment.index)
         )
+        found = (
+            "there is no such key; to create it, expect version 0"
+            if slot is None
+            else f"it is at version {version}; look at the winner's value, decide again and use its version"
+        )
         raise VersionConflict(
-            f"version {expected} of {key!r:.80} was expected, and "
-            + ("there is no such key" if slot is None else f"it is at version {version}")
-            + "; look at the winner's value, decide again and use its version",
+            f"version {expected} of {key!r:.80} was expected, and {found}",
             details={
                 "key": key,
                 "value": None if slot is None else msgpack.unpackb(slot.value),

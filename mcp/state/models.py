@@ -154,7 +154,8 @@ class Models:
     def deploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
         """``{manifest, holders, activate?}``: add a version and, unless told otherwise, activate it.
 
-        The same version with the same content again changes nothing but adds aliases and holders.
+        The same version with the same content again adds aliases and holders, and makes it the active one
+        again: to deploy a version is to put it into service, whatever was deployed since.
         Raises :class:`~mcp.errors.VersionConflict` when that version has other content, and
         :class:`~mcp.errors.InvalidArgument` when a name or an alias is taken.
         """
@@ -169,7 +170,7 @@ class Models:
         holders = self._united(manifest.digest, holders)
         known = None if model is None or manifest.version is None else model.versions.get(manifest.version)
         if model is not None and known is not None:
-            return self._deploy_again(model, known, manifest, holders)
+            return self._deploy_again(model, known, manifest, holders, activate=activate)
         version = self._new_version(manifest, model, moment, holders)
         events = self._add(version, manifest, model, activate=activate)
         return _deployed(version), events
@@ -180,10 +181,7 @@ class Models:
         model, version = self._named(args)
         if version is None:
             raise InvalidArgument("version is the one to activate, and cannot be None")
-        if model.active == version.version:
-            return {}, []
-        self._models[model.name] = replace(model, active=version.version)
-        return {}, [ModelActivated(version.name, version.version, version.digest)]
+        return {}, self._activate(model.name, version)
 
     def undeploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
         """``{name, version|None}``: remove a version, or all of them and the name.
@@ -311,7 +309,13 @@ class Models:
         return events
 
     def _deploy_again(
-        self, model: Model, known: ModelVersion, manifest: Manifest, holders: tuple[str, ...]
+        self,
+        model: Model,
+        known: ModelVersion,
+        manifest: Manifest,
+        holders: tuple[str, ...],
+        *,
+        activate: bool,
     ) -> tuple[dict[str, Any], list[Event]]:
         said = (manifest.digest, manifest.size, manifest.family, manifest.task, manifest.tags)
         if said != (known.digest, known.size, known.family, known.task, known.tags):
@@ -323,7 +327,14 @@ class Models:
             )
         self._add_aliases(model.name, manifest.aliases)
         self._set_holders(known.digest, holders)
-        return _deployed(known), []
+        return _deployed(known), self._activate(model.name, known) if activate else []
+
+    def _activate(self, name: str, version: ModelVersion) -> list[Event]:
+        model = self._models[name]
+        if model.active == version.version:
+            return []
+        self._models[name] = replace(model, active=version.version)
+        return [ModelActivated(name, version.version, version.digest)]
 
     def _add_aliases(self, name: str, aliases: tuple[str, ...]) -> None:
         model = self._models[name]

@@ -15,6 +15,7 @@ from mcp.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidArgument,
+    ModelNotFound,
     ModelNotReady,
     NotFound,
     TooLarge,
@@ -251,6 +252,10 @@ def test_mistakes_are_found_before_anything_is_sent(cluster_of: Any) -> None:
                 client.compare_and_set("k", 1, expected_version=-1),
                 client.compare_and_set("k", 1, expected_version=True),
                 client.keys("", 0),
+                client.keys("", after=""),
+                client.activate("m", ""),
+                client.activate("m", None),  # type: ignore[arg-type]
+                client.undeploy("m", ""),
                 client.deploy("m", b""),
                 client.deploy("m", "/no/such/file.onnx"),
                 client.deploy("m", b"x", aliases="one"),
@@ -303,12 +308,80 @@ def test_status_asks_every_node_and_lists_those_that_do_not_answer(
     virtual(main)
 
 
+def test_a_node_that_refuses_the_client_is_listed_with_the_reason(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client(cluster_key=b"another key") as client:
+            status = await client.status()
+            assert [type(node.error) for node in status.nodes] == [AuthenticationFailed] * 3
+            assert "cluster key" in (status.nodes[0].problem or "")
+
+    virtual(main)
+
+
+def test_a_version_is_activated_and_taken_out_of_service(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            deploy_directly(cluster)
+            deploy_directly(cluster, digest="e" * 64)
+
+            async def versions() -> list[Any]:
+                return [(m.version, m.versions) for m in await client.models()]
+
+            assert await versions() == [("2", ["1", "2"])]
+            await client.activate("m", "1")
+            await client.activate("m", "1")
+            assert await versions() == [("1", ["1", "2"])]
+            await client.undeploy("m", "1")
+            assert await versions() == [("2", ["2"])]
+            with pytest.raises(ModelNotFound):
+                await client.activate("m", "1")
+            with pytest.raises(ModelNotFound):
+                await client.undeploy("m", "1")
+            await client.undeploy("m")
+            assert await versions() == []
+
+    virtual(main)
+
+
+def test_many_keys_are_read_in_pieces(cluster_of: Any, virtual: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp.client.client.KEYS_PER_READ_MAX", 3)
+
+    async def main(clock: Clock) -> None:
+        async with cluster_of(size=1, clock=clock) as cluster, cluster.client() as client:
+            names = [f"k{number}" for number in range(7)]
+            for name in names:
+                await client.put(name, 1)
+            assert await client.keys(limit=7) == await client.keys(limit=9) == names
+            assert await client.keys(limit=4) == names[:4]
+            assert await client.keys("k", 2, after="k4") == names[5:]
+            limits = [m.payload["args"]["limit"] for m in cluster.nodes["n1"].received if m.type == "READ"]
+            assert limits == [3, 3, 1, 3, 3, 3, 3, 1, 2]
+
+    virtual(main)
+
+
+def test_a_read_whose_answer_is_lost_is_never_of_unknown_outcome(
+    cluster_of: Any, fault: Any, virtual: Any
+) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            for node in cluster.nodes.values():
+                node.faults.append(fault("READ", "lose answer", 10**6))
+            with pytest.raises(DeadlineExceeded, match="Nothing was changed") as error:
+                await client.get("k", consistency="linearizable", timeout_s=3)
+            assert "OUTCOME_UNKNOWN" not in error.value.message
+            assert "request id" not in error.value.message
+
+    virtual(main)
+
+
 def test_models_and_members_are_typed(cluster_of: Any, virtual: Any) -> None:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
             deploy_directly(cluster)
             (model,) = await client.models()
             assert (model.name, model.version, model.holders, model.ready) == ("m", "1", ["n1"], None)
+            assert (model.size, model.tags, model.inputs) == (1, [], [])
             members = await client.members()
             assert [(m.node, m.state) for m in members] == [("n1", "up"), ("n2", "up"), ("n3", "up")]
 
@@ -389,8 +462,8 @@ def test_a_client_without_addresses_is_refused() -> None:
             Client(addresses)
 
 
-def deploy_directly(cluster: Any) -> None:
-    manifest = {"name": "m", "digest": "d" * 64, "size": 1}
+def deploy_directly(cluster: Any, digest: str = "d" * 64) -> None:
+    manifest = {"name": "m", "digest": digest, "size": 1}
     cluster.commit("model.deploy", {"manifest": manifest, "holders": ["n1"]})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mcp.client import answers, arguments
 from mcp.client.results import NodeStatus, cluster_status
 from mcp.client.tensors import INPUT_BYTES_MAX, normalised, packed, packed_inline, unpacked, unpacked_blob
-from mcp.errors import InvalidArgument, McpError, ProtocolError, TooLarge, Unavailable
+from mcp.errors import InvalidArgument, McpError, ModelInvalid, ProtocolError, TooLarge, Unavailable
 from mcp.wire.codec import encode_map
 from mcp.wire.tensors import pack_inline, unpack_all
 
@@ -170,6 +170,44 @@ def test_without_answers_there_is_no_quorum() -> None:
     assert (status.leader, status.term) == (None, 0)
     one_of_three = cluster_status([node("n1", role="follower", term=1)])
     assert not one_of_three.has_quorum
+
+
+def sound(name: str, **fields: Any) -> NodeStatus:
+    return node(name, **{"role": "follower", "leader": "n1", "term": 3, "storage": "ok", **fields})
+
+
+LEADER = sound("n1", role="leader")
+GONE = NodeStatus("n3:1", "n3", Unavailable("gone"))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "serves"),
+    [
+        ([LEADER, sound("n2"), sound("n3")], True),
+        ([LEADER, sound("n2"), GONE], True),
+        ([LEADER, sound("n2", caught_up=True), sound("n3", storage="failed: gone")], True),
+        ([LEADER, sound("n2", storage="full"), GONE], False),
+        ([LEADER, sound("n2", caught_up=False), GONE], False),
+        ([LEADER, sound("n2", leader=None), GONE], False),
+        ([LEADER, sound("n2", leader="n3"), GONE], False),
+        ([sound("n1", role="leader", storage="failed: x"), sound("n2"), sound("n3")], False),
+        ([sound("n2", leader=None), sound("n3", leader=None), sound("n1", leader=None)], False),
+        ([sound("n2"), sound("n3"), NodeStatus("n1:1", "n1", Unavailable("gone"))], False),
+        ([LEADER], False),
+        ([], False),
+    ],
+)
+def test_a_cluster_serves_with_a_leader_and_a_majority_that_is_sound(
+    nodes: list[NodeStatus], serves: bool
+) -> None:
+    assert cluster_status(nodes).serves is serves
+
+
+def test_a_status_says_nothing_of_what_the_node_did_not_tell() -> None:
+    told = {"node": "n1", "models": [{"name": "m", "problem": {"code": "MODEL_INVALID", "message": "no"}}]}
+    (model,) = answers.node_status("a:1", told).models
+    assert (model.size, model.tags, model.inputs, model.outputs, model.ready) == (None,) * 5
+    assert isinstance(model.problem, ModelInvalid)
 
 
 def test_one_address_may_be_given_as_a_text() -> None:

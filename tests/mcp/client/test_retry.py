@@ -57,6 +57,7 @@ TABLE: dict[type[e.McpError], tuple[bool, bool]] = {
     e.StorageLocked: (False, False),
     e.DiskFull: (True, False),
     e.DependencyMissing: (False, False),
+    e.InvariantViolated: (False, True),
 }
 
 
@@ -138,16 +139,16 @@ def test_a_command_in_doubt_is_settled_only_by_what_cannot_depend_on_the_node(ki
 
 
 def test_out_of_time_says_whether_something_may_have_been_written() -> None:
-    for kind, error, verdict in [
-        (COMMAND, e.NoLeader("none"), e.DeadlineExceeded),
-        (COMMAND, e.OutcomeUnknown("lost"), e.OutcomeUnknown),
-        (COMMAND, e.DeadlineExceeded("slow"), e.OutcomeUnknown),
-        (READ, e.OutcomeUnknown("lost"), e.DeadlineExceeded),
-        (INFER, e.OutcomeUnknown("lost"), e.DeadlineExceeded),
+    for kind, error, verdict, told in [
+        (COMMAND, e.NoLeader("none"), e.DeadlineExceeded, "NO_LEADER: none"),
+        (COMMAND, e.OutcomeUnknown("lost"), e.OutcomeUnknown, "OUTCOME_UNKNOWN: lost"),
+        (COMMAND, e.DeadlineExceeded("slow"), e.OutcomeUnknown, "DEADLINE_EXCEEDED: slow"),
+        (READ, e.OutcomeUnknown("lost"), e.DeadlineExceeded, "UNAVAILABLE: the connection"),
+        (INFER, e.OutcomeUnknown("lost"), e.DeadlineExceeded, "UNAVAILABLE: the connection"),
     ]:
         call = attempts(kind)
         call.failed(error, 100.0, others=True)
-        with pytest.raises(verdict, match=error.code) as final:
+        with pytest.raises(verdict, match=told) as final:
             call.attempt_timeout(110.0)
         assert type(final.value) is verdict
 

@@ -70,6 +70,12 @@ def test_the_loser_gets_the_winner() -> None:
     assert feed("cas", key="k", expected_version=1, value="next").value["version"] == 2
 
 
+def test_who_loses_against_nobody_is_not_sent_to_look_at_a_winner() -> None:
+    _, message, details = Feed()("cas", key="k", expected_version=3, value=1).error or ("", "", {})
+    assert message.endswith("there is no such key; to create it, expect version 0")
+    assert (details["value"], details["version"]) == (None, 0)
+
+
 def test_an_old_version_does_not_win_against_a_key_that_was_created_again() -> None:
     feed = Feed()
     assert feed("cas", key="k", expected_version=0, value=1).value["version"] == 1
@@ -127,6 +133,8 @@ def test_keys_are_listed_in_order() -> None:
         feed("put", key=key, value=0)
     assert feed.state.read("keys", {}) == ["a/1", "b/1", "b/2", "ä"]
     assert feed.state.read("keys", {"prefix": "b/", "limit": 1}) == ["b/1"]
+    assert feed.state.read("keys", {"prefix": "b/", "after": "b/1"}) == ["b/2"]
+    assert feed.state.read("keys", {"after": "b/15"}) == ["b/2", "ä"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +147,7 @@ def test_keys_are_listed_in_order() -> None:
         ("keys", {"limit": 0}),
         ("keys", {"limit": 1001}),
         ("keys", {"prefix": None}),
+        ("keys", {"after": 1}),
         ("conflicts", {}),
         ("nothing", {}),
         (["key"], {"key": "k"}),

@@ -63,16 +63,26 @@ def test_a_deploy_may_leave_the_active_version() -> None:
     assert feed.meaning("m") == "m@1"
 
 
-def test_the_same_version_again_adds_holders_and_aliases_and_nothing_else() -> None:
+def test_the_same_version_again_adds_holders_and_aliases_and_is_in_service_again() -> None:
     feed = Feed()
     feed.deploy(version="1", holders=("n1",))
     feed.deploy(version="2", digest=B)
     again = feed.deploy(version="1", holders=("n2",), aliases=["al"])
     assert again.value == {"name": "m", "version": "1", "digest": A, "index": 1}
-    assert again.events == ()
-    assert feed.meaning("m") == "m@2"
-    assert feed.meaning("al") == "m@2"
+    assert again.events == (events.ModelActivated("m", "1", A),)
+    assert feed.meaning("m") == "m@1"
+    assert feed.meaning("al") == "m@1"
     assert feed.state.models.holders(A) == ("n1", "n2")
+    assert feed.deploy(version="1").events == (), "it is active already"
+
+
+def test_the_same_version_again_leaves_the_active_one_if_told_to() -> None:
+    feed = Feed()
+    feed.deploy(version="1")
+    feed.deploy(version="2", digest=B)
+    manifest = {"name": "m", "version": "1", "digest": A, "size": 3}
+    assert feed("deploy", manifest=manifest, holders=[], activate=False).events == ()
+    assert feed.meaning("m") == "m@2"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mcp.version import VERSION
+
 if TYPE_CHECKING:
     from mcp.client.client import Client
     from mcp.client.sync import SyncClient
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "McpError", "Node", "NodeConfig", "SyncClient", "__version__"]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Client": "mcp.client.client",

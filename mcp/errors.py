@@ -219,6 +219,13 @@ class DiskFull(StorageError):
     retryable = True
 
 
+class InvariantViolated(McpError):
+    """A rule that the consensus guarantees did not hold, so the node stopped before it did harm."""
+
+    code = "INVARIANT_VIOLATED"
+    outcome_known = False
+
+
 class DependencyMissing(McpError):
     """A package that this operation needs is not installed."""
 

@@ -371,6 +371,11 @@ class Link(asyncio.BufferedProtocol):
     def _hint(self) -> str:
         if self._peer is not None:
             return ""
+        if not self._initiator and self.counters.frames_received:
+            # What an initiator does that found our proof wrong: it closes and says nothing.
+            return (
+                f"; {self._address} left when it saw this end's proof: most likely its cluster key is another"
+            )
         if self._transport is not None and self._transport.get_extra_info("sslcontext") is not None:
             # asyncio closes without the alert that would say this
             return "; with TLS that may mean that the node asks for a certificate which this end lacks"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from executor.compare import compare_outputs
 from mcp.errors import McpError, ModelNotFound
 from mcp.node.artefacts import Artefacts
-from mcp.node.inference import bound_inputs
+from mcp.node.inference import bound_inputs, naming
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.records import InferenceRecord
@@ -117,7 +117,10 @@ class Assignments:
             info = await self._shelf.ensure_within(model, self._run_timeout_s)
             given = {spec["name"]: unpack_inline(spec, text=True) for spec in record.inputs}
             inputs = bound_inputs(given, info)
-            outputs = await self._shelf.run(model, inputs, None, self._run_timeout_s)
+            try:
+                outputs = await self._shelf.run(model, inputs, None, self._run_timeout_s)
+            except McpError as error:
+                raise naming(model, error) from error
             return await self._packed(record, outputs)
         except Exception as error:  # the outcome of a run that failed is its error, whatever it is
             return {"error": translated(error).to_wire()}

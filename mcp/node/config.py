@@ -97,8 +97,19 @@ class NodeConfig:
                 f"({', '.join(sorted(self.voters)) or 'none'}): list every voter with its address, "
                 "this node included, and give the same list to every node"
             )
+        self._check_addresses()
         if len(self.voters) > VOTERS_MAX:
             raise ConfigInvalid(f"{len(self.voters)} voters; {VOTERS_MAX} at most")
+
+    def _check_addresses(self) -> None:
+        seen: dict[str, str] = {}
+        for node, address in sorted(self.voters.items()):
+            other = seen.setdefault(address.removeprefix("tcp://"), node)
+            if other != node:
+                raise ConfigInvalid(
+                    f"the voters {other!r} and {node!r} have one address, {address}: give each its own, at "
+                    "which the others reach it"
+                )
 
     def _check_timing(self) -> None:
         if not 0 < 3 * self.heartbeat_s < self.election_timeout_min_s < self.election_timeout_max_s:

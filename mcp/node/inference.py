@@ -6,14 +6,15 @@ quick is run at once, on the loop: handing it to a thread would cost more than t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from executor.inspection import ModelInfo
-from mcp.errors import InputInvalid, InvalidArgument
+from mcp.errors import InputInvalid, InvalidArgument, McpError
 from mcp.net.exchange import Exchange
 from mcp.node.order import Order
 from mcp.node.payload import integer, names, text
@@ -23,6 +24,9 @@ from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_all, unpack_all
 
 Arrays = dict[str, NDArray[Any]]
+
+_DIGEST_SHOWN_CHARS: Final = 16
+"""What a message shows of a digest at least: the runtime shortens it."""
 
 
 class DirectInference:
@@ -57,7 +61,10 @@ class DirectInference:
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)
         inputs = received_inputs(exchange, info)
-        outputs = self._shelf.run_inline(model.digest, inputs, wanted)
+        try:
+            outputs = self._shelf.run_inline(model.digest, inputs, wanted)
+        except McpError as error:
+            raise naming(model, error) from error
         if outputs is None:
             return self._run_later(exchange, model, inputs, wanted, timeout_s)
         self._reply(exchange, model, outputs)
@@ -78,7 +85,11 @@ class DirectInference:
         wanted: list[str] | None,
         timeout_s: float,
     ) -> None:
-        self._reply(exchange, model, await self._shelf.run(model, inputs, wanted, timeout_s))
+        try:
+            outputs = await self._shelf.run(model, inputs, wanted, timeout_s)
+        except McpError as error:
+            raise naming(model, error) from error
+        self._reply(exchange, model, outputs)
 
     def _reply(self, exchange: Exchange, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
         specs, segments = pack_all(outputs)
@@ -89,6 +100,13 @@ class DirectInference:
             "outputs": specs,
         }
         exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments)
+
+
+def naming(model: ModelVersion, error: McpError) -> McpError:
+    """The error of a run with the model's name and version where the runtime knows only the digest."""
+    digest = rf"'?{model.digest[:_DIGEST_SHOWN_CHARS]}[0-9a-f]*(\.\.\.)?'?"
+    message = re.sub(digest, lambda _: f"{model.name} version {model.version}", error.message)
+    return type(error)(message, details=error.details)
 
 
 def received_inputs(exchange: Exchange, info: ModelInfo) -> Arrays:

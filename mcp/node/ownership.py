@@ -8,11 +8,12 @@ directory says whose it is, and a node that is somebody else refuses to start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
 
-from mcp.errors import ConfigInvalid, StorageCorrupt
+from mcp.errors import ConfigInvalid, DiskFull, McpError, StorageCorrupt
 from mcp.node.config import NodeConfig
 
 FILE_NAME = "owner.json"
@@ -24,8 +25,16 @@ def claim(config: NodeConfig) -> None:
     """Write whose the directory is, or check that it is ours. Blocks on the disk.
 
     Raises :class:`ConfigInvalid` when it is another node's, another cluster's, another engine's or of
-    other voters, and :class:`StorageCorrupt` when it cannot be told.
+    other voters, or no directory that this user can write to; :class:`StorageCorrupt` when it cannot be
+    told whose it is; and :class:`DiskFull`.
     """
+    try:
+        _claim(config)
+    except OSError as error:
+        raise _refusal(config.data_dir, error) from error
+
+
+def _claim(config: NodeConfig) -> None:
     owner = {
         "format": FORMAT,
         "cluster_id": config.cluster_id,
@@ -45,6 +54,14 @@ def claim(config: NodeConfig) -> None:
                 f"{config.data_dir} belongs to {field} {_shown(found.get(field))}, and this node is started "
                 f"with {_shown(ours)}: give it the settings that it had, or a data directory of its own"
             )
+
+
+def _refusal(data_dir: Path, error: OSError) -> McpError:
+    reason = f"the data directory {data_dir} cannot be used: {error.strerror or error}"
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{reason}{where}; make room there, then start the node again")
+    return ConfigInvalid(f"{reason}{where}; choose a folder on a disk that this user may write to")
 
 
 def _read(path: Path) -> dict[str, object]:

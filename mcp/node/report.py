@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mcp.clock import Clock
+from mcp.version import VERSION
 from mcp.wire.version import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Report:
             "caught_up": parts.membership.caught_up,
             "uptime_s": self._clock.monotonic() - self._started_s,
             "version": PROTOCOL_VERSION,
+            "package_version": VERSION,
             "metrics": self._metrics(),
         }
         if with_digest:

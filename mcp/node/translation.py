@@ -16,6 +16,7 @@ _BY_PILLAR: dict[type[Exception], type[m.McpError]] = {
     c.StorageCorrupt: m.StorageCorrupt,
     StorageLocked: m.StorageLocked,
     c.StorageError: m.StorageError,
+    c.InvariantViolated: m.InvariantViolated,
     c.ConsensusError: m.McpError,
     x.QueueFull: m.Busy,
     x.ModelNotLoaded: m.ModelNotReady,

@@ -16,7 +16,7 @@ from mcp.cli.output import print_json, print_parts, table
 from mcp.errors import McpError
 from simulations.benchmarks import commit, direct, failover
 from simulations.benchmarks.figures import ROUNDS_MIN, Figure, Report, rounded
-from simulations.benchmarks.machine import describe
+from simulations.benchmarks.machine import OTHERS_SHARE_MAX, Others, describe
 from simulations.benchmarks.progress import Steps
 
 
@@ -91,7 +91,10 @@ def benchmarks(ctx: click.Context, suites: Sequence[str], as_json: bool, quick: 
 
 def run_one(suite: Suite, steps: Steps, *, quick: bool) -> Report:
     """Run one suite on an event loop of its own, as a user's program would."""
-    return asyncio.run((suite.quick if quick else suite.full)(steps))
+    with Others() as others:
+        report = asyncio.run((suite.quick if quick else suite.full)(steps))
+    report.others_share = others.share
+    return report
 
 
 def figures_table(report: Report) -> Table:
@@ -120,6 +123,11 @@ def verdicts(report: Report) -> list[str]:
         few = "" if len(bar.figure.rounds) >= ROUNDS_MIN else " (too few rounds to mean anything)"
         told = f"{amount(bar.figure, bar.figure.median)} < {amount(bar.figure, bar.below)}"
         lines.append(f"bar {verdict}: {bar.why}: {told}{few}")
+    if report.others_share > OTHERS_SHARE_MAX:
+        lines.append(
+            f"others used {report.others_share:.0%} of this machine meanwhile, "
+            "so the figures mean little: repeat it when the machine is quiet"
+        )
     lines.append("everything that was timed was done rightly" if report.correct else "WRONG:")
     return lines + [f"  {what}" for what in report.wrong[:10]]
 

@@ -103,6 +103,8 @@ class Report:
     bars: list[Bar] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    others_share: float = 0.0
+    """How much of the machine others used meanwhile, from 0 to 1."""
 
     @property
     def correct(self) -> bool:
@@ -116,6 +118,7 @@ class Report:
             "bars": [bar.to_plain() for bar in self.bars],
             "correct": self.correct,
             "wrong": self.wrong,
+            "others_share": rounded(self.others_share),
             **self.notes,
         }
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import resource
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 import psutil
+
+OTHERS_SHARE_MAX: Final = 0.1
+"""With more of the machine in others' hands than this, figures say more about them than about us."""
 
 
 def describe(data_folder: Path) -> dict[str, Any]:
@@ -27,6 +31,35 @@ def describe(data_folder: Path) -> dict[str, Any]:
         "client_event_loop": "asyncio",
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+class Others:
+    """How much of the machine was used by anybody but this process and those that it started.
+
+    Those have to have ended by the end of the ``with`` block: only then are they counted as its own.
+    """
+
+    def __init__(self) -> None:
+        self._begun = (0.0, 0.0)
+        self.share = 0.0
+        """From 0 to 1, of all cores, once the block has ended."""
+
+    def __enter__(self) -> Self:
+        self._begun = times()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        passed, others = (now - then for now, then in zip(times(), self._begun, strict=True))
+        self.share = max(0.0, others) / passed if passed > 0 else 0.0
+
+
+def times() -> tuple[float, float]:
+    """Seconds of all cores together: those that passed, and those that others were busy."""
+    machine = psutil.cpu_times()
+    busy = machine.user + machine.system + getattr(machine, "nice", 0.0) + getattr(machine, "softirq", 0.0)
+    passed = busy + machine.idle + getattr(machine, "iowait", 0.0) + getattr(machine, "steal", 0.0)
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return passed, busy - sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def nodes_event_loop() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from simulations.benchmarks.cluster import bench, timed_write
 from simulations.benchmarks.disk import measure_syncs
 from simulations.benchmarks.echo import echo_process
 from simulations.benchmarks.figures import Bar, Figure, Report, percentile
-from simulations.benchmarks.machine import describe
+from simulations.benchmarks.machine import describe, times
 from simulations.benchmarks.progress import Steps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,6 +84,7 @@ def test_the_command_prints_one_object_with_every_figure() -> None:
     assert set(found["suites"]) == {"direct"}
     suite = found["suites"]["direct"]
     assert suite["correct"] is True
+    assert 0 <= suite["others_share"] <= 1
     assert set(suite["bars"][0]) == {"figure", "unit", "median", "below", "met", "why"}
     for figure in suite["figures"].values():
         assert figure["min"] <= figure["median"] <= figure["max"]
@@ -170,6 +172,27 @@ def test_a_report_tells_people_what_was_wrong_and_which_bar_was_missed() -> None
     assert "lost: k" in lines[-1]
     assert not report.correct
     assert figures_table(report).row_count == 2
+
+
+def test_figures_from_a_busy_machine_say_so() -> None:
+    figure = Figure.of_ratios("ratio", [1.0] * 5)
+    busy = Report("s", [figure], [Bar(figure, 5.0, "a")], others_share=0.5)
+    quiet = Report("s", [figure], [Bar(figure, 5.0, "a")], others_share=0.01)
+    assert any("others used 50%" in line for line in verdicts(busy))
+    assert not any("others" in line for line in verdicts(quiet))
+
+
+def test_what_this_process_and_its_children_use_is_not_others() -> None:
+    passed, others = times()
+    burnt = -sum(os.times()[:4])
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
+        sum(range(10_000_000))
+    burnt += sum(os.times()[:4])
+    passed, others = (now - then for now, then in zip(times(), (passed, others), strict=True))
+    ticks_s = 0.1  # the system counts in hundredths of a second, for each core on its own
+    assert burnt > ticks_s
+    assert others <= passed - burnt + ticks_s
 
 
 def test_the_machine_is_described(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ REFUSED: Final = 4
 NOT_FOUND: Final = 5
 OUTCOME_UNKNOWN: Final = 6
 INTERRUPTED: Final = 130
+OUTPUT_CLOSED: Final = 141
 
 EXPLANATION: Final = """\
 Exit status: 0 done, 1 failed, 2 the command or its input is wrong, 3 nobody can answer now (try again),
-4 refused or in conflict, 5 not found, 6 the outcome is unknown, 130 interrupted."""
+4 refused or in conflict, 5 not found, 6 the outcome is unknown, 130 interrupted, 141 the reader of the
+output has left."""
 
 _STATUS: Final = {
     "INVALID_ARGUMENT": INVALID,

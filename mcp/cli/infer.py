@@ -56,7 +56,8 @@ async def asked(client: Client, model: str | None, options: Mapping[str, Any]) -
     name, _, version = request.model.partition("@")
     for known in await client.models():
         if (known.name == name or name in known.aliases) and version in ("", known.version):
-            return typed(request, {str(spec.get("name")): str(spec.get("dtype")) for spec in known.inputs})
+            declared = known.inputs or ()
+            return typed(request, {str(spec.get("name")): str(spec.get("dtype")) for spec in declared})
     return typed(request, {})
 
 
@@ -64,9 +65,10 @@ async def asked(client: Client, model: str | None, options: Mapping[str, Any]) -
     epilog="""\b
 Examples:
   mcpctl infer digits --input image=@examples/digits/held_out.npz:images --rows 0:5
-  echo '{"image": [[0, 0, 5, 13]]}' | mcpctl infer tiny --json-input - --json
-  mcpctl infer glm-large --text "good morning"
-  mcpctl infer --request examples/infer_request.json"""
+  jq -n '{image: [[range(64) % 17]]}' | mcpctl infer digits --json-input - --json
+  jq -n '{mcp_version: "1.0", type: "INFER_REQUEST", payload: {model_hint: "digits",
+    inputs: [{name: "image", data: [[range(64) % 17]]}]}}' | mcpctl infer --request -
+  mcpctl infer MODEL --text "good morning"     for a model that takes one text"""
 )
 @takes_inputs
 @json_option
@@ -99,8 +101,9 @@ async def infer(client: Client, model: str | None, as_json: bool, **options: Any
 @click.command(
     epilog="""\b
 Examples:
-  mcpctl submit digits --input image=@scan.npy
-  mcpctl submit digits --input image=@scan.npy --mode replicated --wait"""
+  mcpctl submit digits --input image=@examples/digits/held_out.npz:images --rows 0
+  mcpctl submit digits --input image=@examples/digits/held_out.npz:images --rows 0:5 \\
+      --id nightly-batch --mode replicated --wait"""
 )
 @takes_inputs
 @option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,15 @@ from numpy.typing import NDArray
 from mcp.clock import SystemClock, new_id
 from mcp.errors import InvalidArgument
 from mcp.wire.json_codec import JSON_BYTES_MAX, message_from_json
-from mcp.wire.tensors import BYTES_DTYPE, DTYPES
+from mcp.wire.tensors import BYTES_DTYPE, DTYPES, unpack_inline
 
 Array = NDArray[Any]
 
 NAMED_DTYPES: Final = {**DTYPES, BYTES_DTYPE: np.dtype(object)}
+
+_ROWS: Final = re.compile(r"(?P<only>[0-9]{1,15})|(?P<start>[0-9]{0,15}):(?P<stop>[0-9]{0,15})")
+REASON_CHARS_MAX: Final = 120
+"""How much of NumPy's own words a message carries: they may repeat the whole input."""
 
 INPUT_FORMS: Final = "NAME=@FILE.npy, NAME=@FILE.npz:ARRAY, NAME=JSON or NAME:DTYPE=JSON"
 
@@ -56,6 +61,7 @@ def request_from(model: str | None, sources: Sources) -> Request:
     Raises :class:`~mcp.errors.InvalidArgument` when they point nowhere, at several places, or at what
     cannot be read.
     """
+    _check_one(sources)
     if sources.request is not None:
         return _from_request_file(model, sources)
     if model is None:
@@ -63,8 +69,6 @@ def request_from(model: str | None, sources: Sources) -> Request:
             "no model is named: give its name, an alias, or a --request file that names one"
         )
     if sources.text is not None:
-        if sources.pairs or sources.npz or sources.json_file:
-            raise InvalidArgument("--text is an input by itself; leave out the other inputs, or it")
         return Request(model, sources.text)
     arrays: dict[str, Array] = {}
     untyped: set[str] = set()
@@ -79,6 +83,23 @@ def request_from(model: str | None, sources: Sources) -> Request:
             f"no input is given: use --input ({INPUT_FORMS}), --npz, --json-input, --text or --request"
         )
     return Request(model, _cut(arrays, sources.rows), untyped=frozenset(untyped))
+
+
+def _check_one(sources: Sources) -> None:
+    given = {
+        "--input": sources.pairs,
+        "--npz": sources.npz,
+        "--json-input": sources.json_file,
+        "--text": sources.text is not None,
+        "--request": sources.request,
+    }
+    named = [option for option, value in given.items() if value]
+    if len(named) > 1:
+        raise InvalidArgument(
+            f"{' and '.join(named)} each give all inputs: use one of them, leave out the rest"
+        )
+    if sources.rows is not None and sources.text is not None:
+        raise InvalidArgument("a text has no rows: leave out --rows")
 
 
 def typed(request: Request, declared: Mapping[str, str]) -> Request:
@@ -119,12 +140,12 @@ def array_from_json(name: str, value: Any, dtype: str | None = None) -> Array:
         array: Array = np.array(value) if dtype is None else np.array(value, dtype=NAMED_DTYPES[dtype])
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidArgument(
-            f"input {name!r} is no array of {dtype or 'numbers or texts'}: {error}; "
+            f"input {name!r} is no array of {dtype or 'numbers or texts'}: {str(error)[:REASON_CHARS_MAX]}; "
             "lists of one level must have equal lengths and one kind of value"
         ) from error
     if array.dtype.kind == "U":
         return array.astype(object)
-    if dtype is None and array.dtype.kind == "O":
+    if dtype is None and array.dtype.kind in "OSV":
         raise InvalidArgument(
             f"input {name!r} mixes kinds of values; numbers, texts or booleans are expected"
         )
@@ -136,6 +157,8 @@ def _add_pair(text: str, arrays: dict[str, Array], untyped: set[str]) -> None:
     name, _, dtype = name.partition(":")
     if not separator or not name:
         raise InvalidArgument(f"--input {text!r} is not one of {INPUT_FORMS}")
+    if name in arrays:
+        raise InvalidArgument(f"--input {name} is given twice; each input has one value")
     if value.startswith("@"):
         array = _array_file(value[1:])
         arrays[name] = array_from_json(name, array, dtype) if dtype else array
@@ -171,7 +194,9 @@ def _load(path: Path) -> Array | dict[str, Array]:
         found = np.load(path, allow_pickle=False)
         return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
     except (ValueError, EOFError, BadZipFile) as error:
-        raise InvalidArgument(f"{path} is no .npy or .npz file of plain arrays: {error}") from error
+        # NumPy's own message would advise to unpickle.
+        hint = "a model is deployed: mcpctl deploy" if path.suffix == ".onnx" else "numpy.save makes one"
+        raise InvalidArgument(f"{path} is no .npy or .npz file of plain arrays ({hint})") from error
 
 
 def _json_object(where: str) -> Mapping[str, Any]:
@@ -196,6 +221,8 @@ def _add_described(described: Mapping[str, Any], arrays: dict[str, Array], untyp
 def _described_array(name: str, item: Mapping[str, Any]) -> Array:
     if "data" not in item:
         raise InvalidArgument(f'input {name!r} has no "data"')
+    if isinstance(item["data"], bytes):
+        return unpack_inline({"dtype": item.get("datatype"), **item, "name": name}, text=True)
     array = array_from_json(name, item["data"], item.get("dtype", item.get("datatype")))
     shape = item.get("shape")
     if shape is None:
@@ -207,8 +234,6 @@ def _described_array(name: str, item: Mapping[str, Any]) -> Array:
 
 
 def _from_request_file(model: str | None, sources: Sources) -> Request:
-    if sources.pairs or sources.npz or sources.json_file or sources.text is not None:
-        raise InvalidArgument("--request has its own inputs; leave out the others, or it")
     message = message_from_json(_text(str(sources.request)), new_id=new_id(SystemClock()))
     if message.type != "INFER_REQUEST":
         raise InvalidArgument(f"{sources.request} is a {message.type!r}; an INFER_REQUEST is expected")
@@ -223,6 +248,8 @@ def _from_request_file(model: str | None, sources: Sources) -> Request:
         )
     timeout_s = timeout_ms / 1000 if timeout_ms else None
     if isinstance(payload.get("data_chunk"), str):
+        if sources.rows is not None:
+            raise InvalidArgument("a text has no rows: leave out --rows")
         return Request(hint, str(payload["data_chunk"]), timeout_s)
     arrays: dict[str, Array] = {}
     untyped: set[str] = set()
@@ -244,13 +271,26 @@ def _listed_inputs(payload: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _cut(arrays: dict[str, Array], rows: str | None) -> dict[str, Array]:
     if rows is None:
         return arrays
-    start, separator, stop = rows.partition(":")
-    try:
-        first = int(start) if start else 0
-        last = (int(stop) if stop else None) if separator else first + 1
-    except ValueError as error:
-        raise InvalidArgument(f"--rows {rows!r} is no range; START:STOP or one number is expected") from error
-    return {name: array[first:last] for name, array in arrays.items()}
+    found = _ROWS.fullmatch(rows)
+    if found is None:
+        raise InvalidArgument(
+            f"--rows {rows!r} is no range; START:STOP or one number is expected, counted from 0"
+        )
+    first = int(found["only"] or found["start"] or 0)
+    last = first + 1 if found["only"] else int(found["stop"]) if found["stop"] else None
+    return {name: _rows(name, array, first, last) for name, array in arrays.items()}
+
+
+def _rows(name: str, array: Array, first: int, last: int | None) -> Array:
+    """Rows ``first`` up to, not including, ``last``; all of them must be there."""
+    count = len(array) if array.ndim else 0
+    stop = count if last is None else last
+    if not first < stop <= count:
+        there = f"it has rows 0 to {count - 1}" if count else "it has no rows"
+        raise InvalidArgument(
+            f"--rows asks for row {first} up to, not including, {stop} of input {name}, and {there}"
+        )
+    return array[first:stop]
 
 
 def _text(where: str) -> str:

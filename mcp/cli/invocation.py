@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Invocation:
-    """Set while the options are parsed, read when the command has failed."""
+    """Set while the options are parsed and the command runs, read when it has failed.
+
+    ``answered``: a JSON value is on standard output already, so that a failure must not add another.
+    """
 
     traceback: bool = False
+    as_json: bool = False
+    answered: bool = False

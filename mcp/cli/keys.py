@@ -1,16 +1,18 @@
-"""``mcpctl get``, ``put``, ``keys`` and ``conflicts``."""
+"""``mcpctl get``, ``put``, ``delete``, ``keys`` and ``conflicts``."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from mcp.cli.connection import client_command
 from mcp.cli.options import json_option, option
 from mcp.cli.output import plain, print_json, print_parts, table
 from mcp.client.client import Client
+from mcp.client.results import Consistency
 from mcp.errors import InvalidArgument, NotFound
 
 
@@ -27,32 +29,43 @@ Examples:
 )
 @click.argument("key")
 @option(
-    "--linearizable",
-    "consistency",
-    flag_value="linearizable",
-    help="The latest value, confirmed by a quorum at this moment.",
+    "--consistency",
+    type=click.Choice(get_args(Consistency)),
+    default="session",
+    show_default=True,
+    help="As fresh as what this client has seen, the latest, or whatever the node that answers has.",
 )
-@option(
-    "--stale",
-    "consistency",
-    flag_value="stale",
-    help="Whatever the node that answers has; it may be behind.",
-)
+@option("--linearizable", is_flag=True, help="The latest value, confirmed by a quorum at this moment.")
+@option("--stale", is_flag=True, help="Whatever the node that answers has; it may be behind.")
 @json_option
 @client_command
-async def get(client: Client, key: str, consistency: str | None, as_json: bool) -> None:
-    """Read KEY.
-
-    By default as fresh as what this client has seen. A text is printed as it is, everything else as JSON.
-    MCP_GET_CONSISTENCY may be linearizable or stale.
-    """
-    found = await client.get(key, consistency=consistency or "session")  # type: ignore[arg-type]
+async def get(
+    client: Client, key: str, consistency: Consistency, linearizable: bool, stale: bool, as_json: bool
+) -> None:
+    """Read KEY. A text is printed as it is, everything else as JSON."""
+    freshness = chosen(consistency, linearizable=linearizable, stale=stale)
+    found = await client.get(key, consistency=freshness)
     if found is None:
         raise NotFound(f"there is no key {key!r}")
     if as_json:
         print_json(found)
     else:
         click.echo(as_text(found.value))
+
+
+def chosen(consistency: Consistency, *, linearizable: bool, stale: bool) -> Consistency:
+    """Return the consistency that the three options of ``get`` mean together.
+
+    A flag comes before the environment. Raises :class:`~mcp.errors.InvalidArgument` for two that differ.
+    """
+    context = click.get_current_context(silent=True)
+    source = context.get_parameter_source("consistency") if context is not None else None
+    named: set[Consistency] = {consistency} if source is ParameterSource.COMMANDLINE else set()
+    named |= {"linearizable"} if linearizable else set()
+    named |= {"stale"} if stale else set()
+    if len(named) > 1:
+        raise InvalidArgument(f"{' and '.join(sorted(named))} exclude each other: ask for one of them")
+    return named.pop() if named else consistency
 
 
 @click.command(
@@ -104,8 +117,36 @@ def parsed(value: str) -> Any:
 @click.command(
     epilog="""\b
 Examples:
+  mcpctl delete greeting
+  mcpctl delete greeting --expected-version 2     only if nobody wrote since"""
+)
+@click.argument("key")
+@option(
+    "--expected-version",
+    type=click.IntRange(min=1),
+    help="Remove only if the key is at this version.",
+)
+@json_option
+@client_command
+async def delete(client: Client, key: str, expected_version: int | None, as_json: bool) -> None:
+    """Remove KEY.
+
+    Returns once a quorum of the nodes has it on disk. A key that is not there is no error, unless a version
+    of it is expected.
+    """
+    version = await client.delete(key, expected_version=expected_version)
+    if as_json:
+        print_json({"key": key, "deleted": version > 0, "version": version or None})
+    else:
+        click.echo(f"{key} is deleted, it was at version {version}" if version else f"there was no key {key}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
   mcpctl keys
-  mcpctl keys user/ --limit 1000 --json"""
+  mcpctl keys user/ --limit 1000 --json
+  mcpctl keys user/ --after user/4711"""
 )
 @click.argument("prefix", default="")
 @option(
@@ -113,18 +154,22 @@ Examples:
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="At most this many; there may be more.",
+    help="At most this many; standard error says if there are more.",
 )
+@option("--after", metavar="KEY", help="Only those that come after KEY, which need not exist.")
 @json_option
 @client_command
-async def keys(client: Client, prefix: str, limit: int, as_json: bool) -> None:
+async def keys(client: Client, prefix: str, limit: int, after: str | None, as_json: bool) -> None:
     """List the keys that begin with PREFIX, in order."""
-    found = await client.keys(prefix, limit=limit)
+    found = await client.keys(prefix, limit + 1, after=after)
+    truncated, found = len(found) > limit, found[:limit]
     if as_json:
-        print_json(found)
-    else:
-        for key in found:
-            click.echo(key)
+        print_json({"keys": found, "truncated": truncated})
+        return
+    for key in found:
+        click.echo(key)
+    if truncated:
+        click.echo(f"mcpctl: there are more: --limit N shows more, --after {found[-1]} the next", err=True)
 
 
 @click.command(

@@ -1,21 +1,24 @@
-"""``mcpctl deploy`` and ``mcpctl models``."""
+"""``mcpctl deploy``, ``models``, ``activate`` and ``undeploy``."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from mcp.cli.connection import client_command
 from mcp.cli.options import FILE, json_option, option
-from mcp.cli.output import console, print_json, print_parts, size, table
+from mcp.cli.output import console, fitting, narrower, print_json, print_parts, size
 from mcp.client.client import Client
-from mcp.client.results import ModelStatus
+from mcp.client.results import ModelStatus, NodeStatus
+from mcp.errors import McpError
 
 DEPLOY_TIMEOUT_S = 60.0
 
@@ -24,7 +27,7 @@ DEPLOY_TIMEOUT_S = 60.0
     epilog="""\b
 Examples:
   mcpctl deploy digits examples/digits/digits.onnx
-  mcpctl deploy digits new.onnx --version 2 --alias digits-latest --family mlp --task classification"""
+  mcpctl deploy digits examples/digits/digits.onnx --version 2 --alias scans --task classification"""
 )
 @click.argument("name")
 @click.argument("model", type=FILE)
@@ -40,6 +43,7 @@ Examples:
     default=DEPLOY_TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
+    envvar="MCP_DEPLOY_TIMEOUT",
     help="Give up after this long.",
 )
 @json_option
@@ -49,7 +53,8 @@ async def deploy(
 ) -> None:
     """Put the ONNX file MODEL into service as NAME on every node.
 
-    Returns once the nodes have agreed on it and a quorum holds the verified bytes.
+    Returns once the nodes have agreed on it and a quorum holds the verified bytes. The version becomes the
+    active one, also if it was deployed before.
     """
     with uploading(name, shown=not as_json) as on_progress:
         done = await client.deploy(
@@ -86,27 +91,112 @@ Examples:
 @json_option
 @client_command
 async def models(client: Client, as_json: bool) -> None:
-    """List the models that the cluster agreed on."""
-    cluster = await client.status()
+    """List the models that the cluster agreed on, and the nodes that have their active version ready."""
+    found, cluster = await asyncio.gather(client.models(), client.status())
     if as_json:
-        print_json(cluster.models)
+        print_json([model_json(model, cluster.nodes, LOGGED) for model in found])
     else:
-        print_parts(models_table(cluster.models))
+        print_parts(models_table(found, cluster.nodes))
 
 
-def models_table(found: Sequence[ModelStatus]) -> Table | str:
+STATED: Final = ("name", "version", "versions", "digest", "aliases", "holders")
+"""What a node's status says of a model."""
+LOGGED: Final = (*STATED, "size", "family", "task", "tags", "inputs", "outputs")
+"""What the log knows of it."""
+
+
+def model_json(model: ModelStatus, nodes: Sequence[NodeStatus], fields: Sequence[str]) -> dict[str, Any]:
+    """Return these fields of a model, and how it stands with each of the nodes."""
+    ready, problems = readiness(model, nodes)
+    return {field: getattr(model, field) for field in fields} | {"ready_on": ready, "problems": problems}
+
+
+def readiness(model: ModelStatus, nodes: Sequence[NodeStatus]) -> tuple[list[str], dict[str, McpError]]:
+    """Return who has the active version ready, and what keeps others from it, by node."""
+    ready: list[str] = []
+    problems: dict[str, McpError] = {}
+    for node in nodes:
+        for said in node.models:
+            if node.node is not None and (said.name, said.digest) == (model.name, model.digest):
+                if said.ready:
+                    ready.append(node.node)
+                elif said.problem is not None:
+                    problems[node.node] = said.problem
+    return ready, problems
+
+
+COLUMNS: Final = ("model", "version", "other versions", "aliases", "ready on", "held by", "sha256")
+DISPENSABLE: Final = ("sha256", "held by", "aliases")
+"""Left out, in this order, where the terminal is too narrow for all."""
+
+
+def models_table(found: Sequence[ModelStatus], nodes: Sequence[NodeStatus]) -> Table | str:
     """Return the models, one a row, or a sentence when there is none."""
     if not found:
         return "no model is deployed yet: mcpctl deploy NAME MODEL.onnx"
-    rows = table("model", "version", "also", "aliases", "ready", "held by", "sha256")
-    for model in found:
-        rows.add_row(
-            model.name,
-            model.version,
-            ", ".join(version for version in model.versions if version != model.version),
-            ", ".join(model.aliases),
-            "yes" if model.ready else "loading",
-            ", ".join(model.holders),
-            model.digest[:16],
-        )
-    return rows
+    rows = [model_row(model, nodes) for model in found]
+    return fitting(narrower(COLUMNS, rows, DISPENSABLE))
+
+
+def model_row(model: ModelStatus, nodes: Sequence[NodeStatus]) -> dict[str, str | Text]:
+    """Return one model's cells by column."""
+    ready, problems = readiness(model, nodes)
+    failed = ", ".join(f"{node}: {problem.code}" for node, problem in problems.items())
+    states = Text(", ".join(ready) or ("" if failed else "loading"))
+    if failed:
+        states.append(f"{', ' if ready else ''}{failed}", style="red")
+    return {
+        "model": model.name,
+        "version": model.version,
+        "other versions": ", ".join(version for version in model.versions if version != model.version),
+        "aliases": ", ".join(model.aliases),
+        "ready on": states,
+        "held by": ", ".join(model.holders),
+        "sha256": model.digest[:16],
+    }
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl activate digits 1     back to version 1, on every node at once"""
+)
+@click.argument("name")
+@click.argument("version")
+@json_option
+@client_command
+async def activate(client: Client, name: str, version: str, as_json: bool) -> None:
+    """Put VERSION of the model NAME into service, an older one or a newer one.
+
+    Every node switches at the same position of the log. Other versions stay deployed: NAME@VERSION asks them.
+    """
+    await client.activate(name, version)
+    if as_json:
+        print_json({"name": name, "version": version})
+    else:
+        click.echo(f"{name} version {version} is in service")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mcpctl undeploy digits --version 2
+  mcpctl undeploy digits                 all versions, and the name"""
+)
+@click.argument("name")
+@option("--version", metavar="TEXT", help="Only this version; by default all of them.")
+@json_option
+@client_command
+async def undeploy(client: Client, name: str, version: str | None, as_json: bool) -> None:
+    """Take the model NAME, or one version of it, out of service on every node.
+
+    When the active version goes, the one of the rest that was deployed last is in service.
+    """
+    await client.undeploy(name, version)
+    left = next((model for model in await client.models() if model.name == name), None)
+    if as_json:
+        print_json({"name": name, "undeployed": version, "active": None if left is None else left.version})
+        return
+    gone = f"{name} version {version}" if version is not None else name
+    rest = f"; version {left.version} is in service" if left is not None else ""
+    click.echo(f"{gone} is out of service{rest}")

@@ -26,8 +26,19 @@ def words(value: object) -> tuple[str, ...]:
 
 
 def option(*names: str, **attributes: Any) -> Decorator:
-    """Declare an option as :func:`click.option` does, with its environment variable in the help."""
-    return click.option(*names, show_envvar=True, **attributes)
+    """Declare an option as :func:`click.option` does, with its environment variable in the help.
+
+    Without ``envvar`` the variable is named after command and flag by :func:`name_variables`.
+    """
+    return click.option(*names, show_envvar=True, allow_from_autoenv=False, **attributes)
+
+
+def name_variables(command: click.Command, name: str) -> None:
+    """Give every option without a variable its own: ``MCP_INFER_INPUT`` for ``mcpctl infer --input``."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.show_envvar and not parameter.envvar:
+            flag = parameter.opts[0].removeprefix("--").replace("-", "_")
+            parameter.envvar = f"MCP_{name}_{flag}".upper()
 
 
 def together(*decorators: Decorator) -> Decorator:
@@ -47,6 +58,13 @@ def _ask_for_traceback(ctx: click.Context, _parameter: click.Parameter, wanted: 
         invocation.traceback = True
 
 
+def _ask_for_json(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
+    invocation = ctx.find_object(Invocation)
+    if invocation is not None:
+        invocation.as_json = wanted
+    return wanted
+
+
 traceback_option = option(
     "--traceback",
     is_flag=True,
@@ -58,7 +76,13 @@ traceback_option = option(
 )
 
 json_option = option(
-    "--json", "as_json", is_flag=True, envvar="MCP_JSON", help="Print JSON for programs instead of a table."
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=_ask_for_json,
+    envvar="MCP_JSON",
+    help='Print one JSON value for programs, also when it fails: {"error": {code, message, details}}.',
 )
 
 cluster_options = together(

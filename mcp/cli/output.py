@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from mcp.cli.invocation import Invocation
 from mcp.errors import McpError
 
 
@@ -61,17 +63,50 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value on standard output."""
+    """Print one JSON value on standard output: the command's whole answer."""
+    context = click.get_current_context(silent=True)
+    invocation = context.find_object(Invocation) if context is not None else None
+    if invocation is not None:
+        invocation.answered = True
     click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2, default=str))
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """Return an empty table in the house's look; a column whose name ends in ``#`` is a number's."""
+    """Return an empty table in the house's look; a column whose name ends in ``#`` is a number's.
+
+    What does not fit goes on in the next line: nothing is cut.
+    """
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         made.add_column(
-            column.removesuffix("#"), justify="right" if column.endswith("#") else "left", header_style="bold"
+            column.removesuffix("#"),
+            justify="right" if column.endswith("#") else "left",
+            header_style="bold",
+            overflow="fold",
         )
+    return made
+
+
+def narrower(
+    columns: Sequence[str], rows: Sequence[Mapping[str, str | Text]], dispensable: Sequence[str]
+) -> Iterator[Table]:
+    """Give the table of ``rows`` with all columns, then with one less of the dispensable ones each time."""
+    for count in range(len(dispensable) + 1):
+        kept = [column for column in columns if column not in dispensable[:count]]
+        made = table(*kept)
+        for row in rows:
+            made.add_row(*(row.get(column.removesuffix("#"), "") for column in kept))
+        yield made
+
+
+def fitting(tables: Iterable[Table], out: Console | None = None) -> Table:
+    """Return the first of the tables that is not wider than the terminal; where none is, the last."""
+    out = out or console()
+    unbounded = out.options.update(max_width=10_000)
+    made = Table()
+    for made in tables:
+        if out.measure(made, options=unbounded).maximum <= out.width:
+            break
     return made
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO
 
 import click
 
 from mcp.cli import exits
 from mcp.cli.invocation import Invocation
+from mcp.cli.options import name_variables
 from mcp.errors import McpError
+
+OUTPUT_FAILED: Final = "OUTPUT_FAILED"
+OUTPUT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What writing to a full or broken standard output gives; such an error names no file."""
 
 
 class Entry(NamedTuple):
@@ -40,6 +47,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Models and inference": {
         "deploy": Entry("mcp.cli.models", "deploy", "Put a model into service on every node."),
         "models": Entry("mcp.cli.models", "models", "List the models that the cluster agreed on."),
+        "activate": Entry("mcp.cli.models", "activate", "Put another version of a model into service."),
+        "undeploy": Entry("mcp.cli.models", "undeploy", "Take a version, or a model, out of service."),
         "infer": Entry("mcp.cli.infer", "infer", "Ask a model now: fast, nothing is recorded."),
         "submit": Entry("mcp.cli.infer", "submit", "Record an inference, so that it survives any node."),
         "result": Entry("mcp.cli.infer", "result", "Show a recorded inference, and wait for it."),
@@ -47,6 +56,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Keys": {
         "get": Entry("mcp.cli.keys", "get", "Read a key."),
         "put": Entry("mcp.cli.keys", "put", "Write a key, or only if its version is as expected."),
+        "delete": Entry("mcp.cli.keys", "delete", "Remove a key, or only if its version is as expected."),
         "keys": Entry("mcp.cli.keys", "keys", "List keys."),
         "conflicts": Entry("mcp.cli.keys", "conflicts", "Show the writes that lost against a newer version."),
     },
@@ -68,6 +78,7 @@ class LazyCommands(click.Group):
             return None
         command = getattr(importlib.import_module(entry.module), entry.attribute)
         assert isinstance(command, click.Command)
+        name_variables(command, cmd_name)
         return command
 
     def resolve_command(
@@ -102,7 +113,6 @@ def print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
     cls=LazyCommands,
     invoke_without_command=True,
     context_settings={
-        "auto_envvar_prefix": "MCP",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
     },
@@ -131,46 +141,76 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default the process's own) and return its exit status.
 
     Nothing is raised: a failure is one line on standard error, ``mcpctl: CODE: message``, preceded by
-    the traceback only where ``--traceback`` asked for it.
+    the traceback only where ``--traceback`` asked for it. With ``--json`` it is also an object on standard
+    output, unless the command has printed its answer already.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     invocation = Invocation()
     try:
-        status = mcpctl.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="mcpctl",
-            standalone_mode=False,
-            obj=invocation,
-        )
+        status = mcpctl.main(args=given, prog_name="mcpctl", standalone_mode=False, obj=invocation)
         sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (``mcpctl keys | head``). Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.SUCCESS
+    except (BrokenPipeError, SystemExit):
+        # The reader has gone (``mcpctl keys | head``); click makes that an exit of its own.
+        discard(sys.stdout)
+        return exits.OUTPUT_CLOSED
     except Exception as error:
         if invocation.traceback:
             traceback.print_exc()
-        code, message = described(error)
-        click.echo(f"mcpctl: {code}: {' '.join(message.split())}", err=True)
-        return exits.exit_status(code)
+        return failed(error, as_json=wants_json(error, invocation, given))
     return status if isinstance(status, int) else exits.SUCCESS
 
 
-def described(error: Exception) -> tuple[str, str]:
-    """Return the code and the message by which a user meets ``error``."""
+def wants_json(error: Exception, invocation: Invocation, given: Sequence[str]) -> bool:
+    """Whether the failure is to be told as JSON; asked of the raw arguments where they could not be read."""
+    if isinstance(error, click.UsageError) and not invocation.as_json:
+        variable = os.environ.get("MCP_JSON", "").lower()
+        return "--json" in given or variable in {"1", "true", "t", "yes", "y", "on"}
+    return invocation.as_json and not invocation.answered
+
+
+def failed(error: Exception, *, as_json: bool) -> int:
+    """Say what went wrong, and return the exit status for it."""
+    code, message, details = described(error)
+    if as_json and code != OUTPUT_FAILED:
+        answer = {"error": {"code": code, "message": message, "details": details}}
+        try:
+            # Imported only here, because rich takes a while and most commands end well.
+            importlib.import_module("mcp.cli.output").print_json(answer)
+        except OSError:
+            discard(sys.stdout)
+    if code == OUTPUT_FAILED:
+        discard(sys.stdout)
+    try:
+        click.echo(f"mcpctl: {code}: {' '.join(message.split())}", err=True)
+    except OSError:
+        discard(sys.stderr)
+    return exits.exit_status(code)
+
+
+def discard(stream: TextIO) -> None:
+    """Let go of what cannot be written: Python would try once more at exit, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def described(error: Exception) -> tuple[str, str, dict[str, Any]]:
+    """Return the code, the message and the details by which a user meets ``error``."""
     match error:
         case McpError():
-            return error.code, error.message
+            return error.code, error.message, error.details
         case click.ClickException():
-            return "INVALID_ARGUMENT", usage_message(error)
+            return "INVALID_ARGUMENT", usage_message(error), {}
         case OSError(filename=str() | bytes() as name, strerror=str() as reason):
-            return "INVALID_ARGUMENT", f"{os.fsdecode(name)}: {reason}"
+            return "INVALID_ARGUMENT", f"{os.fsdecode(name)}: {reason}", {}
+        case OSError(errno=number, strerror=str() as reason) if number in OUTPUT_ERRORS:
+            return OUTPUT_FAILED, f"standard output cannot be written: {reason}", {}
         case ExceptionGroup():
             return described(error.exceptions[0])
         case ModuleNotFoundError():
-            return "DEPENDENCY_MISSING", f"{error}; 'mcpctl doctor' checks the environment"
-    return "INTERNAL", f"{type(error).__name__}: {error} (a defect: run it again with --traceback)"
+            return "DEPENDENCY_MISSING", f"{error}; 'mcpctl doctor' checks the environment", {}
+    return "INTERNAL", f"{type(error).__name__}: {error} (a defect: run it again with --traceback)", {}
 
 
 def usage_message(error: click.ClickException) -> str:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Final
+
 import click
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mcp.cli.connection import client_command
-from mcp.cli.models import models_table
+from mcp.cli.models import STATED, model_json, models_table
 from mcp.cli.options import json_option
-from mcp.cli.output import duration, print_json, print_parts, table
+from mcp.cli.output import duration, fitting, narrower, plain, print_json, print_parts
 from mcp.client.client import Client
 from mcp.client.results import ClusterStatus, NodeStatus
-from mcp.errors import Unavailable
+from mcp.errors import AuthenticationFailed, McpError, NoLeader, Unavailable, VersionMismatch
 
-_ROLE_STYLE = {"leader": "bold green", "follower": "green", "candidate": "yellow"}
+_ROLE_STYLE: Final = {"leader": "bold green", "follower": "green", "candidate": "yellow"}
+_REFUSED: Final = (AuthenticationFailed, VersionMismatch)
+COLUMNS: Final = ("node", "role", "term#", "applied#", "committed#", "last#", "storage", "up", "address")
+DISPENSABLE: Final = ("committed#", "last#", "up", "term#", "applied#")
+"""Left out, in this order, where the terminal is too narrow for all."""
 
 
 @click.command(
@@ -28,51 +36,112 @@ Examples:
 async def status(client: Client, as_json: bool) -> None:
     """Show every node with its role, term and log position, and the models.
 
-    Each node is asked itself; one that does not answer is listed as such. The exit status is 3 when no
-    node answers or no majority does.
+    Each node is asked itself; one that does not answer is listed with the reason. The exit status is 3
+    unless there is a leader, and with it a majority of nodes that are sound: reachable, with their storage
+    well, and up to date; it is 4 when every node refuses this client.
     """
     cluster = await client.status()
+    trouble = trouble_of(cluster)
     if as_json:
-        print_json(cluster)
+        print_json(cluster_json(cluster, trouble))
     else:
-        # Where nobody answered, nothing is known of the models: "none is deployed" would be a guess.
-        models = [Text(), models_table(cluster.models)] if cluster.reachable else []
-        print_parts(nodes_table(cluster), *models)
+        print_parts(*cluster_parts(cluster))
+    if trouble is not None:
+        raise trouble
+
+
+def trouble_of(cluster: ClusterStatus) -> McpError | None:
+    """Return why no command would get through, or ``None`` where one would."""
+    if cluster.serves:
+        return None
+    errors = [node.error for node in cluster.nodes if node.error is not None]
+    if errors and all(isinstance(error, _REFUSED) for error in errors) and not cluster.reachable:
+        return type(errors[0])(errors[0].message, details=errors[0].details)
+    total = len(cluster.voters) or len(cluster.nodes)
+    told = f"{len(cluster.reachable)} of {total} nodes answered"
+    reasons = "".join(f"; {reason}" for reason in reasons_of(cluster))
     if not cluster.has_quorum:
-        answered = len(cluster.reachable)
-        silent = next((node.error.message for node in cluster.nodes if node.error is not None), "")
-        raise Unavailable(
-            f"{answered} of {len(cluster.voters) or len(cluster.nodes)} nodes answered, no majority: "
-            f"start the others, or check --connect and the cluster key{'; ' if silent else ''}{silent}"
-        )
+        advice = "no majority: start the others, or check --connect and the cluster key"
+        return Unavailable(f"{told}, {advice}{reasons}")
+    if not any(node.node == cluster.leader for node in cluster.sound):
+        advice = "and none of them leads: an election is under way, or they do not reach one another"
+        return NoLeader(f"{told}, {advice}{reasons}")
+    return Unavailable(f"{told}, and only {len(cluster.sound)} can take part, no majority{reasons}")
+
+
+def reasons_of(cluster: ClusterStatus) -> Iterator[str]:
+    """Give what is wrong with each node: of those that did not answer, the first one's reason at length."""
+    at_length = True
+    for node in cluster.nodes:
+        if node.error is not None and not at_length:
+            yield f"{name(node)}: {node.error.code}"
+        elif node.problem is not None:
+            yield f"{name(node)}: {node.problem}"
+            at_length = at_length and node.error is None
+
+
+def name(node: NodeStatus) -> str:
+    """Return what to call a node: its id, or its address while that is all that is known."""
+    return node.node or node.address
+
+
+def cluster_json(cluster: ClusterStatus, trouble: McpError | None) -> dict[str, Any]:
+    """Return the cluster for programs; ``error`` says what keeps it from serving."""
+    return {
+        "leader": cluster.leader,
+        "term": cluster.term,
+        "voters": cluster.voters,
+        "serves": cluster.serves,
+        "nodes": [node_json(node) for node in cluster.nodes],
+        "models": [model_json(model, cluster.nodes, STATED) for model in cluster.models],
+        "error": trouble,
+    }
+
+
+def node_json(node: NodeStatus) -> dict[str, Any]:
+    """Return what a node said; of one that did not answer, only who it is and why."""
+    if node.error is not None:
+        return {"node": node.node, "address": node.address, "reachable": False, "error": node.error}
+    said: dict[str, Any] = plain(node)
+    for repeated in ("details", "models", "error"):
+        del said[repeated]
+    said["protocol_version"] = said.pop("version")
+    return {**said, "reachable": True, "problem": node.problem}
+
+
+def cluster_parts(cluster: ClusterStatus) -> list[RenderableType]:
+    """Return what is printed for people: the nodes, what is wrong with some of them, and the models."""
+    parts: list[RenderableType] = [nodes_table(cluster)]
+    parts += [
+        Text(f"{name(node)}: {node.problem}", style="red")
+        for node in cluster.nodes
+        if node.problem is not None
+    ]
+    # Where nobody answered, nothing is known of the models: "none is deployed" would be a guess.
+    if cluster.reachable:
+        parts += [Text(), models_table(cluster.models, cluster.nodes)]
+    return parts
 
 
 def nodes_table(cluster: ClusterStatus) -> Table:
     """Return the nodes, one a row."""
-    rows = table("node", "role", "term#", "applied#", "committed#", "last#", "storage", "up", "address")
-    for node in cluster.nodes:
-        rows.add_row(*node_row(node))
-    return rows
+    return fitting(narrower(COLUMNS, [node_row(node) for node in cluster.nodes], DISPENSABLE))
 
 
-def node_row(node: NodeStatus) -> list[str | Text]:
-    """Return one node's cells; for one that did not answer, why."""
+def node_row(node: NodeStatus) -> dict[str, str | Text]:
+    """Return one node's cells by column; for one that did not answer, why."""
+    known: dict[str, str | Text] = {"node": node.node or "?", "address": node.address}
     if node.error is not None:
-        return [
-            node.node or "?",
-            Text(f"no answer ({node.error.code})", style="red"),
-            *[""] * 6,
-            node.address,
-        ]
+        return known | {"role": Text(f"no answer ({node.error.code})", style="red")}
     role = node.role or "?"
-    return [
-        node.node or "?",
-        Text(role, style=_ROLE_STYLE.get(role, "")),
-        str(node.term),
-        str(node.applied_index),
-        str(node.commit_index),
-        str(node.last_index),
-        Text(node.storage, style="" if node.storage == "ok" else "bold red"),
-        duration(node.uptime_s),
-        node.address,
-    ]
+    # The first word: "failed" goes on for a whole sentence, which stands below the table.
+    storage = node.storage.partition(":")[0]
+    return known | {
+        "role": Text(role, style=_ROLE_STYLE.get(role, "")),
+        "term": str(node.term),
+        "applied": str(node.applied_index),
+        "committed": str(node.commit_index),
+        "last": str(node.last_index),
+        "storage": Text(storage) if storage == "ok" else Text(storage.upper(), style="bold red"),
+        "up": duration(node.uptime_s),
+    }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl as ssl_module
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, get_args
@@ -418,7 +419,8 @@ class Client:
             found = await asyncio.gather(*(self._node_status(address, bound_s) for address in missing))
             asked.update(zip(missing, found, strict=True))
             self._exchange.learn([node for node in found if node.reachable])
-        return cluster_status(_one_per_node(list(asked.values())))
+        named = [replace(n, node=n.node or self._exchange.routing.node_id(n.address)) for n in asked.values()]
+        return cluster_status(_one_per_node(named))
 
     async def _node_status(self, address: str, timeout_s: float) -> NodeStatus:
         request = Request(CallKind.READ, "STATUS", {})

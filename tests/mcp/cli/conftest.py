@@ -1,7 +1,8 @@
-"""A real node in a process of its own, for the tests that talk to one."""
+"""A real node in a process of its own, for the tests that talk to one; and no settings from the shell."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,17 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 KEY = "a-key-for-tests-0123456789"
+
+
+def is_ours(variable: str) -> bool:
+    """Whether it is a setting of this product, such as the README has a user export."""
+    return variable.startswith("MCP_")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in filter(is_ours, list(os.environ)):
+        monkeypatch.delenv(variable)
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +37,7 @@ def node_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             *("--cluster-key-file", str(folder / "key")),
         ],
         cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if not is_ours(name)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

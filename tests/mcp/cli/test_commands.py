@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mcp
 from mcp.cli import root
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -88,14 +90,73 @@ def test_a_write_that_lost_is_refused_and_listed(run: Run, as_json: Callable[...
 
 def test_a_key_that_is_not_there_is_not_found(run: Run) -> None:
     assert run("get", "nothing") == (5, "", "mcpctl: NOT_FOUND: there is no key 'nothing'\n")
+    _, _, err = run("put", "nothing", "x", "--expected-version", "7")
+    assert err.endswith("there is no such key; to create it, expect version 0\n")
+
+
+def test_a_key_is_deleted(run: Run, as_json: Callable[..., Any]) -> None:
+    run("put", "doomed", "x")
+    version = as_json("get", "doomed")["version"]
+    assert run("delete", "doomed", "--expected-version", str(version + 1))[0] == 4
+    assert run("delete", "doomed", "--expected-version", str(version)) == (
+        *(0, f"doomed is deleted, it was at version {version}\n", ""),
+    )
+    assert run("get", "doomed")[0] == 5
+    assert run("delete", "doomed") == (0, "there was no key doomed\n", "")
+    assert as_json("delete", "doomed") == {"key": "doomed", "deleted": False, "version": None}
+
+
+def test_a_list_that_stops_at_its_limit_says_so(run: Run, as_json: Callable[..., Any]) -> None:
+    for name in ("many/1", "many/2", "many/3"):
+        run("put", name, "x")
+    assert as_json("keys", "many/") == {"keys": ["many/1", "many/2", "many/3"], "truncated": False}
+    assert as_json("keys", "many/", "--limit", "3")["truncated"] is False
+    assert as_json("keys", "many/", "--limit", "2") == {"keys": ["many/1", "many/2"], "truncated": True}
+    status, out, err = run("keys", "many/", "--limit", "2")
+    assert (status, out, err.count("\n")) == (0, "many/1\nmany/2\n", 1)
+    assert "--after many/2" in err
+    assert run("keys", "many/", "--after", "many/2") == (0, "many/3\n", "")
+    assert run("keys", "many/", "--limit", "5000")[1].count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "status"),
+    [
+        (("--linearizable", "--stale"), None, 2),
+        (("--linearizable", "--consistency", "stale"), None, 2),
+        (("--consistency", "linearizable", "--linearizable"), None, 0),
+        (("--consistency", "fresh"), None, 2),
+        ((), "linearizable", 0),
+        ((), "fresh", 2),
+        (("--stale",), "linearizable", 0),
+    ],
+)
+def test_one_consistency_at_a_time(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    variable: str | None,
+    status: int,
+) -> None:
+    run("put", "greeting", "hello")
+    if variable is not None:
+        monkeypatch.setenv("MCP_GET_CONSISTENCY", variable)
+    found, out, err = run("get", "greeting", *options)
+    assert (found, out) == (status, "" if status else "hello\n")
+    assert err.startswith("mcpctl: INVALID_ARGUMENT: " if status else "")
 
 
 def test_the_status_is_told_by_the_node_itself(
     run: Run, as_json: Callable[..., Any], node_address: str, digits: dict[str, Any]
 ) -> None:
     cluster = as_json("status")
-    assert cluster["leader"] == "t1"
-    assert cluster["nodes"][0]["role"] == "leader"
+    assert (cluster["leader"], cluster["serves"], cluster["error"]) == ("t1", True, None)
+    (node,) = cluster["nodes"]
+    assert (node["role"], node["reachable"], node["storage"]) == ("leader", True, "ok")
+    assert (node["protocol_version"], node["package_version"]) == ("1.0", mcp.__version__)
+    assert not {"details", "version", "models"} & node.keys()
+    assert [(m["name"], m["ready_on"]) for m in cluster["models"]] == [("digits", ["t1"])]
+    assert not {"size", "inputs", "outputs", "tags", "ready"} & cluster["models"][0].keys()
     status, out, _ = run("status")
     assert status == 0
     assert "t1" in out
@@ -110,7 +171,36 @@ def test_a_model_is_deployed_once_however_often_it_is_sent(
     status, out, _ = run("deploy", "digits", str(MODEL), "--version", "1")
     assert status == 0
     assert "digits version 1 is in service: 193.0 kB" in out
-    assert [(m["name"], m["aliases"]) for m in as_json("models")] == [("digits", ["zip-codes"])]
+    (model,) = as_json("models")
+    assert (model["name"], model["aliases"], model["ready_on"]) == ("digits", ["zip-codes"], ["t1"])
+    assert model["size"] == MODEL.stat().st_size
+    assert [spec["name"] for spec in model["inputs"]] == ["image"]
+    assert [spec["name"] for spec in model["outputs"]] == ["probabilities", "label"]
+
+
+def test_a_version_is_put_back_into_service_and_taken_out(
+    run: Run, as_json: Callable[..., Any], digits: dict[str, Any]
+) -> None:
+    def active() -> str:
+        return str(next(model for model in as_json("models") if model["name"] == "digits")["version"])
+
+    assert as_json("deploy", "digits", str(MODEL), "--version", "2")["digest"] == digits["digest"]
+    assert active() == "2"
+    assert "other versions" in run("models")[1]
+    assert run("activate", "digits", "1") == (0, "digits version 1 is in service\n", "")
+    assert active() == "1"
+    assert run("deploy", "digits", str(MODEL), "--version", "2")[1].startswith(
+        "digits version 2 is in service"
+    )
+    assert active() == "2", "what a deploy says is in service, is"
+    assert run("undeploy", "digits", "--version", "2") == (
+        *(0, "digits version 2 is out of service; version 1 is in service\n", ""),
+    )
+    assert run("activate", "digits", "2")[0] == 5
+    assert as_json("deploy", "gone", str(MODEL))["version"] == "1"
+    assert as_json("undeploy", "gone") == {"name": "gone", "undeployed": None, "active": None}
+    assert run("undeploy", "gone")[0] == 5
+    assert active() == "1"
 
 
 def test_a_file_that_is_no_model_is_refused(run: Run, tmp_path: Path) -> None:
@@ -163,6 +253,34 @@ def test_what_a_model_cannot_take_is_refused_with_a_code(
     found, out, err = run(*arguments)
     assert (found, out, err.count("\n")) == (status, "", 1)
     assert err.startswith(f"mcpctl: {code}: ")
+    found, out, told = run(*arguments, "--json")
+    error = json.loads(out)["error"]
+    assert (found, told, error.keys()) == (status, err, {"code", "message", "details"})
+    assert error["code"] == code
+    assert error["message"] in err
+
+
+@pytest.mark.usefixtures("digits")
+def test_an_input_that_does_not_fit_is_said_of_the_model_by_name(run: Run) -> None:
+    assert "model digits version 1: " in run("infer", "digits", "--input", "image=[[1.0, 2.0]]")[2]
+
+
+@pytest.mark.usefixtures("digits")
+def test_a_failed_inference_is_one_object(run: Run) -> None:
+    wrong = ("--input", "image=[[1.0, 2.0]]", "--wait", "--json")
+    status, out, err = run("submit", "digits", *wrong)
+    record = json.loads(out)
+    assert (status, record["status"], record["error"]["code"]) == (2, "failed", "INPUT_INVALID")
+    assert err.startswith("mcpctl: INPUT_INVALID: ")
+
+
+@pytest.mark.usefixtures("digits")
+def test_an_input_comes_from_the_environment_by_the_option_s_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCP_INFER_INPUT", f"image=@{SCANS}:images")
+    monkeypatch.setenv("MCP_INFER_ROWS", "0")
+    assert run("infer", "digits")[0] == 0
 
 
 @pytest.mark.usefixtures("digits")
@@ -191,6 +309,11 @@ def test_a_cluster_that_nobody_answers_for_is_unavailable(run: Run, nowhere: str
     assert status == 3
     assert "no answer" in out
     assert err.startswith("mcpctl: UNAVAILABLE: 0 of 1 nodes answered")
+    status, out, err = run("status", "--connect", nowhere, "--timeout", "0.3", "--json")
+    cluster = json.loads(out)
+    assert (status, err.count("\n")) == (3, 1)
+    assert (cluster["error"]["code"], cluster["serves"]) == ("UNAVAILABLE", False)
+    assert cluster["nodes"][0].keys() == {"node", "address", "reachable", "error"}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +324,50 @@ def test_a_stranger_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, settin
     status, out, err = run("get", "greeting")
     assert (status, out) == (4, "")
     assert err.startswith("mcpctl: AUTHENTICATION_FAILED: ")
+    status, out, err = run("status")
+    assert status == 4
+    assert "no answer (AUTHENTICATION_FAILED)" in out
+    assert err.startswith("mcpctl: AUTHENTICATION_FAILED: ")
+
+
+def mcpctl(*arguments: str, stdout: Any, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mcp", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("status",), ("status", "--json"), ("get", "no", "--json")]
+)
+def test_a_full_standard_output_is_one_line_and_a_status(
+    node_address: str, arguments: tuple[str, ...]
+) -> None:
+    settings = {"MCP_CONNECT": node_address, "MCP_CLUSTER_KEY": KEY}
+    with open("/dev/full", "w") as full, mcpctl(*arguments, stdout=full, **settings) as process:
+        _, err = process.communicate(timeout=60)
+    if "get" in arguments:
+        assert (process.returncode, err) == (5, "mcpctl: NOT_FOUND: there is no key 'no'\n")
+    else:
+        reason = os.strerror(errno.ENOSPC)
+        assert err == f"mcpctl: OUTPUT_FAILED: standard output cannot be written: {reason}\n"
+        assert process.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("status",), ("status", "--json")])
+def test_a_reader_that_left_is_a_status_and_not_a_word(node_address: str, arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    settings = {"MCP_CONNECT": node_address, "MCP_CLUSTER_KEY": KEY}
+    with mcpctl(*arguments, stdout=writing, **settings) as process:
+        os.close(writing)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import pickle
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mcp.cli.inputs import Sources, array_from_json, request_from, typed
-from mcp.errors import InvalidArgument, VersionMismatch
+from mcp.cli.inputs import Request, Sources, array_from_json, request_from, typed
+from mcp.errors import InputInvalid, InvalidArgument, VersionMismatch
+from mcp.wire.tensors import pack_inline
 
 REQUEST = {
     "mcp_version": "1.0",
@@ -44,6 +46,7 @@ def test_one_array_of_a_npz_file_and_some_of_its_rows(tmp_path: Path) -> None:
     assert arrays(pairs=(pair,), rows="2:4")["image"].tolist() == [[4.0, 5.0], [6.0, 7.0]]
     assert arrays(pairs=(pair,), rows="3")["image"].tolist() == [[6.0, 7.0]]
     assert arrays(npz=tmp_path / "held.npz", rows=":1")["labels"].tolist() == [0]
+    assert arrays(pairs=(pair,), rows="8:")["image"].tolist() == [[16.0, 17.0], [18.0, 19.0]]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,45 @@ def test_a_request_file_with_tensors(tmp_path: Path) -> None:
     assert request.inputs["image"].shape == (1, 2)
 
 
+def request_with(tmp_path: Path, **spec: object) -> Request:
+    path = tmp_path / "request.json"
+    payload = {"model_hint": "m", "inputs": [{"name": "x", **spec}]}
+    path.write_text(json.dumps({**REQUEST, "payload": payload}))
+    return request_from(None, Sources(request=str(path)))
+
+
+def bytes_in_json(content: bytes) -> dict[str, str]:
+    return {"$bytes": base64.b64encode(content).decode()}
+
+
+@pytest.mark.parametrize("dtype", ["FP32", "INT64", "BOOL", "BYTES"])
+def test_a_request_file_with_a_tensor_s_bytes(tmp_path: Path, dtype: str) -> None:
+    values = {"FP32": np.float32([[1, 2]]), "INT64": np.int64([[1, 2]]), "BOOL": np.array([[True, False]])}
+    array = values.get(dtype, np.array([["a", "ü"]], dtype=object))
+    spec = pack_inline("x", array)
+    request = request_with(tmp_path, **{**spec, "data": bytes_in_json(spec["data"])})
+    assert isinstance(request.inputs, dict)
+    assert request.inputs["x"].tolist() == array.tolist()
+    assert request.inputs["x"].dtype == array.dtype
+    assert request.untyped == frozenset()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"dtype": "FP32", "shape": [3], "data": bytes_in_json(b"\xfe\xfd" * 300)},
+        {"dtype": "FP32", "data": bytes_in_json(b"\xfe\xfd" * 300)},
+        {"shape": [2], "data": bytes_in_json(b"\xfe\xfd" * 300)},
+        {"dtype": "FP32", "shape": [1], "data": [bytes_in_json(b"\xfe\xfd" * 300)]},
+        {"data": [bytes_in_json(b"\xfe\xfd" * 300)]},
+    ],
+)
+def test_bytes_that_are_no_tensor_are_refused_and_not_shown(tmp_path: Path, spec: dict[str, object]) -> None:
+    with pytest.raises((InvalidArgument, InputInvalid)) as error:
+        request_with(tmp_path, **spec)
+    assert len(error.value.message) < 400
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -129,9 +171,22 @@ def test_a_request_of_another_major_version_is_refused(tmp_path: Path) -> None:
         ("m", {"pairs": ('x={"a": 1}',)}, "mixes kinds"),
         ("m", {"pairs": ("x:FLOAT=[1]",)}, "FP32"),
         ("m", {"pairs": ("x:UINT8=[-1]",)}, "UINT8"),
-        ("m", {"text": "x", "pairs": ("y=1",)}, "by itself"),
-        ("m", {"request": "f", "text": "x"}, "its own inputs"),
+        ("m", {"text": "x", "pairs": ("y=1",)}, "--input and --text each give all inputs"),
+        ("m", {"request": "f", "text": "x"}, "--text and --request"),
+        ("m", {"pairs": ("x=1",), "npz": Path("f.npz")}, "--input and --npz"),
+        ("m", {"json_file": "f", "npz": Path("f.npz")}, "--npz and --json-input"),
+        ("m", {"pairs": ("x=1", "y=1", "x:FP32=2")}, "--input x is given twice"),
         ("m", {"pairs": ("x=[1]",), "rows": "a:b"}, "START:STOP"),
+        ("m", {"pairs": ("x=[1]",), "rows": ""}, "START:STOP"),
+        ("m", {"pairs": ("x=[1]",), "rows": "-1"}, "START:STOP"),
+        ("m", {"pairs": ("x=[1, 2]",), "rows": "2"}, "row 2 up to, not including, 3 .* rows 0 to 1"),
+        ("m", {"pairs": ("x=[1, 2]",), "rows": "5:9"}, "rows 0 to 1"),
+        ("m", {"pairs": ("x=[1, 2]",), "rows": "1:3"}, "rows 0 to 1"),
+        ("m", {"pairs": ("x=[1, 2]",), "rows": "1:1"}, "row 1 up to, not including, 1"),
+        ("m", {"pairs": ("x=[1, 2]",), "rows": "2:"}, "rows 0 to 1"),
+        ("m", {"pairs": ("x=[]",), "rows": ":"}, "no rows"),
+        ("m", {"pairs": ("x=1",), "rows": "0"}, "no rows"),
+        ("m", {"text": "x", "rows": "0"}, "a text has no rows"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(model: str | None, options: dict[str, object], words: str) -> None:
@@ -142,8 +197,16 @@ def test_what_cannot_be_meant_is_refused(model: str | None, options: dict[str, o
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"PK\x03\x04broken", b"\x93NUMPY\x01\x00"])
 def test_a_file_that_holds_no_array_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(InvalidArgument, match="plain arrays"):
+    with pytest.raises(InvalidArgument, match="plain arrays") as error:
         arrays(pairs=(f"x=@{tmp_path / 'x.npy'}",))
+    assert "pickle" not in error.value.message
+
+
+def test_a_model_is_no_array_and_nobody_is_told_to_unpickle_it() -> None:
+    model = Path(__file__).parents[3] / "examples" / "digits" / "digits.onnx"
+    with pytest.raises(InvalidArgument, match="mcpctl deploy") as error:
+        arrays(pairs=(f"image=@{model}",))
+    assert "pickle" not in error.value.message
 
 
 def test_a_file_of_python_objects_is_not_unpickled(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -73,6 +74,47 @@ def test_a_defect_is_one_line_too_and_says_how_to_see_more(run_failing: Run) -> 
     assert "--traceback" in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get", "--json"),
+        ("get", "k", "--json", "--frobnicate"),
+        ("stauts", "--json"),
+        ("get", "k", "--timeout", "never", "--json"),
+        ("get", "k", "--connect", "nowhere", "--json"),
+    ],
+)
+def test_a_failure_is_an_object_too_for_who_asked_for_json(run: Run, arguments: tuple[str, ...]) -> None:
+    status, out, err = run(*arguments)
+    error = json.loads(out)["error"]
+    assert (status, error["code"], error["details"]) == (2, "INVALID_ARGUMENT", {})
+    assert err == f"mcpctl: INVALID_ARGUMENT: {error['message']}\n"
+
+
+def test_json_may_be_asked_for_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_JSON", "yes")
+    assert json.loads(run("get")[1])["error"]["code"] == "INVALID_ARGUMENT"
+    monkeypatch.setenv("MCP_JSON", "0")
+    assert run("get")[1] == ""
+
+
+def test_an_option_s_variable_is_named_after_the_option() -> None:
+    variables = {}
+    for name in root.COMMANDS:
+        command = root.mcpctl.get_command(click.Context(root.mcpctl), name)
+        assert command is not None
+        for option in command.params:
+            if isinstance(option, click.Option):
+                variables[name, option.opts[0]] = option.envvar
+    assert variables["infer", "--input"] == "MCP_INFER_INPUT"
+    assert variables["submit", "--input"] == "MCP_SUBMIT_INPUT"
+    assert variables["submit", "--id"] == "MCP_SUBMIT_ID"
+    assert variables["deploy", "--deploy-timeout"] == "MCP_DEPLOY_TIMEOUT"
+    for (name, flag), variable in variables.items():
+        own = flag.removeprefix("--").replace("-", "_").upper()
+        assert variable in {f"MCP_{own}", f"MCP_{name.upper()}_{own}"}, (name, flag)
+
+
 def test_the_traceback_is_shown_when_asked_for(run_failing: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, err = run_failing(errors.Busy("full"), "--traceback")
     assert err.startswith("Traceback (most recent call last)")
@@ -120,12 +162,12 @@ def test_every_command_explains_itself_and_names_its_environment(run: Run, name:
     assert f"mcpctl {name} [OPTIONS]" in out
     command = root.mcpctl.get_command(click.Context(root.mcpctl), name)
     assert command is not None
-    context = click.Context(command, info_name=name, auto_envvar_prefix=f"MCP_{name.upper()}")
+    context = click.Context(command, info_name=name)
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts[0]} has no help"
-            variable = parameter.envvar or f"MCP_{name.upper()}_{str(parameter.name).upper()}"
-            assert f"env var: {variable}" in " ".join(
+            assert parameter.envvar
+            assert f"env var: {parameter.envvar}" in " ".join(
                 str((parameter.get_help_record(context) or "  ")[1]).split()
             )
 

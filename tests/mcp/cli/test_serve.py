@@ -23,10 +23,8 @@ def config(*arguments: str) -> NodeConfig:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_files_of_this_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("MCP_LISTEN", "MCP_PEERS", "MCP_NODE_ID", "MCP_CLUSTER_KEY", "MCP_CONFIG", "MCP_THREADS"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_flag_before_environment_before_file_before_default(
@@ -117,6 +115,11 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, words: str) -
     (tmp_path / "node.toml").write_text(text)
     with pytest.raises(ConfigInvalid, match=words):
         config("--config", str(tmp_path / "node.toml"))
+
+
+def test_one_address_for_two_voters_is_refused() -> None:
+    with pytest.raises(ConfigInvalid, match="have one address"):
+        config("--node-id", "n1", "--peers", "n1=127.0.0.1:7401,n2=127.0.0.1:7401")
 
 
 def test_bytes_that_are_no_text_are_no_file(tmp_path: Path) -> None:

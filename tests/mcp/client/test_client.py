@@ -308,6 +308,21 @@ def test_status_asks_every_node_and_lists_those_that_do_not_answer(
     virtual(main)
 
 
+def test_a_node_that_never_answered_is_listed_by_the_name_that_the_others_know(
+    cluster_of: Any, virtual: Any
+) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster:
+            await cluster.nodes["n2"].stop()
+            async with cluster.client() as client:
+                status = await client.status()
+                assert [(n.node, n.reachable) for n in status.nodes] == [
+                    *(("n1", True), ("n2", False), ("n3", True)),
+                ]
+
+    virtual(main)
+
+
 def test_a_node_that_refuses_the_client_is_listed_with_the_reason(cluster_of: Any, virtual: Any) -> None:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client(cluster_key=b"another key") as client:

@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import consensus.errors
+import executor.errors
 from mcp import errors
+from mcp.node.translation import translated
 from mcp.wire.codec import decode_map, encode_message
 from mcp.wire.frame import FrameKind, encode_frame
 from mcp.wire.handshake import AcceptorHandshake, Identity, InitiatorHandshake, PeerLimits, Role
 from mcp.wire.messages import Message
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES, pack
 
-TEXT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs" / "protocol.md").read_text()
 
 
 def example(name):
@@ -60,6 +64,26 @@ def codes(root):
     return {root.code}.union(*(codes(child) for child in root.__subclasses__()))
 
 
+def kinds(root):
+    return {root}.union(*(kinds(child) for child in root.__subclasses__()))
+
+
 def test_every_code_of_an_error_is_named():
-    local = {errors.RemoteError.code}  # stands for codes that are not known
-    assert {code for code in codes(errors.McpError) - local if f"`{code}`" not in TEXT} == set()
+    assert {code for code in codes(errors.McpError) if f"`{code}`" not in TEXT} == set()
+
+
+@pytest.mark.parametrize("root", [consensus.errors.ConsensusError, executor.errors.ExecutorError])
+def test_every_code_of_an_engine_is_named_with_what_is_sent_instead(root):
+    sent = codes(errors.McpError)
+    for kind in kinds(root):
+        name = translated(kind.__new__(kind)).code
+        assert f"`{kind.code}`" in TEXT
+        if kind.code not in sent:
+            assert re.search(rf"^\| [^|]*`{kind.code}`[^|]* \| `{name}` \|$", TEXT, re.MULTILINE), kind.code
+
+
+@pytest.mark.parametrize("code", ["OUTPUT_FAILED", "DEPENDENCY_CONFLICT"])
+def test_the_command_line_s_own_codes_are_named(code):
+    said = [path for path in (ROOT / "mcp").rglob("*.py") if code in path.read_text()]
+    assert said
+    assert f"`{code}`" in TEXT

@@ -31,6 +31,8 @@ class Kind(enum.IntEnum):
     CHUNK = 4
     CHUNK_ACK = 5
     AWAITED = 6
+    READ_ASK = 7
+    READ_ANSWER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,22 @@ class Awaited:
     index: int
 
 
-Message = Forward | Refused | Chunk | ChunkAck | Awaited
+@dataclass(frozen=True, slots=True)
+class ReadAsk:
+    """Asks which position a read has to see that begins now. ``number`` is the sender's own."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """Everything that was acknowledged before ``number`` was asked lies at ``index`` or before it."""
+
+    number: int
+    index: int
+
+
+Message = Forward | Refused | Chunk | ChunkAck | Awaited | ReadAsk | ReadAnswer
 
 
 def engine_message(body: bytes) -> bytes:
@@ -105,6 +122,10 @@ def encode(message: Message) -> bytes:
             kind = Kind.CHUNK_ACK
         case Awaited():
             kind, fields = Kind.AWAITED, [message.index]
+        case ReadAsk():
+            kind, fields = Kind.READ_ASK, [message.number]
+        case ReadAnswer():
+            kind, fields = Kind.READ_ANSWER, [message.number, message.index]
     packed: bytes = msgpack.packb(fields, use_bin_type=True)
     return bytes((kind,)) + packed
 
@@ -142,6 +163,10 @@ def _message(kind: Kind, fields: Any) -> Message:
             return ChunkAck(term, index, received, done)
         case Kind.AWAITED, [int(index)] if index > 0:
             return Awaited(index)
+        case Kind.READ_ASK, [int(number)]:
+            return ReadAsk(number)
+        case Kind.READ_ANSWER, [int(number), int(index)] if index > 0:
+            return ReadAnswer(number, index)
     raise Malformed(f"fields of a {kind.name} message are wrong")
 
 

@@ -14,7 +14,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from consensus.errors import ConsensusError, StorageFailed
 from consensus.interface import Engine, EngineStatus
@@ -31,6 +31,8 @@ from consensus.ports import (
 from consensus.pump import Pump
 
 __all__ = ["Applied", "Done", "Driver", "DriverLimits", "Log", "Network", "Offload", "Sink", "Snapshots"]
+
+_T = TypeVar("_T")
 
 Offload = Callable[[Callable[[], Any]], "asyncio.Future[Any]"]
 """Runs blocking work away from the loop."""
@@ -121,6 +123,20 @@ class Driver:
         :class:`~consensus.errors.OutcomeUnknown` that it may have been.
         """
         self._pump.submit(command, done, self._loop.time() + timeout_s)
+
+    def read_index(self, *, timeout_s: float) -> asyncio.Future[int]:
+        """A future of the log index behind everything that was acknowledged to anybody before this call.
+
+        A read of what is here is linearizable once :attr:`applied_index` has come that far. On any node, and
+        without a log write: the leader proves to itself that it still leads.
+
+        Raises, or gives as the outcome: :class:`~consensus.errors.Busy`,
+        :class:`~consensus.errors.DiskFull`, :class:`~consensus.errors.NotLeader` when the node stops, and
+        :class:`~consensus.errors.ReadUnconfirmed` when no leader confirmed it in time.
+        """
+        waiter: asyncio.Future[int] = self._loop.create_future()
+        self._pump.read_index(functools.partial(_settle, waiter), self._loop.time() + timeout_s)
+        return waiter
 
     def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
         """The sink has executed all commands of the entry at ``index``."""
@@ -264,10 +280,10 @@ def _error_of(done: asyncio.Future[Any], what: str) -> ConsensusError | None:
     return StorageFailed(f"{what} failed with {type(error).__name__}: {error}; restart this node")
 
 
-def _settle(waiter: asyncio.Future[Applied], outcome: Applied | ConsensusError) -> None:
+def _settle(waiter: asyncio.Future[_T], outcome: _T | ConsensusError) -> None:
     if waiter.done():
         return
-    if isinstance(outcome, Applied):
-        waiter.set_result(outcome)
-    else:
+    if isinstance(outcome, ConsensusError):
         waiter.set_exception(outcome)
+    else:
+        waiter.set_result(outcome)

@@ -50,6 +50,22 @@ class OutcomeUnknown(ConsensusError):
     code = "OUTCOME_UNKNOWN"
 
 
+class ReadUnconfirmed(ConsensusError):
+    """No leader has confirmed by the deadline which position a read has to see. Ask again.
+
+    ``leader`` is the node id of the leader as far as this node knows, or ``None``.
+    """
+
+    code = "READ_UNCONFIRMED"
+
+    def __init__(self, leader: str | None) -> None:
+        super().__init__(
+            f"no leader confirmed in time that it leads a quorum (leader: {leader or 'unknown'}); "
+            "read again later, or be content with what this node has applied"
+        )
+        self.leader = leader
+
+
 class StorageError(ConsensusError):
     """The disk refused. Base of the three below."""
 

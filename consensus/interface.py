@@ -117,6 +117,11 @@ class Output:
     """Peers that lag behind the first entry of the log: stream them the latest snapshot."""
     restore: SnapshotMeta | None = None
     """Replace the applied state by this snapshot before applying ``committed``."""
+    reads: list[tuple[int, int]] = field(default_factory=list)
+    """``(context, index)``: what was asked with :meth:`Engine.read_index` is confirmed. It has to see
+    everything up to ``index``."""
+    reads_refused: list[int] = field(default_factory=list)
+    """Contexts that are not confirmed, because this node does not lead any more: ask the next leader."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -126,6 +131,8 @@ class Output:
             or self.committed
             or self.snapshot_needed
             or self.restore
+            or self.reads
+            or self.reads_refused
         )
 
 
@@ -169,6 +176,15 @@ class Engine(Protocol):
 
         Raises :class:`~consensus.errors.NotLeader` and :class:`~consensus.errors.EntryTooLarge`;
         in both cases nothing was appended.
+        """
+
+    def read_index(self, context: int, now: float) -> None:
+        """Ask for a log position that is behind everything acknowledged to anybody before ``now``.
+
+        A later output gives it in ``reads``, once a majority has confirmed that this node still leads,
+        or the context in ``reads_refused``. No log write (Ongaro 2014, section 6.4).
+
+        Raises :class:`~consensus.errors.NotLeader`, and :class:`~consensus.errors.Busy` when too many wait.
         """
 
     def tick(self, now: float) -> None:

@@ -126,6 +126,9 @@ class DriverLimits:
     log_bytes_max: int = 64 * 1024**2
     log_entries_retained: int = 2_000
     forward_retry_s: float = 2.0
+    forward_backoff_s: float = 0.02
+    reads_pending_max: int = 16_384
+    read_retry_s: float = 0.1
     disk_full_retry_s: float = 0.25
     sync_inline_s_max: float = 0.003
     transfer: TransferLimits = field(default_factory=TransferLimits)
@@ -141,3 +144,6 @@ class Applied:
 
 Done = Callable[[Applied | ConsensusError], None]
 """Called once with a proposal's outcome, in the middle of the pump's work: it must be quick."""
+
+ReadDone = Callable[[int | ConsensusError], None]
+"""Called once with the log index that a read has to see, or why there is none: it must be quick."""

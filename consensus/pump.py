@@ -25,10 +25,20 @@ from typing import Any
 from consensus import channel
 from consensus.batch import EMPTY, Batch, decode_batch
 from consensus.catch_up import CatchUp
-from consensus.channel import Awaited, Chunk, ChunkAck, Forward, Malformed, Refused
+from consensus.channel import (
+    Awaited,
+    Chunk,
+    ChunkAck,
+    Forward,
+    Malformed,
+    ReadAnswer,
+    ReadAsk,
+    Refused,
+)
 from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
 from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
-from consensus.ports import Applied, Done, DriverLimits, Log, Network, Shell, Sink, Snapshots
+from consensus.ports import Applied, Done, DriverLimits, Log, Network, ReadDone, Shell, Sink, Snapshots
+from consensus.reads import Reads
 from consensus.submission import Submission
 
 SEAL_AFTER_S = 0.2
@@ -66,6 +76,7 @@ class Pump:
         self._submission = Submission(
             engine, limits, wall=wall, generator=generator, tell=self._tell, mishandled=shell.mishandled
         )
+        self._reads = Reads(engine, limits, generator=generator, tell=self._tell, mishandled=shell.mishandled)
         self._catch_up = CatchUp(
             engine, snapshots, limits, tell=self._tell, promise=self._promise, drop=self._drop
         )
@@ -106,6 +117,7 @@ class Pump:
         self._shell.arm(math.inf)
         self._catch_up.stop()
         self._submission.give_up("this node stopped")
+        self._reads.give_up(NotLeader(None))
 
     def fail(self, error: ConsensusError) -> None:
         """Go on no more: what this node would do next could do harm."""
@@ -155,14 +167,19 @@ class Pump:
         Raises, or gives as the outcome: :class:`Busy`, :class:`EntryTooLarge`, :class:`DiskFull` and
         :class:`NotLeader` mean that nothing was written; :class:`OutcomeUnknown` that it may have been.
         """
-        if self.failure is not None:
-            raise self.failure
-        if self._stopped:
-            raise NotLeader(None)
-        if self.disk_full:
-            raise DiskFull("this node's disk is full: it acknowledges nothing until there is room")
+        self._must_run()
         self._check_log_bound()
         self._submission.add(command, deadline, done)
+        self._shell.wake()
+
+    def read_index(self, done: ReadDone, deadline: float) -> None:
+        """Find the log index behind all that was acknowledged before; ``done`` is called by ``deadline``.
+
+        Raises, or gives as the outcome: :class:`Busy`, :class:`DiskFull`, :class:`NotLeader` when the node
+        stops, and :class:`~consensus.errors.ReadUnconfirmed` when no leader confirmed it in time.
+        """
+        self._must_run()
+        self._reads.add(deadline, done)
         self._shell.wake()
 
     def await_index(self, index: int) -> None:
@@ -194,6 +211,7 @@ class Pump:
                 self._perform(self._engine.take_output(), now)
             else:
                 self._submission.expire(now)
+                self._reads.expire(now)
                 if now >= self._retry_at:
                     self._perform(self._under_way, now)
             if now >= self._seal_at:
@@ -236,6 +254,8 @@ class Pump:
         self._take_inbox(now)
         self._submission.expire(now)
         self._submission.hand_over(now)
+        self._reads.expire(now)
+        self._reads.hand_over(now)
         if now >= self._engine.next_deadline():
             self._engine.tick(now)
 
@@ -253,6 +273,7 @@ class Pump:
                 self._engine.peer_connected(peer, now)
             if self._engine.leadership().leader == peer:
                 self._submission.wait_again()
+                self._reads.ask_again()
 
     def _take_inbox(self, now: float) -> None:
         for _ in range(len(self._inbox)):
@@ -269,12 +290,24 @@ class Pump:
                     self._submission.take_forward(peer, message, room=self._log_has_room())
                 case Refused():
                     self._submission.take_refusal(message)
+                case ReadAsk():
+                    self._reads.take_ask(peer, message)
+                case ReadAnswer():
+                    self._reads.take_answer(message)
                 case Chunk():
                     self._catch_up.take_chunk(peer, message, now)
                 case ChunkAck():
                     self._catch_up.take_ack(peer, message, now)
                 case Awaited():
                     self._engine.hurry(peer, message.index, now)
+
+    def _must_run(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self._stopped:
+            raise NotLeader(None)
+        if self.disk_full:
+            raise DiskFull("this node's disk is full: it acknowledges nothing until there is room")
 
     def _check_log_bound(self) -> None:
         if not self._log_has_room():
@@ -317,6 +350,7 @@ class Pump:
         self._retry_at = now + self.limits.disk_full_retry_s
         self._inbox.clear()
         self._submission.give_up("this node's disk is full", DiskFull)
+        self._reads.give_up(DiskFull("this node's disk is full: it hears nobody until there is room"))
 
     def _performed(self, output: Output, now: float) -> None:
         if output.send or self._after_sync:
@@ -332,13 +366,15 @@ class Pump:
             self._restore(output.restore)
         self._take_committed(output.committed)
         self._feed_sink()
+        self._reads.confirmed(output.reads)
+        self._reads.refused(output.reads_refused)
         self._send_all(output.send_early)
         if self._unflushed:
             # After the answers to clients, which the sink has queued and which leave on the next turn.
             self._shell.flush_soon()
         self._watch()
         self._maybe_compact()
-        if self._inbox or self._links or self._submission.forwarded:
+        if self._inbox or self._links or self._submission.forwarded or self._reads.due:
             self._shell.wake()
 
     def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -389,15 +425,16 @@ class Pump:
         if seen.role is not Role.LEADER:
             self._catch_up.stop_sending()
         self._submission.wait_again()
+        self._reads.ask_again()
         self._shell.wake()
         self._shell.changed(self._engine.status())
 
     def _arm(self) -> None:
         if self._stopped:
             return
-        at = min(self._submission.next_deadline(), self._seal_at)
+        at = min(self._submission.next_deadline(), self._reads.next_deadline(), self._seal_at)
         if self._under_way is None:
-            at = min(at, self._engine.next_deadline())
+            at = min(at, self._engine.next_deadline(), self._reads.next_asking())
         self._shell.arm(min(at, self._retry_at))
 
     # -- snapshots ----------------------------------------------------------------------------------

@@ -63,6 +63,10 @@ class SoloEngine:
         self._output.committed.append(entry)
         return self._term, self._last_index
 
+    def read_index(self, context: int, now: float) -> None:
+        """See :class:`~consensus.interface.Engine`. What is appended is committed with the next output."""
+        self._output.reads.append((context, self._last_index))
+
     def tick(self, now: float) -> None:
         """Nothing depends on time here."""
 

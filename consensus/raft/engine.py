@@ -42,6 +42,7 @@ from consensus.raft.messages import (
     TransferVote,
     Vote,
 )
+from consensus.raft.reads import PendingReads
 from consensus.raft.replication import Replication
 from consensus.raft.seams import Core, Peer
 
@@ -117,6 +118,7 @@ class RaftEngine:
             self._self, self._others, self._log, self, config, applied_index=applied, now=now, random=random
         )
         self._replication = Replication(self._core, self._log, self._codec, self._others, config)
+        self._reads = PendingReads(self._core, self._replication)
         self._elections = Elections(
             self._core,
             self._log,
@@ -150,10 +152,8 @@ class RaftEngine:
     def propose(self, data: bytes, now: float) -> tuple[int, int]:
         """Append ``data``. See :meth:`consensus.interface.Engine.propose`."""
         self._advance_clock(now)
+        self._must_lead()
         core = self._core
-        if not core.is_leader:
-            leader = core.leader
-            raise NotLeader(None if leader is None else leader.id)
         if len(data) > self._config.entry_bytes_max:
             raise EntryTooLarge(
                 f"the proposal has {len(data)} bytes, at most entry_bytes_max={self._config.entry_bytes_max} "
@@ -162,6 +162,13 @@ class RaftEngine:
         entry = Entry(self._log.last_index + 1, core.term, EntryKind.COMMAND, bytes(data))
         self._log.append(entry)
         return entry.term, entry.index
+
+    @_event
+    def read_index(self, context: int, now: float) -> None:
+        """Ask for a position to read at. See :meth:`consensus.interface.Engine.read_index`."""
+        self._advance_clock(now)
+        self._must_lead()
+        self._reads.add(context)
 
     @_event
     def tick(self, now: float) -> None:
@@ -264,6 +271,7 @@ class RaftEngine:
             if not self._others:
                 core.advance()
             self._replication.flush(self._output)
+            self._output.reads.extend(self._reads.take_confirmed())
         output, self._output = self._output, Output()
         output.persist = self._log.take_records()
         return output
@@ -431,6 +439,11 @@ class RaftEngine:
         ack = Ack(self._core.term, number, next_index, message["success"], message["reset"])
         self._send(peer, ack)
 
+    def _must_lead(self) -> None:
+        if not self._core.is_leader:
+            leader = self._core.leader
+            raise NotLeader(None if leader is None else leader.id)
+
     # -- time and role -----------------------------------------------------------------------------
 
     def _advance_clock(self, now: float) -> None:
@@ -443,10 +456,12 @@ class RaftEngine:
                 if not self._reign.admit(core.term, self._self):
                     raise InvariantViolated(f"elected in term {core.term}, which has a leader already")
                 self._replication.begin()
-        elif self._replication.end() and core.election_deadline <= core.now:
-            # Defect 23: the deadline dates from before the reign. Without this a deposed leader would call an
-            # election at once, against whoever deposed it.
-            core.postpone_election()
+        elif self._replication.end():
+            self._output.reads_refused += self._reads.refuse()
+            if core.election_deadline <= core.now:
+                # Defect 23: the deadline dates from before the reign. Without this a deposed leader would
+                # call an election at once, against whoever deposed it.
+                core.postpone_election()
 
 
 def _check_voters(node_id: str, voters: Sequence[str]) -> tuple[str, ...]:

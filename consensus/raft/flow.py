@@ -27,6 +27,7 @@ class Flow:
         "_count_max",
         "_in_flight",
         "_set_back_at",
+        "answered",
         "awaited",
         "commit_sent",
         "heartbeat_at",
@@ -40,6 +41,8 @@ class Flow:
         self._set_back_at = 0
         self.heartbeat_at = now
         """When the peer has to hear from us next, in seconds."""
+        self.answered = 0
+        """The highest number of a message that the peer has answered in this term."""
         self.awaited = 0
         """The highest index that somebody at the peer waits for."""
         self.commit_sent = 0

@@ -33,6 +33,7 @@ class Replication:
         self._flows: dict[Peer, Flow] = {}
         self._term = -1
         self._number = 0
+        self._first_index = 0
         self._notice_at = math.inf
         self._encoded: dict[tuple[int, int], bytes] = {}
         self._output = Output()
@@ -43,9 +44,20 @@ class Replication:
         """The last term in which this node led, or -1."""
         return self._term
 
+    @property
+    def number(self) -> int:
+        """The number of the last message that asked for an answer."""
+        return self._number
+
+    @property
+    def first_index(self) -> int:
+        """Where this leader's first entry stands: once it is committed, so is all that came before."""
+        return self._first_index
+
     def begin(self) -> None:
         """The node has become the leader of the current term: everybody is owed a message."""
         self._term = self._core.term
+        self._first_index = self._log.last_index
         self._flows = {peer: Flow(self._config, self._core.now) for peer in self._peers}
 
     def end(self) -> bool:
@@ -81,6 +93,16 @@ class Replication:
         if peer in self._flows:
             self._flows[peer].awaited = max(self._flows[peer].awaited, index)
 
+    def ask_everybody(self) -> None:
+        """Every peer is owed a message that it has to answer, whatever it was sent before."""
+        for flow in self._flows.values():
+            flow.heartbeat_at = self._core.now
+
+    def answered(self) -> float:
+        """A majority, this node included, has answered a message of this number or a higher one."""
+        numbers = sorted((flow.answered for flow in self._flows.values()), reverse=True)
+        return numbers[self._majority - 1] if numbers else math.inf
+
     # -- answers -----------------------------------------------------------------------------------
 
     def take_ack(self, sender: Peer, ack: Ack) -> bool:
@@ -89,6 +111,7 @@ class Replication:
         if ack.number > self._number or (ack.success and ack.next_index > last + 1):
             return False
         flow.settled(ack.number)
+        flow.answered = max(flow.answered, ack.number)
         reset = ack.reset and flow.is_news(ack.number)
         sent_to = core.next_index[sender]
         next_index = ack.next_index

@@ -108,8 +108,17 @@ class Order:
         return value
 
     async def barrier(self, timeout_s: float) -> int:
-        """The log position of a fresh no-op, executed here: all that was acknowledged lies before it."""
-        index, _ = await self.execute(encode_command("noop", {}), timeout_s=timeout_s)
+        """A log position that is executed here: all that was acknowledged to anybody lies at it or before.
+
+        Costs no log write. Raises :class:`NoLeader`, :class:`Busy` or :class:`DeadlineExceeded`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        try:
+            index = await self.driver.read_index(timeout_s=timeout_s)
+        except ConsensusError as error:
+            raise translated(error) from error
+        await self.wait_applied(index, deadline - loop.time())
         return index
 
     # -- waiting for a position ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcp.causality.vector import VersionVector
-from mcp.errors import DeadlineExceeded, InvalidArgument, NoLeader, OutcomeUnknown
+from mcp.errors import DeadlineExceeded, InvalidArgument
 from mcp.node.order import Order
 from mcp.state.state import ReplicatedState
 
@@ -41,21 +41,10 @@ class Reads:
                 f"consistency {consistency!r} is unknown: choose one of {', '.join(CONSISTENCIES)}"
             )
         if consistency == "linearizable":
-            await self._confirm(timeout_s)
+            await self._order.barrier(timeout_s)
         elif consistency == "session":
             await self._order.wait_applied(vector.get("log"), timeout_s)
         return self._order.applied_index, self._state.read(kind, args)
-
-    async def _confirm(self, timeout_s: float) -> None:
-        """Have a quorum confirm that this node has all that was acknowledged before."""
-        try:
-            await self._order.barrier(timeout_s)
-        except OutcomeUnknown as error:
-            # What became of the no-op does not matter to who reads.
-            raise NoLeader(
-                "no quorum confirmed in time that this node has the latest; read again later, or with "
-                "consistency 'session' or 'stale' for what this node has"
-            ) from error
 
     async def finished_inference(
         self, inference: str, vector: VersionVector, timeout_s: float

@@ -12,6 +12,7 @@ _BY_PILLAR: dict[type[Exception], type[m.McpError]] = {
     c.Busy: m.Busy,
     c.EntryTooLarge: m.TooLarge,
     c.OutcomeUnknown: m.OutcomeUnknown,
+    c.ReadUnconfirmed: m.NoLeader,
     c.DiskFull: m.DiskFull,
     c.StorageCorrupt: m.StorageCorrupt,
     StorageLocked: m.StorageLocked,

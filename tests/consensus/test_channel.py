@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from consensus import channel
 from consensus.batch import Batch, decode_batch, encode_batch
-from consensus.channel import Awaited, Chunk, ChunkAck, Forward, Malformed, Refused
+from consensus.channel import (
+    Awaited,
+    Chunk,
+    ChunkAck,
+    Forward,
+    Malformed,
+    ReadAnswer,
+    ReadAsk,
+    Refused,
+)
 from consensus.errors import InvariantViolated
 from consensus.interface import SnapshotMeta
 
@@ -21,6 +30,8 @@ MESSAGES = st.one_of(
     st.builds(Chunk, NUMBERS, META, st.integers(0, 90), st.binary(max_size=10)),
     st.builds(ChunkAck, NUMBERS, NUMBERS, NUMBERS, st.booleans()),
     st.builds(Awaited, st.integers(1, 2**40)),
+    st.builds(ReadAsk, st.integers(0, 2**62)),
+    st.builds(ReadAnswer, st.integers(0, 2**62), st.integers(1, 2**40)),
 )
 
 

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from consensus.batch import Batch
+from consensus.channel import Kind
 from consensus.driver import Applied, Driver, DriverLimits
-from consensus.errors import Busy, DiskFull, EntryTooLarge, NotLeader, OutcomeUnknown, StorageFailed
+from consensus.errors import (
+    Busy,
+    DiskFull,
+    EntryTooLarge,
+    NotLeader,
+    OutcomeUnknown,
+    ReadUnconfirmed,
+    StorageFailed,
+)
 from consensus.interface import Engine, Entry, Record, Role, SnapshotMeta
 from consensus.journal import Journal
 from consensus.raft.config import RaftConfig
@@ -427,6 +436,134 @@ def test_a_failed_sync_stops_the_node(tmp_path: Path) -> None:
             member.driver.propose(b"no more", timeout_s=5.0)
         assert member.sink.applied == [b"before"]
         cluster.stop()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_read_on_any_node_is_told_what_was_acknowledged_to_anybody(tmp_path: Path, size: int) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, size)
+        leader = await cluster.leader()
+        for i in range(20):
+            [applied] = await settled(cluster, [b"%d" % i], via=leader)
+            for member in cluster.members.values():
+                index = await member.driver.read_index(timeout_s=10.0)
+                assert index >= applied.index
+                await until(lambda index=index, member=member: member.driver.applied_index >= index)
+                assert member.sink.applied[-1] == b"%d" % i
+        assert leader.driver.status().last_index == applied.index, "reads write nothing"
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_flood_of_reads_shares_a_few_questions(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        await until(lambda: follower.driver.leader == leader.name)
+        asks: list[bytes] = []
+
+        def drop(source: str, target: str, message: bytes) -> bool:
+            if message[0] == Kind.READ_ASK:
+                asks.append(message)
+            return False
+
+        cluster.board.drop = drop
+        await asyncio.gather(*(follower.driver.read_index(timeout_s=10.0) for _ in range(1000)))
+        assert len(asks) < 50, "as many as there are retries and elections, not as there are reads"
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_question_or_an_answer_that_is_lost_is_asked_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3, DriverLimits(read_retry_s=0.01))
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        await until(lambda: follower.driver.leader == leader.name)
+        for kind in (Kind.READ_ASK, Kind.READ_ANSWER):
+            lost: list[bytes] = []
+
+            def drop(source: str, target: str, message: bytes, kind=kind, lost=lost) -> bool:
+                if message[0] == kind and len(lost) < 3:
+                    lost.append(message)
+                    return True
+                return False
+
+            cluster.board.drop = drop
+            await follower.driver.read_index(timeout_s=10.0)
+            assert len(lost) == 3
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_read_that_was_asked_of_a_dead_leader_goes_to_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        [applied] = await settled(cluster, [b"before"], via=leader)
+        others = [m for m in cluster.members.values() if m is not leader]
+        await until(lambda: all(m.driver.leader == leader.name for m in others))
+        cluster.board.drop = lambda source, target, message: message[0] == Kind.READ_ASK
+        pending = [m.driver.read_index(timeout_s=10.0) for m in others]
+        await asyncio.sleep(0.01)
+        leader.crash()
+        cluster.board.drop = lambda source, target, message: False
+        assert min(await asyncio.gather(*pending)) >= applied.index
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_without_a_quorum_a_read_fails_by_its_deadline_and_is_answered_when_there_is_one(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        others = [m.name for m in cluster.members.values() if m is not leader]
+        for name in others:
+            cluster.members[name].crash()
+        with pytest.raises(ReadUnconfirmed):
+            await leader.driver.read_index(timeout_s=0.3)
+        pending = leader.driver.read_index(timeout_s=10.0)
+        for name in others:
+            Member(cluster, name)
+        await pending
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_a_node_that_stops_or_has_no_room_answers_no_read(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        for other in [m for m in cluster.members.values() if m is not leader]:
+            other.crash()
+        pending = leader.driver.read_index(timeout_s=10.0)
+        await asyncio.sleep(0)
+        leader.driver.stop()
+        with pytest.raises(NotLeader):
+            await pending
+        with pytest.raises(NotLeader):
+            leader.driver.read_index(timeout_s=10.0)
+        cluster.stop()
+        full = Cluster(tmp_path / "full", 1, DriverLimits(disk_full_retry_s=0.01)).members["n1"]
+        full.disk.full = True
+        with pytest.raises(OutcomeUnknown):
+            await full.driver.propose(b"x", timeout_s=5.0)
+        with pytest.raises(DiskFull):
+            full.driver.read_index(timeout_s=5.0)
+        full.disk.full = False
+        await until(lambda: not full.driver.disk_full)
+        await full.driver.read_index(timeout_s=5.0)
+        full.crash()
 
     run(scenario)
 

@@ -75,6 +75,8 @@ class Node:
     applied: list[Entry] = field(default_factory=list)
     """Committed entries behind the restored snapshot, in order."""
     restored: SnapshotMeta | None = None
+    reads: dict[int, int] = field(default_factory=dict)
+    reads_refused: list[int] = field(default_factory=list)
 
     def persist(self, records: Sequence[Record]) -> None:
         self.journal.append(records)
@@ -176,6 +178,8 @@ class Group:
             node.restored, node.applied = output.restore, []
         for entry in output.committed:
             self.apply(node, entry)
+        node.reads.update(output.reads)
+        node.reads_refused += output.reads_refused
         for peer in output.snapshot_needed:
             if self.cut_off not in (node.node_id, peer):
                 self.transfer(node, self.nodes[peer])
@@ -314,6 +318,50 @@ def test_a_proposal_is_in_the_output_to_persist_before_it_is_durable_anywhere(gr
     output = leader.engine.take_output()
     assert Entry(index, term, EntryKind.COMMAND, b"x") in output.persist
     assert not leader.engine.take_output().persist, "an output is handed over once"
+
+
+def test_a_read_is_told_a_position_behind_all_that_was_committed_before_it(group: Group) -> None:
+    leader = group.leader()
+    for number in range(5):
+        group.commit([b"%d" % number])
+        last = max(group.committed)
+        leader.engine.read_index(number, group.now)
+        group.run_until(lambda number=number: number in leader.reads)
+        assert leader.reads[number] == last
+    assert leader.reads_refused == []
+    assert leader.engine.status().last_index == last, "a read writes nothing"
+
+
+def test_a_read_of_a_leader_that_has_just_been_elected_sees_what_its_predecessors_committed(
+    group: Group,
+) -> None:
+    group.commit([b"x", b"y"])
+    last = max(group.committed)
+    group.restart_all()
+    leader = group.leader()
+    leader.engine.read_index(1, group.now)
+    group.run_until(lambda: 1 in leader.reads)
+    assert leader.reads[1] >= last
+
+
+def test_only_the_leader_tells_where_to_read(group: Group) -> None:
+    leader = group.leader()
+    for node in group.nodes.values():
+        if node is not leader:
+            with pytest.raises(NotLeader) as caught:
+                node.engine.read_index(1, group.now)
+            assert caught.value.leader == leader.node_id
+
+
+def test_a_leader_that_was_cut_off_refuses_its_reads(group: Group) -> None:
+    if len(group.voters) < 2:
+        pytest.skip("a single voter is its own majority")
+    leader = group.leader()
+    group.cut(leader.node_id)
+    leader.engine.read_index(1, group.now)
+    group.run_until(lambda: leader.reads_refused == [1])
+    assert leader.reads == {}
+    assert leader.engine.status().role is not Role.LEADER
 
 
 def test_messages_that_make_no_sense_change_nothing(group: Group) -> None:

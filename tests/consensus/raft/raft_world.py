@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -158,6 +159,10 @@ class Node:
             assert entry.index == len(self.applied) + 1, (self.name, entry.index, len(self.applied))
             self.applied.append(entry)
             self.world.committed(entry)
+        for context, index in output.reads:
+            self.world.confirmed(context, index)
+        for context in output.reads_refused:
+            del self.world.reads[context]
         for peer in output.snapshot_needed:
             self.send_snapshot(peer)
 
@@ -170,6 +175,15 @@ class Node:
         position = self.live.propose(data, self.world.now)
         self.settle()
         return position
+
+    def read(self) -> int:
+        """Ask for a position to read at, and perform what follows from it. Gives the context."""
+        world = self.world
+        context = next(world.contexts)
+        self.live.read_index(context, world.now)
+        world.reads[context] = max(world.log, default=1)
+        self.settle()
+        return context
 
     def take_snapshot(self, retain_entries: int = 0) -> SnapshotMeta:
         """Snapshot what is applied, and compact the log and the disk behind it."""
@@ -237,6 +251,10 @@ class World:
         self._count = 0
         self._arrival: dict[tuple[str, str], float] = {}
         self.log: dict[int, Entry] = {}
+        self.contexts = itertools.count(1)
+        self.reads: dict[int, int] = {}
+        """Reads under way, and what was committed when they came, by anybody."""
+        self.read_at: dict[int, int] = {}
         self.leaders: dict[int, str] = {}
         self._checked_leaders: set[tuple[int, str]] = set()
         if start:
@@ -390,6 +408,12 @@ class World:
             return  # every node begins with it
         copies = sum(node.disk.holds(entry) for node in self.nodes.values())
         assert 2 * copies > len(self.nodes), f"entry {entry.index} is committed with {copies} copies"
+
+    def confirmed(self, context: int, index: int) -> None:
+        """Linearizable reads: a read sees all that was committed anywhere before it came."""
+        before = self.reads.pop(context)
+        assert index >= before, f"read {context} is told {index}, but {before} was committed when it came"
+        self.read_at[context] = index
 
     def check(self, node: Node) -> None:
         """Election Safety and Leader Completeness."""

@@ -31,8 +31,8 @@ class Storm:
     def blow(self, steps: int) -> None:
         for _ in range(steps):
             action = self.random.choices(
-                [self.propose, self.cut, self.world.heal, self.kill, self.revive, self.snapshot],
-                weights=[55, 7, 10, 6, 12, 10],
+                [self.propose, self.cut, self.world.heal, self.kill, self.revive, self.snapshot, self.read],
+                weights=[45, 7, 10, 6, 12, 10, 10],
             )[0]
             action()
             self.world.run(self.random.uniform(0.0, 0.15))
@@ -44,6 +44,12 @@ class Storm:
                     data = b"%d" % len(self.proposed)
                     self.proposed.add(data)
                     leader.propose(data)
+
+    def read(self) -> None:
+        """On whoever believes to lead, also on a leader that nobody follows any more."""
+        for leader in [node for node in self.world.up() if node.is_leader]:
+            if leader.is_leader:
+                leader.read()
 
     def cut(self) -> None:
         names = self.random.sample(sorted(self.world.nodes), len(self.world.nodes))
@@ -76,8 +82,11 @@ class Storm:
         for node in world.nodes.values():
             if not node.engine:
                 node.start()
-        world.elect(limit_s=30.0).propose(b"the end")
+        leader = world.elect(limit_s=30.0)
+        leader.propose(b"the end")
+        read = leader.read()
         world.converge(limit_s=30.0)
+        assert read not in world.reads, "every read is answered or refused"
 
     def verify(self) -> None:
         commands = next(self.world.up()).commands()
@@ -88,7 +97,7 @@ class Storm:
 
 @pytest.mark.parametrize("block", range(10))
 def test_nothing_committed_is_lost_or_changed(block: int) -> None:
-    committed = elections = restores = 0
+    committed = elections = restores = reads = 0
     for seed in range(block * 12, block * 12 + 12):
         storm = Storm(seed)
         storm.blow(100)
@@ -96,10 +105,12 @@ def test_nothing_committed_is_lost_or_changed(block: int) -> None:
         storm.verify()
         committed += len(storm.world.log)
         elections += len(storm.world.leaders)
+        reads += len(storm.world.read_at)
         restores += sum(bool(output.restore) for node in storm.world.up() for output in node.outputs)
     assert committed > 300
     assert elections > 12
     assert restores > 0
+    assert reads > 50
 
 
 def test_a_run_is_decided_by_its_seed() -> None:

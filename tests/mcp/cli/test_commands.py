@@ -334,7 +334,8 @@ def mcpctl(*arguments: str, stdout: Any, **variables: str) -> subprocess.Popen[s
     return subprocess.Popen(
         [sys.executable, "-m", "mcp", *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, **variables},
+        # Buffered, as it is for users: what could not be written is tried again at exit.
+        env={**os.environ, "PYTHONUNBUFFERED": "", **variables},
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,

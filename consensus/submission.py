@@ -7,6 +7,7 @@ bookkeeping of `consensus.proposals`; this is who acts on it.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -14,7 +15,7 @@ from typing import cast
 from consensus.batch import Batch, encode_batch
 from consensus.channel import Forward, Refused
 from consensus.errors import Busy, ConsensusError, NotLeader, OutcomeUnknown
-from consensus.interface import Engine, Role
+from consensus.interface import Engine, Leadership, Role
 from consensus.ports import Applied, Done, DriverLimits
 from consensus.proposals import PREFIX_BYTES, Proposal, Proposals
 
@@ -54,6 +55,8 @@ class Submission:
             command_bytes_max=limits.command_bytes_max,
         )
         self._batch: list[tuple[bytes, bytes]] = []
+        self._denied: Leadership | None = None
+        self._hold_until = math.inf
         self._heard: dict[bytes, int] = {}
         self._stamp = 0.0
 
@@ -68,7 +71,8 @@ class Submission:
 
     def next_deadline(self) -> float:
         """When :meth:`expire` has something to do."""
-        return self._proposals.next_deadline()
+        deadline = self._proposals.next_deadline()
+        return min(deadline, self._hold_until) if self._proposals.waiting else deadline
 
     # -- this node's own ----------------------------------------------------------------------------
 
@@ -83,6 +87,7 @@ class Submission:
     def hand_over(self, now: float) -> None:
         """Append what has gathered, or forward it to the leader."""
         role, _, leader = self._engine.leadership()
+        on_hold = self._is_on_hold(now)
         if role is Role.LEADER:
             if self._proposals.waiting:
                 attempt, taken = self._proposals.take_waiting(now)
@@ -98,12 +103,24 @@ class Submission:
         # Whoever forwarded these sends them again once it learns of the next leader.
         self._batch.clear()
         self._forwarders.clear()
-        if leader is not None:
+        if leader is not None and not on_hold:
             self._proposals.wait_again(self._proposals.stale(now - self._limits.forward_retry_s))
             if self._proposals.waiting:
                 attempt, taken = self._proposals.take_waiting(now)
                 ids, commands = [p.request_id for p in taken], [p.command for p in taken]
                 self._tell(leader, Forward(attempt, ids, commands))
+
+    def _is_on_hold(self, now: float) -> bool:
+        """Whether the node that is taken for the leader has just said that it is not.
+
+        Until the next is known there is nobody else to ask, and asking again at once would go on at the
+        speed of the network.
+        """
+        if self._denied != self._engine.leadership():
+            self._denied, self._hold_until = None, math.inf
+        elif self._hold_until == math.inf:
+            self._hold_until = now + self._limits.forward_backoff_s
+        return self._denied is not None
 
     def executed(self, request_id: bytes, outcome: Applied) -> None:
         """A command was executed here; perhaps it is one of this node's own."""
@@ -112,7 +129,9 @@ class Submission:
             self._resolve(proposal, outcome)
 
     def expire(self, now: float) -> None:
-        """Resolve those whose deadline has passed."""
+        """Resolve those whose deadline has passed, and ask again whoever denied to lead long enough ago."""
+        if now >= self._hold_until:
+            self._denied, self._hold_until = None, math.inf
         for proposal in self._proposals.expired(now):
             self._resolve(proposal, _unresolved(proposal, "its deadline passed"))
 
@@ -153,6 +172,8 @@ class Submission:
     def take_refusal(self, refused: Refused) -> None:
         """A leader appended nothing of these."""
         again = self._proposals.not_appended(refused.attempt, refused.request_ids)
+        if refused.code == NotLeader.code and again:
+            self._denied = self._engine.leadership()
         if refused.code == "BUSY":
             for proposal in again:
                 self._proposals.resolve(proposal.request_id)

@@ -198,9 +198,9 @@ class Chaos:
 
     def _path_fault(self, fault: Fault) -> None:
         assert fault.kind in LINK_KINDS
-        pairs = [(a, b) for a in fault.nodes for b in fault.peers]
+        pairs = [(a, b) for a in fault.nodes for b in fault.peers or self._machines if a != b]
         if fault.kind is not FaultKind.ONE_WAY:
-            pairs += [(b, a) for a, b in pairs]
+            pairs = list(dict.fromkeys(pairs + [(b, a) for a, b in pairs]))
         self._network.add(pairs, fault.kind, fault.amount)
         self._later(fault, self._network.remove, pairs, fault.kind, fault.amount)
 

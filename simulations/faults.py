@@ -67,6 +67,8 @@ class FaultKind(enum.StrEnum):
 class Fault:
     """``kind`` happens to ``nodes`` (and, on links, between them and ``peers``) from ``at_s`` on.
 
+    On links, no ``peers`` means all other nodes, also among ``nodes``.
+
     Times are virtual seconds from the start of the run; ``amount`` is explained at the kind.
     """
 
@@ -128,8 +130,8 @@ Draw = Callable[[random.Random, float], float]
 AMOUNTS: dict[FaultKind, Draw] = {
     FaultKind.LOSS: lambda r, _: r.choice((0.02, 0.1, 0.3, 0.7)),
     FaultKind.DUPLICATE: lambda r, _: r.choice((0.05, 0.3, 0.9)),
-    FaultKind.REORDER: lambda r, patience: r.uniform(0.01, 1.5) * patience,
-    FaultKind.DELAY: lambda r, patience: r.uniform(0.02, 1.2) * patience,
+    FaultKind.REORDER: lambda r, patience: r.choice((0.05, 0.5, 3.0)) * patience,
+    FaultKind.DELAY: lambda r, patience: r.choice((0.05, 0.4, 1.2, 4.0)) * patience,
     FaultKind.THROTTLE: lambda r, _: 10 ** r.uniform(2.5, 5.0),
     FaultKind.PARTITION: lambda r, patience: r.uniform(0.0, 2.0) * patience,
     FaultKind.PARTIAL: lambda r, patience: r.uniform(0.0, 2.0) * patience,
@@ -162,16 +164,24 @@ class FaultPlan:
         count: int,
         fragile: Sequence[str] = (),
     ) -> FaultPlan:
-        """``count`` faults of ``kinds`` over ``seconds``, most of them longer than the cluster's patience.
+        """``count`` faults of ``kinds`` over ``seconds``, half of them in storms, and perhaps bad weather.
 
         ``patience_s`` is the longest election timeout. Bits flip on ``fragile`` nodes only: a node that
         finds its disk damaged does not come back, so these may be no more than the cluster can lose.
         """
         usable = [kind for kind in kinds if _possible(kind, nodes, fragile)]
-        faults = [
-            _draw_fault(generator, generator.choice(usable), nodes, seconds, patience_s, fragile)
-            for _ in range(count if usable else 0)
-        ]
+        # Half of them come in storms: what is harmless alone often is not in company.
+        storms = [generator.uniform(0.02, 0.9) * seconds for _ in range(1 + count // 8)]
+        faults = []
+        for _ in range(count if usable else 0):
+            at_s = generator.uniform(0.02, 0.95) * seconds
+            if generator.random() < 0.5:
+                at_s = min(generator.choice(storms) + generator.random() * 2 * patience_s, 0.95 * seconds)
+            faults.append(
+                _draw_fault(generator, generator.choice(usable), at_s, nodes, seconds, patience_s, fragile)
+            )
+        if len(nodes) > 1:
+            faults += _draw_weather(generator, kinds, nodes, seconds, patience_s)
         return cls(tuple(sorted(faults, key=lambda fault: (fault.at_s, fault.kind))))
 
     def keep(self, numbers: Iterable[int]) -> FaultPlan:
@@ -189,16 +199,34 @@ def _possible(kind: FaultKind, nodes: Sequence[str], fragile: Sequence[str]) -> 
     return kind not in LINK_KINDS or len(nodes) > 1
 
 
+def _draw_weather(
+    generator: random.Random,
+    kinds: Sequence[FaultKind],
+    nodes: Sequence[str],
+    seconds: float,
+    patience_s: float,
+) -> list[Fault]:
+    """What all links suffer, mildly and all the time."""
+    mild = {
+        FaultKind.LOSS: 0.02,
+        FaultKind.DUPLICATE: 0.3,
+        FaultKind.REORDER: 0.02 * patience_s,
+        FaultKind.DELAY: 0.02 * patience_s,
+    }
+    chosen = [kind for kind in mild if kind in kinds and generator.random() < 0.3]
+    return [Fault(kind, 0.0, seconds, tuple(nodes), (), mild[kind]) for kind in chosen]
+
+
 def _draw_fault(
     generator: random.Random,
     kind: FaultKind,
+    at_s: float,
     nodes: Sequence[str],
     seconds: float,
     patience_s: float,
     fragile: Sequence[str],
 ) -> Fault:
     amount = AMOUNTS[kind](generator, patience_s) if kind in AMOUNTS else 0.0
-    at_s = generator.uniform(0.02, 0.95) * seconds
     duration_s = min(patience_s * 10 ** generator.uniform(-1.0, 1.0), seconds - at_s)
     chosen, others = _draw_sides(generator, kind, nodes, fragile)
     return Fault(kind, at_s, duration_s, chosen, others, amount)

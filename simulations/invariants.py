@@ -115,17 +115,29 @@ class ElectionSafety:
 
     A candidate needs the votes of a majority, a voter votes once per term and remembers it on its disk,
     and two majorities share a voter. Two leaders of one term would each accept entries for the same
-    positions. The observer remembers who led each term, for ever, across restarts.
+    positions. The observer remembers who led each term, for ever, across restarts, and who voted for whom:
+    a leader without the votes of a majority is wrong even if no second one turns up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, voters: int) -> None:
         self.leaders: dict[int, str] = {}
+        self._majority = voters // 2 + 1
+        self._votes: dict[tuple[int, str], set[str]] = {}
+
+    def voted(self, node: str, candidate: str, term: int) -> None:
+        """``node`` sends a vote."""
+        self._votes.setdefault((term, candidate), {candidate}).add(node)
 
     def led(self, node: str, term: int) -> None:
         """``node`` says that it leads ``term``."""
         known = self.leaders.setdefault(term, node)
         if known != node:
             raise Violation("election safety", f"term {term} is led by {known} and by {node}")
+        votes = self._votes.get((term, node), {node})
+        if len(votes) < self._majority:
+            raise Violation(
+                "election safety", f"{node} leads term {term} with votes of {sorted(votes)} alone"
+            )
 
 
 class LogMatching:
@@ -288,7 +300,9 @@ class PromisesAreDurable:
 
     The receiver counts on it from then on, and power may fail between the two. So at the moment a message
     is handed to the network, what it promises has to be on the sender's synced disk. Messages are read as
-    they are on the wire, not as the code under test understands them.
+    they are on the wire, not as the code under test understands them. An acknowledgement of an earlier
+    term is exempt: the same sync may have covered that a later leader took the entry away again, and then
+    it is as good as one that was sent before that and came late.
     """
 
     @staticmethod
@@ -311,9 +325,9 @@ class PromisesAreDurable:
             )
 
     @staticmethod
-    def acknowledged(node: str, index: int, durable: Shadow) -> None:
-        """``node`` says that it has everything up to ``index``."""
-        if index > max(durable.last, durable.covered):
+    def acknowledged(node: str, index: int, term: int, durable: Shadow) -> None:
+        """``node`` says in ``term`` that it has everything up to ``index``."""
+        if term == durable.hard_state.term and index > max(durable.last, durable.covered):
             raise Violation(
                 "promises are durable",
                 f"{node} acknowledges entry {index}; entries up to {durable.last} are on its disk",

@@ -78,7 +78,8 @@ class Connection:
 class Network:
     """See the head of this module. ``endpoints`` may be filled in later.
 
-    ``delay_s`` is what a message takes on a good day, and ``redial_s`` a new connection, on average.
+    ``delay_s`` is what a message takes on a good day, and ``redial_s`` a new connection, on average. A
+    duplicate comes up to ``late_s`` later.
     ``fired`` is called for every effect of a fault.
     """
 
@@ -90,6 +91,7 @@ class Network:
         names: Sequence[str],
         delay_s: float,
         redial_s: float,
+        late_s: float,
         fired: Callable[[FaultKind], None],
     ) -> None:
         self._world = world
@@ -97,6 +99,7 @@ class Network:
         self._random = world.stream("network")
         self._delay_s = delay_s
         self._redial_s = redial_s
+        self._late_s = late_s
         self._fired = fired
         self._numbers = {name: number for number, name in enumerate(names)}
         self.paths = {(a, b): Path() for a in names for b in names if a != b}
@@ -111,7 +114,7 @@ class Network:
         if not connection.seen_by[source]:
             return
         path, draw = self.paths[source, target], self._random.random
-        copies = 1
+        flight = (source, target, message, connection, connection.epoch)
         if not path.clean:
             if path.blockers:
                 for kind in path.blockers:
@@ -122,10 +125,9 @@ class Network:
                 return
             if path.duplicate and draw() < path.duplicate:
                 self._fired(FaultKind.DUPLICATE)
-                copies = 2
-        for _ in range(copies):
-            at = self._arrival(path, len(message))
-            self._world.at(at, self._arrive, source, target, message, connection, connection.epoch)
+                # Mostly soon, sometimes when nobody expects it any more: in another term, say.
+                self._world.after(self._delay_s + self._late_s * draw() ** 4, self._arrive, *flight)
+        self._world.at(self._arrival(path, len(message)), self._arrive, *flight)
 
     def _arrival(self, path: Path, size: int) -> float:
         now = self._world.now

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,15 @@ TIMER_STEP_S = 1e-9
 """A timer is never for less: rounding between clocks may make a deadline seem ahead when it is due."""
 
 
+STANDSTILL_EVENTS = 100_000
+STANDSTILL_S = 0.01
+"""So many events in so little virtual time are an endless loop."""
+
+
+class Standstill(Exception):
+    """Events follow on events and time does not pass: something waits for what it never gets."""
+
+
 class World:
     """See the head of this module. ``now`` is in virtual seconds from the start."""
 
@@ -37,6 +47,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._soon: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._order = 0
+        self._looked_at = (0, -math.inf)
         self._hash = hashlib.blake2b(digest_size=8)
 
     def stream(self, name: str) -> random.Random:
@@ -57,19 +68,34 @@ class World:
         self._soon.append((call, arguments))
 
     def run(self, until: float) -> None:
-        """Let everything happen that is due up to ``until``; the clock stands there afterwards."""
+        """Let everything happen that is due up to ``until``; the clock stands there afterwards.
+
+        Raises :class:`Standstill` instead of running for ever.
+        """
         heap, soon = self._heap, self._soon
         while True:
             while soon:
                 call, arguments = soon.popleft()
                 self.events += 1
                 call(*arguments)
+                if self.events - self._looked_at[0] >= STANDSTILL_EVENTS:
+                    self._look_for_standstill()
             if not heap or heap[0][0] > until:
                 break
             self.now, _, call, arguments = heapq.heappop(heap)
             self.events += 1
             call(*arguments)
+            if self.events - self._looked_at[0] >= STANDSTILL_EVENTS:
+                self._look_for_standstill()
         self.now = until
+
+    def _look_for_standstill(self) -> None:
+        events, since = self._looked_at
+        if self.now - since < STANDSTILL_S:
+            raise Standstill(
+                f"{self.events - events} events in {self.now - since:.6f} virtual seconds, at {self.now:.6f}"
+            )
+        self._looked_at = self.events, self.now
 
     def trace(self, data: bytes) -> None:
         """What has just happened, for the trace hash."""

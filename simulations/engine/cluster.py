@@ -19,7 +19,7 @@ from simulations.faults import FaultKind
 from simulations.invariants import ProposalsResolveOnce, Violation
 from simulations.network import Endpoint, Network
 from simulations.verdict import Outcome, Verdict
-from simulations.world import World
+from simulations.world import Standstill, World
 
 RECOVERY_TIMEOUTS = 5
 """Once healed, the cluster has as many times its longest election timeout to come back."""
@@ -58,6 +58,7 @@ class Cluster:
             names=scenario.nodes,
             delay_s=scenario.habits.delay_s,
             redial_s=scenario.habits.redial_s,
+            late_s=4 * scenario.patience_s,
             fired=self._count,
         )
         self.nodes = {
@@ -80,7 +81,7 @@ class Cluster:
             self._run()
         except Violation as violation:
             verdict, reason = Verdict.SAFETY, str(violation)
-        except NotRecovered as problem:
+        except (NotRecovered, Standstill) as problem:
             verdict, reason = Verdict.LIVENESS, str(problem)
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]

@@ -38,7 +38,7 @@ class Observer:
 
     def __init__(self, nodes: Sequence[str]) -> None:
         self.disks = Disks(nodes)
-        self.elections = ElectionSafety()
+        self.elections = ElectionSafety(len(nodes))
         self.matching = LogMatching()
         self.agreement = Agreement()
         self.proposals = ProposalsResolveOnce()
@@ -58,8 +58,11 @@ class Observer:
         self.disks.note_pending(node, records)
 
     def synced(self, node: str) -> None:
-        """``node`` synced its journal."""
+        """``node`` synced its journal. What that takes away may be missed."""
+        cut = self.disks.cut_pending(node)
         self.disks.synced(node)
+        if cut and self.agreement.tip:
+            self._durable(self.agreement.history[-1])
 
     def covered(self, node: str, meta: SnapshotMeta | None) -> None:
         """The latest durable snapshot of ``node``."""
@@ -129,9 +132,9 @@ class Observer:
             if len(message) <= _PROMISE_BYTES_MAX:
                 self._spoke(node, peer, msgpack.unpackb(message[1:]))
         elif message[0] == Kind.CHUNK_ACK:
-            _, index, _, done = msgpack.unpackb(message[1:])
+            term, index, _, done = msgpack.unpackb(message[1:])
             if done:
-                PromisesAreDurable.acknowledged(node, index, durable)
+                PromisesAreDurable.acknowledged(node, index, term, durable)
 
     def _spoke(self, node: str, peer: str, fields: Sequence[int]) -> None:
         durable = self.disks.durable[node]
@@ -141,8 +144,9 @@ class Observer:
         PromisesAreDurable.spoke(node, _PROMISING[kind], term, durable)
         if kind == _VOTE:
             PromisesAreDurable.voted(node, peer, term, durable)
+            self.elections.voted(node, peer, term)
         elif kind == _ACK and fields[4]:
-            PromisesAreDurable.acknowledged(node, fields[3] - 1, durable)
+            PromisesAreDurable.acknowledged(node, fields[3] - 1, term, durable)
 
 
 class WatchedJournal:

@@ -125,6 +125,7 @@ def _limits(draw: random.Random, patience: float) -> DriverLimits:
         log_bytes_max=draw.choice((3_000, 40_000, 1 << 20)),
         log_entries_retained=draw.choice((0, 2, 20, 100)),
         forward_retry_s=patience * draw.uniform(0.3, 1.0),
+        forward_backoff_s=patience * draw.uniform(0.02, 0.1),
         disk_full_retry_s=patience * draw.uniform(0.05, 0.3),
         transfer=TransferLimits(
             chunk_bytes=draw.choice((50, 500, 5_000)),

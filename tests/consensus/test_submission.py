@@ -6,7 +6,7 @@ import random
 
 from consensus.batch import decode_batch
 from consensus.channel import Forward, Message, Refused
-from consensus.interface import HardState, Recovered
+from consensus.interface import HardState, Leadership, Recovered, Role
 from consensus.ports import DriverLimits
 from consensus.solo import SoloEngine
 from consensus.submission import FORWARDERS_MAX, Submission
@@ -80,3 +80,53 @@ def test_the_memory_of_attempts_is_bounded_and_keeps_the_latest() -> None:
     leader.forward(10, b"more", life=b"k")
     appended = leader.appended()
     assert appended.count(b"kept") == appended.count(b"more") == 1
+
+
+class Follower:
+    """A follower of ``n9``, who says that it does not lead."""
+
+    def __init__(self) -> None:
+        self.forwards: list[Forward] = []
+        self.known = Leadership(Role.FOLLOWER, 3, "n9")
+        self.submission = Submission(
+            self,  # type: ignore[arg-type]
+            DriverLimits(forward_backoff_s=0.5),
+            wall=lambda: 0.0,
+            generator=random.Random(1),
+            tell=lambda _peer, message: self.forwards.append(message),  # type: ignore[arg-type]
+            mishandled=lambda _error: None,
+        )
+        self.submission.add(b"x", 100.0, lambda _outcome: None)
+
+    def leadership(self) -> Leadership:
+        return self.known
+
+    def deny(self, forward: Forward) -> None:
+        self.submission.take_refusal(Refused("NOT_LEADER", forward.attempt, forward.request_ids))
+
+
+def test_a_leader_that_denies_it_is_not_asked_again_at_once() -> None:
+    follower = Follower()
+    follower.submission.hand_over(1.0)
+    for turn in range(100):
+        follower.deny(follower.forwards[-1])
+        follower.submission.hand_over(1.0 + turn / 1000)
+    assert len(follower.forwards) == 1
+    assert follower.submission.next_deadline() == 1.5
+    follower.submission.expire(1.5)
+    follower.submission.hand_over(1.5)
+    assert len(follower.forwards) == 2
+
+
+def test_the_next_leader_is_asked_at_once() -> None:
+    follower = Follower()
+    follower.submission.hand_over(1.0)
+    follower.deny(follower.forwards[-1])
+    follower.submission.hand_over(1.1)
+    follower.known = Leadership(Role.FOLLOWER, 3, None)
+    follower.submission.hand_over(1.15)
+    assert follower.submission.next_deadline() == 100.0
+    follower.known = Leadership(Role.FOLLOWER, 4, "n8")
+    follower.submission.hand_over(1.2)
+    assert len(follower.forwards) == 2
+    assert follower.submission.next_deadline() == 100.0

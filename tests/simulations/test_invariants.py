@@ -63,12 +63,26 @@ def test_what_is_written_is_durable_once_it_is_synced() -> None:
 
 
 def test_one_leader_in_a_term() -> None:
-    rule = ElectionSafety()
+    rule = ElectionSafety(3)
+    rule.voted("b", "a", 1)
     rule.led("a", 1)
     rule.led("a", 1)
+    rule.voted("c", "b", 2)
     rule.led("b", 2)
     with pytest.raises(Violation, match="election safety: term 1 is led by a and by b"):
         rule.led("b", 1)
+
+
+def test_a_leader_has_the_votes_of_a_majority() -> None:
+    ElectionSafety(1).led("a", 1)
+    rule = ElectionSafety(4)
+    for voter, candidate, term in (("b", "a", 1), ("b", "a", 1), ("c", "a", 2), ("d", "b", 1)):
+        rule.voted(voter, candidate, term)
+    with pytest.raises(Violation, match=r"votes of \['a', 'b'\] alone"):
+        rule.led("a", 1)
+    rule = ElectionSafety(2)
+    with pytest.raises(Violation, match="alone"):
+        rule.led("a", 1)
 
 
 @pytest.mark.parametrize(
@@ -198,14 +212,15 @@ def test_promises_are_on_the_disk_before_they_leave() -> None:
     disk = shadow(HardState(2, "b"), entry(1))
     PromisesAreDurable.spoke("a", "a vote", 2, disk)
     PromisesAreDurable.voted("a", "b", 2, disk)
-    PromisesAreDurable.acknowledged("a", 1, disk)
-    PromisesAreDurable.acknowledged("a", 9, shadow(covered=9))
+    PromisesAreDurable.acknowledged("a", 1, 2, disk)
+    PromisesAreDurable.acknowledged("a", 2, 1, disk)
+    PromisesAreDurable.acknowledged("a", 9, 0, shadow(covered=9))
     with pytest.raises(Violation, match="with term 2 on its disk"):
         PromisesAreDurable.spoke("a", "a vote", 3, disk)
     with pytest.raises(Violation, match="with a vote for b on its disk"):
         PromisesAreDurable.voted("a", "c", 2, disk)
     with pytest.raises(Violation, match="acknowledges entry 2"):
-        PromisesAreDurable.acknowledged("a", 2, disk)
+        PromisesAreDurable.acknowledged("a", 2, 2, disk)
 
 
 UNKNOWN, REFUSED = OutcomeUnknown("?"), NotLeader(None)

@@ -40,6 +40,7 @@ class Wire:
             names=list(names),
             delay_s=0.01,
             redial_s=0.1,
+            late_s=1.0,
             fired=lambda kind: self.fired.update([kind]),
         )
         for name in names:
@@ -71,7 +72,9 @@ def test_a_connection_keeps_the_order() -> None:
 
 def test_nothing_is_sent_before_there_is_a_connection() -> None:
     world, end = World(1), {"a": End(), "b": End()}
-    network = Network(world, end, names=["a", "b"], delay_s=0.01, redial_s=0.1, fired=lambda _kind: None)
+    network = Network(
+        world, end, names=["a", "b"], delay_s=0.01, redial_s=0.1, late_s=1.0, fired=lambda _kind: None
+    )
     network.send("a", "b", b"x")
     world.run(1.0)
     assert end["b"].got == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.world import WALL_EPOCH_S, Clock, World
+from simulations.world import STANDSTILL_EVENTS, WALL_EPOCH_S, Clock, Standstill, World
 
 
 def test_events_happen_in_the_order_of_time_and_then_of_asking() -> None:
@@ -36,6 +37,29 @@ def test_what_is_due_later_stays() -> None:
     assert seen == []
     world.run(2.0)
     assert seen == ["later"]
+
+
+@pytest.mark.parametrize("step_s", [0.0, 1e-9])
+def test_an_endless_loop_is_found(step_s: float) -> None:
+    world = World(1)
+
+    def again() -> None:
+        if step_s:
+            world.after(step_s, again)
+        else:
+            world.soon(again)
+
+    world.soon(again)
+    with pytest.raises(Standstill, match="100000 events"):
+        world.run(1.0)
+
+
+def test_many_events_in_enough_time_are_none() -> None:
+    world = World(1)
+    for number in range(2 * STANDSTILL_EVENTS):
+        world.at(1e-6 * number, int)
+    world.run(1.0)
+    assert world.events == 2 * STANDSTILL_EVENTS
 
 
 def test_streams_depend_on_the_seed_and_the_name_alone() -> None:

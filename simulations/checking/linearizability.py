@@ -16,6 +16,9 @@ nowhere. Who wrote what the remaining operations speak of is added, to be read w
 The one thing that keys share is checked apart, as far as compare-and-set from version 0 tells it: a
 created key's version is one above some deleted version, and above every one deleted before.
 
+Let every write have a value of its own: then a read tells whose write took effect, and ten thousand
+operations take well under a second. Where values repeat and many outcomes are unknown, the bound may be met.
+
 Not covered: session and stale reads (``sessions.py``); whether a created key starts exactly one above
 the highest deleted version when several keys are deleted; the conflict log; lists of keys; keys that
 were there, or deleted, before the history began or by clients that it does not record.

@@ -58,8 +58,6 @@ class Write:
     value: int
     expected: int | None
     version: int | None
-    reserved: bool = False
-    """Whether the value was seen as often as it was written: it may only go where it was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,21 +138,18 @@ class RegisterModel(Model[KeyState, RegisterCall]):
                 return None
             exact = self._alone
         elif call.expected is not None:
-            if call.expected == 0 or not _may_be(state, call.expected):
+            if not _may_be(state, call.expected):
                 return None
             low, exact = call.expected + 1, True
         if call.version is not None:
             fits = low == call.version if exact else low <= call.version
             return KeyState(call.value, call.version, True) if fits else None
-        if exact and not self._free(low, call):
+        if exact and not self._free(low, call.value):
             return None
         return KeyState(call.value, low, exact)
 
-    def _free(self, version: int, call: Write) -> bool:
-        seen = self._seen.get(version)
-        if seen is None:
-            return version not in self._claimed and not call.reserved
-        return seen == call.value and version not in self._claimed
+    def _free(self, version: int, value: int) -> bool:
+        return version not in self._claimed and self._seen.get(version, value) == value
 
 
 def _may_be(state: KeyState, version: int) -> bool:
@@ -192,23 +187,20 @@ def register(
         elif isinstance(operation.result, Written):
             claimed.add(operation.result.version)
     calls = [_call(o, seen_values) for o in taking]
-    unanswered = [n for n, operation in enumerate(taking) if operation.pending]
-    _pin(calls, unanswered, seen, claimed)
-    intervals, ids = [], []
+    _pin(calls, [n for n, operation in enumerate(taking) if operation.pending], seen, claimed)
+    intervals = []
     for operation, call in zip(taking, calls, strict=True):
         answered = not operation.pending and operation.id not in excused
-        if call is None or (not answered and isinstance(call, Observe | Never)):
-            continue
         intervals.append(Interval(operation.invoked, operation.completed if answered else None, call))
-        ids.append(operation.id)
-    return intervals, ids, RegisterModel(alone=alone, seen=seen, claimed=claimed)
+    return intervals, [o.id for o in taking], RegisterModel(alone=alone, seen=seen, claimed=claimed)
 
 
 def _idle(operation: Operation, excused: bool) -> bool:
     """Whether an operation asks nothing of the order, for want of an answer."""
     if isinstance(operation.call, Get) and operation.pending:
         return True
-    return excused and isinstance(operation.result, Found | Absent | Conflict)
+    changes = isinstance(operation.result, Written | Removed) and operation.result.version > 0
+    return excused and not operation.pending and not changes
 
 
 def _seen_values(operations: Iterable[Operation]) -> list[object]:
@@ -219,8 +211,7 @@ def _seen_values(operations: Iterable[Operation]) -> list[object]:
     return list(values.values())
 
 
-def _call(operation: Operation, values: dict[bytes, int]) -> RegisterCall | None:
-    """Return the call with its answer; ``None``: it has no effect whenever it is taken."""
+def _call(operation: Operation, values: dict[bytes, int]) -> RegisterCall:
     asked: KeyCall = operation.call  # type: ignore[assignment]
     match asked, operation.result:
         case _, Found(value, version):
@@ -244,17 +235,14 @@ def _call(operation: Operation, values: dict[bytes, int]) -> RegisterCall | None
         case CompareAndSet(_, value, expected), None:
             return Write(values.get(canonical(value), UNSEEN), expected, expected + 1 if expected else None)
         case Delete(_, expected), None:
-            return None if expected == 0 else Remove(expected)
+            return Remove(expected)
     return Never()
 
 
 def _pin(
-    calls: list[RegisterCall | None],
-    unanswered: Iterable[int],
-    seen: dict[int, int],
-    claimed: Collection[int],
+    calls: list[RegisterCall], unanswered: Iterable[int], seen: dict[int, int], claimed: Collection[int]
 ) -> None:
-    """Say of unanswered writes where they must go, and drop those that cannot have taken effect."""
+    """Say of the only unanswered write of a value where it must go, if the value was seen there."""
     wanted: dict[int, list[int]] = {}
     for version, value in seen.items():
         if version not in claimed:
@@ -263,10 +251,5 @@ def _pin(
     supply = Counter(call.value for call in writes.values())
     for number, call in writes.items():
         versions = wanted.get(call.value, ())
-        if call.version is not None:
-            if call.version in claimed or seen.get(call.version, call.value) != call.value:
-                calls[number] = None
-        elif supply[call.value] == 1 and len(versions) == 1:
+        if call.version is None and supply[call.value] == 1 and len(versions) == 1:
             calls[number] = replace(call, version=versions[0])
-        elif versions and len(versions) == supply[call.value]:
-            calls[number] = replace(call, reserved=True)

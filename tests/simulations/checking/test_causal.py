@@ -50,6 +50,17 @@ BROKEN: dict[str, tuple[str, list[Row]]] = {
             ("d", Deliver("3")),
         ],
     ),
+    "a cause of which the sender was never told itself": (
+        "before '1'",
+        [
+            ("a", Send("1", ("c",))),
+            ("a", Send("2", ("b",))),
+            ("b", Deliver("2")),
+            ("b", Send("3")),
+            ("c", Deliver("3")),
+            ("c", Deliver("1")),
+        ],
+    ),
     "twice": ("twice", [("a", Send("1")), ("b", Deliver("1")), ("b", Deliver("1"))]),
     "from nowhere": ("had not been sent", [("b", Deliver("1"))]),
     "before it was sent": ("had not been sent", [("b", Deliver("1")), ("a", Send("1"))]),

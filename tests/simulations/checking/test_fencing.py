@@ -29,6 +29,10 @@ BROKEN_STEPS: dict[str, tuple[str, list[Step]]] = {
         "not the current one",
         [Granted("t", "n1", 1), Granted("t", "n2", 2), report(1, accepted=True)],
     ),
+    "an old token of the same node is recorded": (
+        "not the current one",
+        [Granted("t", "n1", 1), Granted("t", "n1", 2), report(1, accepted=True)],
+    ),
     "a result of another node is recorded": (
         "not the current one",
         [Granted("t", "n2", 1), report(1, accepted=True)],
@@ -174,7 +178,12 @@ SOUND_READS: dict[str, list[Row]] = {
         ("o", LOOK, ASSIGNED),
         ("o", LOOK, ENDED),
     ],
-    "an unknown submission is run": [("s", SUBMIT, Unknown()), ("s", LOOK, Absent()), ("s", WAIT, ENDED)],
+    "an unknown submission is run": [
+        ("s", SUBMIT, Unknown()),
+        ("s", LOOK, Absent()),
+        ("s", LOOK, Absent()),
+        ("s", WAIT, ENDED),
+    ],
     "failed, and submitted again": [("s", SUBMIT, Failed()), ("s", SUBMIT, Done()), ("s", WAIT, ENDED)],
     "it fails for good": [("s", SUBMIT, Done()), ("s", WAIT, Recorded("failed", 0, None, "gone"))],
 }
@@ -183,6 +192,17 @@ SOUND_READS: dict[str, list[Row]] = {
 @pytest.mark.parametrize("name", SOUND_READS)
 def test_a_record_that_goes_its_way_passes(name: str) -> None:
     assert check_records(read(*SOUND_READS[name]), settled=True).ok
+
+
+def test_an_answer_that_comes_late_does_not_make_the_session_forget() -> None:
+    history = read(("s", SUBMIT, Done()))
+    late = history.invoke("p1", LOOK, 10.0, session="s")
+    newest = history.invoke("p2", LOOK, 10.0, session="s")
+    history.complete(newest, Ok(LATER), 11.0)
+    history.complete(late, Ok(ASSIGNED), 12.0)
+    assert check_records(history).ok
+    history.record("p1", LOOK, Ok(ASSIGNED), 13.0, session="s")
+    assert not check_records(history).ok
 
 
 def test_old_records_may_be_forgotten_where_that_is_allowed_and_only_then() -> None:

@@ -109,6 +109,14 @@ BROKEN: dict[str, tuple[str, list[Row]]] = {
             ("s", Get("k"), Absent()),
         ],
     ),
+    "gone by a deletion that failed": (
+        MONOTONIC_READS,
+        [*OTHERS, ("s", Get("k"), Found("c", 3)), ("o", Delete("k"), Failed()), ("s", Get("k"), Absent())],
+    ),
+    "gone before it was deleted": (
+        MONOTONIC_READS,
+        [*OTHERS, ("s", Get("k"), Found("c", 3)), ("s", Get("k"), Absent()), ("o", Delete("k"), Removed(3))],
+    ),
     "going back on another key": (
         MONOTONIC_READS,
         [
@@ -154,6 +162,10 @@ BROKEN: dict[str, tuple[str, list[Row]]] = {
     "a value at another version than it was written": (
         READS_OF_WRITES,
         [*OTHERS, ("s", Get("k"), Found("a", 2))],
+    ),
+    "a value at a version that nobody knows of": (
+        READS_OF_WRITES,
+        [*OTHERS, ("s", Get("k"), Found("a", 7))],
     ),
 }
 
@@ -238,6 +250,17 @@ def test_what_overlaps_in_a_session_is_not_before() -> None:
     assert not broken(history)
     history.record("p1", Get("k"), Ok(Absent()), 4.0, session="s")
     assert broken(history) == {READ_YOUR_WRITES, MONOTONIC_READS}
+
+
+def test_an_answer_that_comes_late_does_not_make_the_session_forget() -> None:
+    history = in_turn(OTHERS)
+    late = history.invoke("p1", Get("k"), 10.0, session="s")
+    newest = history.invoke("p2", Get("k"), 10.0, session="s")
+    history.complete(newest, Ok(Found("c", 3)), 11.0)
+    history.complete(late, Ok(Found("b", 2)), 12.0)
+    assert not broken(history)
+    history.record("p1", Get("k"), Ok(Found("b", 2)), 13.0, session="s")
+    assert broken(history) == {MONOTONIC_READS}
 
 
 # -- against the whole log ------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What this node says of itself: the payload of ``STATUS_RESULT``."""
-        return self._running().report.status(with_digest=True)
+        return self._running().report.status(with_digest=True, rested=False)
 
     async def wait_failed(self) -> McpError:
         """Wait until the node cannot go on (a failed disk, a broken invariant); gives the reason."""

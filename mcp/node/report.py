@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mcp.clock import Clock
+from mcp.errors import Busy
 from mcp.version import VERSION
 from mcp.wire.version import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from mcp.node.assembly import Assembly
+
+
+DIGEST_REST = 20
+"""For so many times as long as a digest took, no other is computed: it holds up the loop."""
 
 
 class Report:
@@ -20,12 +25,14 @@ class Report:
         self._clock = clock
         self._started_s = clock.monotonic()
         self._digest: tuple[int, str] | None = None
+        self._digest_again_s = 0.0
 
-    def status(self, *, with_digest: bool = False) -> dict[str, Any]:
+    def status(self, *, with_digest: bool = False, rested: bool = True) -> dict[str, Any]:
         """Plain values; indexes count log entries from 1.
 
         ``with_digest`` adds ``state_digest``: nodes whose ``applied_index`` is equal hold equal states
-        exactly when these are equal. It costs a pass over the whole state.
+        exactly when these are equal. It costs a pass over the whole state, so :class:`Busy` is raised
+        while one has been computed a moment ago, unless ``rested`` is false.
         """
         parts = self._parts
         engine = parts.driver.status()
@@ -60,7 +67,7 @@ class Report:
             "metrics": self._metrics(),
         }
         if with_digest:
-            payload["state_digest"] = self._state_digest()
+            payload["state_digest"] = self._state_digest(rested)
         return payload
 
     def _address_of(self, node: str | None) -> str | None:
@@ -111,8 +118,16 @@ class Report:
             "inference_threaded_total": parts.pool.threaded_total,
         }
 
-    def _state_digest(self) -> str:
+    def _state_digest(self, rested: bool) -> str:
         index = self._parts.driver.applied_index
         if self._digest is None or self._digest[0] != index:
+            begun = self._clock.monotonic()
+            if rested and begun < self._digest_again_s:
+                raise Busy(
+                    "a digest of the whole state was asked for a moment ago, and takes long; "
+                    "ask again in a while, or without it"
+                )
             self._digest = (index, self._parts.state.digest())
+            ended = self._clock.monotonic()
+            self._digest_again_s = ended + DIGEST_REST * (ended - begun)
         return self._digest[1]

@@ -7,6 +7,7 @@ the place 0: it is not deduplicated, so each such operation has the same effect 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -44,6 +45,11 @@ class Moment:
     session: str
     term: int = 0
     seed: int = 0
+
+
+def writer_of(session: str) -> str:
+    """Return the name under which others see a session: who knows its id could speak in its place."""
+    return hashlib.sha256(session.encode()).hexdigest()[:16] if session else ""
 
 
 def encode_command(

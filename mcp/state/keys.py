@@ -20,7 +20,7 @@ import msgpack
 
 from mcp.errors import Busy, VersionConflict
 from mcp.state.arguments import integer, only, packed, text
-from mcp.state.commands import Moment
+from mcp.state.commands import Moment, writer_of
 from mcp.state.conflicts import Conflict, ConflictLog
 from mcp.state.limits import StateLimits
 
@@ -140,11 +140,11 @@ class Keys:
             raise Busy(f"values_bytes_max={self._limits.values_bytes_max} is reached; delete keys first")
         if slot is not None:
             slot.value, slot.version, slot.index = value, slot.version + 1, moment.index
-            slot.writer = moment.session
+            slot.writer = writer_of(moment.session)
         elif len(self._slots) >= self._limits.keys_max:
             raise Busy(f"keys_max={self._limits.keys_max} is reached; delete keys first")
         else:
-            slot = _Slot(value, self._deleted_version + 1, moment.index, moment.session)
+            slot = _Slot(value, self._deleted_version + 1, moment.index, writer_of(moment.session))
             self._slots[key] = slot
         self._values_bytes = grown
         return {"version": slot.version, "index": moment.index}
@@ -158,7 +158,9 @@ class Keys:
             digest = hashlib.sha256(attempted).hexdigest()
             attempted = msgpack.packb({"sha256": digest, "size": len(attempted)})
         self.conflicts.add(
-            Conflict(key, moment.session, moment.time_s, expected, attempted, version, moment.index)
+            Conflict(
+                key, writer_of(moment.session), moment.time_s, expected, attempted, version, moment.index
+            )
         )
         found = (
             "there is no such key; to create it, expect version 0"

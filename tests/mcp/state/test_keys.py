@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mcp.errors import InvalidArgument, TooLarge
-from mcp.state.commands import encode_command
+from mcp.state.commands import encode_command, writer_of
 from mcp.state.limits import StateLimits
 from mcp.state.state import Applied, ReplicatedState
 
@@ -46,7 +46,7 @@ def test_put_counts_versions_from_one() -> None:
     assert feed.key() is None
     assert feed("put", key="k", value={"a": [1, b"x", None]}).value == {"version": 1, "index": 2}
     assert feed("put", key="k", value=2).value == {"version": 2, "index": 3}
-    assert feed.key() == {"key": "k", "value": 2, "version": 2, "index": 3, "writer": "s"}
+    assert feed.key() == {"key": "k", "value": 2, "version": 2, "index": 3, "writer": writer_of("s")}
 
 
 def test_the_loser_gets_the_winner() -> None:
@@ -55,11 +55,11 @@ def test_the_loser_gets_the_winner() -> None:
     lost = feed("cas", key="k", expected_version=0, value="loser")
     assert code(lost) == "VERSION_CONFLICT"
     assert lost.error is not None
-    assert lost.error[2] == {"key": "k", "value": "winner", "version": 1, "writer": "s"}
+    assert lost.error[2] == {"key": "k", "value": "winner", "version": 1, "writer": writer_of("s")}
     assert feed.state.read("conflicts", {"key": "k"}) == [
         {
             "key": "k",
-            "session": "s",
+            "session": writer_of("s"),
             "time_s": 1.5,
             "expected_version": 0,
             "attempted": "loser",

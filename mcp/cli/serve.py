@@ -171,10 +171,10 @@ execution_options = together(
     option(
         "--workers",
         type=click.IntRange(min=1),
-        default=2,
+        default=3,
         show_default=True,
         envvar="MCP_WORKERS",
-        help="Inferences that run at the same time.",
+        help="Inferences that run at the same time; one model never takes all of them.",
     ),
 )
 

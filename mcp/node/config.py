@@ -59,7 +59,7 @@ class NodeConfig:
     allow_provider_fallback: bool = False
     device_memory_bytes_max: int | None = None
     threads: int = 1
-    workers: int = 2
+    workers: int = 3
     election_timeout_min_s: float = 0.25
     election_timeout_max_s: float = 0.5
     heartbeat_s: float = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 
@@ -81,11 +82,26 @@ SECONDS = click.option(
 )
 
 
-@click.group(context_settings=CONTEXT)
-def simulations() -> None:
-    """Put whole clusters under faults that a seed decides, in virtual time.
+class Commands(click.Group):
+    """Imports the soak, and with it the product's whole node, only when it is asked for."""
 
-    The same seed gives the same run, in every process.
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See :class:`click.Group`."""
+        return sorted([*super().list_commands(ctx), "soak"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See :class:`click.Group`."""
+        if cmd_name != "soak":
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = importlib.import_module("simulations.soak.command").soak
+        return found
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+def simulations() -> None:
+    """Put whole clusters under faults that a seed decides: in virtual time, or real processes (soak).
+
+    In virtual time the same seed gives the same run, in every process.
     """
 
 

@@ -1,0 +1,213 @@
+"""``python -m simulations soak``: real processes under a plan of faults, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from mcp.cli.output import print_parts
+from mcp.cli.serve import loop_factory
+from mcp.errors import McpError
+from simulations.chaos_mesh import plan_from_yaml
+from simulations.soak.display import showing, shown
+from simulations.soak.kinds import Kind, kind_named
+from simulations.soak.plan import (
+    HONOURED,
+    PORT_FAULTS,
+    SIMULATED_ONLY,
+    WEIGHTS,
+    LiveFault,
+    LivePlan,
+    PlanInvalid,
+    walk,
+)
+from simulations.soak.report import Report
+from simulations.soak.run import LOG_ENTRIES, Settings, Soak
+from simulations.soak.run import soak as run_soak
+from simulations.verdict import EXIT_CODES, Verdict
+
+SECONDS: Final = 60.0
+INTERRUPTED: Final = 130
+PLAN_BYTES_MAX: Final = 1024 * 1024
+EXITS: Final = """\b
+Exit status:
+   0  clean
+   9  void: faults were planned and none had an effect, or a rule could not be decided
+  10  a safety rule was broken: something acknowledged was lost, doubled, or read wrongly
+  11  something did not come back in time: a call, a submission, the healed cluster
+  12  a node ended by itself, or did not start
+   2  the call or the plan was wrong"""
+EPILOG: Final = (
+    EXITS
+    + """
+
+\b
+Examples:
+  python -m simulations soak --seed 1 --seconds 60 --keep-quorum
+  python -m simulations soak --plan examples/network_chaos.yaml --seconds 30
+  python -m simulations soak --seed 7 --only kill,pause --json | jq .failover"""
+)
+
+CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[Kind, ...] | None:
+    """Read names of kinds of faults, separated by commas."""
+    if value is None:
+        return None
+    try:
+        found = tuple(kind_named(name.strip()) for name in value.split(",") if name.strip())
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    for kind in found:
+        if kind not in HONOURED:
+            raise click.BadParameter(f"{kind}: not on real processes: {SIMULATED_ONLY[kind]}")
+    return found
+
+
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What goes wrong: YAML in Chaos Mesh's format, or the plan.json of an earlier run. "
+    "Without it, faults are drawn from the seed.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides every draw.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=SECONDS,
+    show_default=True,
+    help="How long there is load.",
+)
+@click.option("--nodes", type=click.IntRange(1, 7), default=3, show_default=True, help="How many voters.")
+@click.option("--keep-quorum", is_flag=True, help="Never break more than a minority at a time.")
+@click.option("--only", callback=kinds, metavar="KIND,...", help="Draw only from these kinds of faults.")
+@click.option("--plain", is_flag=True, help="Plain 'mcpctl serve': disks and clocks stay well.")
+@click.option(
+    "--log-entries",
+    type=click.IntRange(min=0),
+    default=LOG_ENTRIES,
+    show_default=True,
+    help="Entries of the log between snapshots; 0: as in production.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep logs, history, plan and report in this folder, also of a clean run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.pass_context
+def soak(
+    ctx: click.Context,
+    plan_file: Path | None,
+    seed: int,
+    seconds: float,
+    nodes: int,
+    keep_quorum: bool,
+    only: Sequence[Kind] | None,
+    plain: bool,
+    log_entries: int,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
+    """Put a cluster of real node processes under load and faults, and check every promise.
+
+    Nodes are killed, stopped, cut off, delayed and short of disk, while clients write, read and infer; then
+    everything heals, every node is read by itself, and the whole history is checked. What a failed run
+    left behind is kept in a folder that is named.
+    """
+    try:
+        plan = (
+            read_plan(plan_file, seed=seed, seconds=seconds, nodes=nodes)
+            if plan_file
+            else drawn_plan(seed, seconds, nodes, only, keep_quorum=keep_quorum, plain=plain)
+        )
+        settings = Settings(
+            plan, seconds, nodes, seed, keep_quorum, plain, log_entries, command=command_line(sys.argv[1:])
+        )
+        report = run_kept(settings, keep)
+    except PlanInvalid as error:
+        raise click.UsageError(str(error)) from error
+    except McpError as error:
+        click.echo(f"the cluster did not even start: {error.code}: {error.message}", err=True)
+        ctx.exit(EXIT_CODES[Verdict.CRASH])
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo("interrupted; every node is stopped", err=True)
+        ctx.exit(INTERRUPTED)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    else:
+        print_parts(*shown(report))
+    ctx.exit(EXIT_CODES[report.verdict])
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to type for the same run again."""
+    words = [*arguments] if arguments[:1] == ["soak"] else ["soak", *arguments]
+    return shlex.join(["python", "-m", "simulations", *words])
+
+
+def drawn_plan(
+    seed: int, seconds: float, nodes: int, only: Sequence[Kind] | None, *, keep_quorum: bool, plain: bool
+) -> LivePlan:
+    """Faults from the seed, of the kinds that are allowed and possible."""
+    allowed = set(only if only is not None else WEIGHTS)
+    if plain and only is None:
+        allowed -= PORT_FAULTS
+    names = [f"n{number}" for number in range(1, nodes + 1)]
+    return walk(seed, names, seconds, kinds=allowed, keep_quorum=keep_quorum)
+
+
+def read_plan(path: Path, *, seed: int, seconds: float, nodes: int) -> LivePlan:
+    """The plan in a file. Raises :class:`PlanInvalid` naming what is wrong in it."""
+    text = path.read_bytes()[: PLAN_BYTES_MAX + 1]
+    if len(text) > PLAN_BYTES_MAX:
+        raise PlanInvalid(f"{path} is longer than {PLAN_BYTES_MAX} bytes")
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict) and set(found) == {"faults"}:
+            return LivePlan.of(map(LiveFault.from_dict, found["faults"]))
+    names = [f"n{number}" for number in range(1, nodes + 1)]
+    return plan_from_yaml(text.decode("utf-8", "replace"), names, seconds=seconds, seed=seed)
+
+
+def run_kept(settings: Settings, keep: Path | None) -> Report:
+    """Run, and keep what it left behind if somebody will want to look at it."""
+    folder = keep or Path(tempfile.mkdtemp(prefix="mcp-soak-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise PlanInvalid(f"{folder} is not empty: name a new folder to keep the run in")
+    report = None
+    try:
+        with showing() as show, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            report = runner.run(stoppable(settings, folder, show))
+        return report
+    finally:
+        clean = report is not None and report.verdict is Verdict.CLEAN
+        if keep is not None or not clean:
+            if report is not None:
+                report.folder = str(folder)
+            click.echo(f"logs, history and plan are in {folder}", err=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def stoppable(settings: Settings, folder: Path, show: Callable[[Soak], None]) -> Report:
+    """Run; SIGTERM ends it as Ctrl-C does, with everything stopped."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run_soak(settings, folder, show)

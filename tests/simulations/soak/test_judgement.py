@@ -1,0 +1,143 @@
+"""The judge of a soak is shown what is wrong, and must say so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mcp.errors import DeadlineExceeded, ModelNotFound, NotFound, OutcomeUnknown, VersionConflict
+from simulations import checking
+from simulations.checking.operations import (
+    Absent,
+    CompareAndSet,
+    Conflict,
+    Failed,
+    Found,
+    Get,
+    Ok,
+    Put,
+    Unknown,
+    Written,
+)
+from simulations.soak.audit import Findings
+from simulations.soak.inject import Kill
+from simulations.soak.plan import LivePlan, walk
+from simulations.soak.report import Failover, Report, effects, failovers, judge
+from simulations.soak.workload import LATE_S, TIMEOUT_S, Keys, Pace, Record, outcome_of
+from simulations.verdict import Verdict
+
+PLAN = walk(1, ["n1", "n2", "n3"], 10.0)
+
+
+def record() -> Record:
+    return Record(lambda: 0.0)
+
+
+def judged(
+    found: Findings | None = None,
+    made: Record | None = None,
+    *,
+    checkers: tuple[checking.Verdict, ...] = (),
+    falls: tuple[str, ...] = (),
+    fired: int = 1,
+) -> Report:
+    report = Report(1, 10.0, 3, "again", PLAN, checkers=list(checkers))
+    injector: Any = SimpleNamespace(
+        plan=PLAN, falls=list(falls), fired=Counter({"kill": fired} if fired else {})
+    )
+    judge(report, injector, made or record(), found or Findings())
+    return report
+
+
+def test_nothing_wrong_is_clean() -> None:
+    assert judged().verdict is Verdict.CLEAN
+
+
+def test_each_sort_of_finding_has_its_verdict_and_the_worst_counts() -> None:
+    broken = checking.Verdict("rule", checking.Status.VIOLATION, 1, (checking.Violation("this"),), 1)
+    undecided = checking.Verdict("rule", checking.Status.INCONCLUSIVE, 1, note="too long")
+    slow = record()
+    slow.check_deadline("put", TIMEOUT_S + LATE_S + 0.1)
+    hanging = record()
+    hanging.history.invoke("c", Put("k", 1), 0.0)
+    assert judged(fired=0).verdict is Verdict.VOID
+    assert judged(checkers=(undecided,)).verdict is Verdict.VOID
+    assert judged(falls=("n1 ended",)).verdict is Verdict.CRASH
+    assert judged(made=slow).verdict is Verdict.LIVENESS
+    assert judged(made=hanging).verdict is Verdict.LIVENESS
+    assert judged(Findings(unresolved=["soak-1 on n1: assigned"])).verdict is Verdict.LIVENESS
+    assert judged(Findings(wrong=["n1 holds something else"])).verdict is Verdict.SAFETY
+    worst = judged(made=slow, checkers=(broken, undecided), falls=("n1 ended",), fired=0)
+    assert worst.verdict is Verdict.SAFETY
+    assert "this" in worst.findings[Verdict.SAFETY][0]
+    assert set(worst.findings) == {Verdict.SAFETY, Verdict.LIVENESS, Verdict.CRASH, Verdict.VOID}
+
+
+def test_a_call_within_its_time_is_not_late() -> None:
+    made = record()
+    made.check_deadline("put", TIMEOUT_S + LATE_S)
+    assert made.late == []
+
+
+@pytest.mark.parametrize(
+    ("version", "lost", "doubled"), [(0, 2, 0), (1, 1, 0), (2, 0, 0), (3, 0, 0), (4, 0, 1)]
+)
+def test_effects_are_counted_against_what_was_told(version: int, lost: int, doubled: int) -> None:
+    history = checking.History()
+    history.record("a", Put("k", 1), Ok(Written(1)), 0.0)
+    history.record("a", CompareAndSet("k", 2, 1), Ok(Written(2)), 0.0)
+    history.record("a", CompareAndSet("k", 2, 1), Ok(Conflict(2, 2)), 0.0)
+    history.record("a", Put("k", 3), Unknown("OUTCOME_UNKNOWN"), 0.0)
+    history.record("a", Put("k", 4), Failed("NO_LEADER"), 0.0)
+    history.record("a", Get("k"), Ok(Found(1, 1)), 0.0)
+    final = {"k": Found(1, version) if version else Absent()}
+    assert effects(history, final) == (lost, doubled)
+
+
+def test_a_failover_lasts_until_the_first_write_that_was_begun_after_it() -> None:
+    made = record()
+    made.acknowledged_at = [(0.5, 1.3), (1.1, 1.6), (1.2, 1.5), (4.0, 4.1)]
+    kills = [
+        Kill(1.0, "n1", led=True, alone=True, starting=False),
+        Kill(2.0, "n2", led=False, alone=True, starting=False),
+        Kill(5.0, "n3", led=True, alone=False, starting=False),
+    ]
+    found = failovers(kills, made)
+    assert found == [Failover(1.0, "n1", True, 0.5), Failover(5.0, "n3", False, None)]
+    report = Report(1, 10.0, 3, "again", LivePlan(), failovers=found)
+    assert report.failover_figures(alone=True) == {"count": 1, "median_s": 0.5, "max_s": 0.5, "never": 0}
+    assert report.failover_figures(alone=False)["never"] == 1
+    assert made.longest_gap_s() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (OutcomeUnknown("?"), Unknown("OUTCOME_UNKNOWN")),
+        (DeadlineExceeded("late"), Failed("DEADLINE_EXCEEDED")),
+        (NotFound("none"), Ok(Absent())),
+        (ModelNotFound("none"), Failed("MODEL_NOT_FOUND")),
+        (VersionConflict("lost", details={"version": 3, "value": "x"}), Ok(Conflict(3, "x"))),
+        (VersionConflict("lost", details={"version": 0, "value": None}), Ok(Conflict(0, None))),
+    ],
+)
+def test_errors_become_outcomes(error: Exception, outcome: Any) -> None:
+    async def fail() -> Any:
+        raise error
+
+    with pytest.raises(StopIteration) as ended:
+        outcome_of(fail).send(None)
+    assert ended.value.value == outcome
+
+
+def test_keys_are_retired_after_so_many_calls() -> None:
+    import random
+
+    keys, generator = Keys(Pace(keys=2, calls_per_key=5)), random.Random(1)
+    picked = Counter(keys.pick(generator) for _ in range(200))
+    assert max(picked.values()) == 5
+    assert set(keys.all) >= set(picked)
+    assert len(keys.all) >= 40

@@ -1,0 +1,130 @@
+"""One short soak of real processes: killed under load, audited, and all of them gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from simulations import checking
+from simulations.faults import FaultKind
+from simulations.soak.command import command_line, read_plan
+from simulations.soak.command import soak as soak_command
+from simulations.soak.mesh import CLIENTS
+from simulations.soak.plan import LEADER, LiveFault, LivePlan, PlanInvalid
+from simulations.soak.run import Settings, Soak, check_settings, plan_json, soak
+from simulations.verdict import EXIT_CODES, Verdict
+
+KILL = {"kind": FaultKind.KILL, "duration_s": 0.3}
+PLAN = LivePlan(
+    (
+        LiveFault(at_s=0.5, nodes=(LEADER,), **KILL),  # type: ignore[arg-type]
+        LiveFault(FaultKind.ONE_WAY, 2.0, 0.7, ("n2",), ("n1", "n3", CLIENTS), direction="to"),
+        LiveFault(at_s=3.5, nodes=(LEADER,), **KILL),  # type: ignore[arg-type]
+        LiveFault(at_s=6.0, nodes=("n1",), **KILL),  # type: ignore[arg-type]
+    )
+)
+SECONDS = 8.0
+
+
+def test_three_kills_lose_nothing_double_nothing_and_leave_nothing_unanswered(tmp_path: Path) -> None:
+    seen: list[Soak] = []
+    settings = Settings(PLAN, SECONDS, seed=1, log_entries=100)
+    report = asyncio.run(soak(settings, tmp_path, seen.append))
+    (run,) = seen
+
+    assert report.findings == {}
+    assert report.verdict is Verdict.CLEAN
+    assert (report.lost, report.doubled, report.unanswered) == (0, 0, 0)
+    assert report.fired == {"kill": 3, "one_way": 1}
+    assert report.kills == 3
+    assert report.snapshots > 0
+    assert report.settled_s is not None
+    led = [kill for kill in run.injector.kills if kill.led]
+    assert len(report.failovers) == len(led) >= 1
+    assert all(failover.seconds is not None for failover in report.failovers)
+
+    rules = {verdict.rule: verdict for verdict in report.checkers}
+    assert {"linearizability", "read your writes", "monotonic reads", "one recorded result"} <= set(rules)
+    assert all(verdict.ok and verdict.checked for verdict in rules.values())
+    sorts = report.operations
+    assert all(sorts[sort]["ok"] for sort in ("put", "get (linearizable)", "submit (durable)", "infer"))
+
+    kept = checking.History.load((tmp_path / "history.jsonl").open())
+    assert [str(operation) for operation in kept] == [str(operation) for operation in run.record.history]
+    plain = json.loads((tmp_path / "report.json").read_text())
+    assert plain["verdict"] == "clean"
+    assert plain["kills"]["total"] == 3
+    assert read_plan(tmp_path / "plan.json", seed=0, seconds=1.0, nodes=3) == PLAN
+
+    below = str(tmp_path)
+    left = [p.pid for p in psutil.process_iter(["cmdline"]) if below in " ".join(p.info["cmdline"] or ())]
+    assert left == []
+    assert below not in Path("/proc/mounts").read_text() if Path("/proc/mounts").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (Settings(PLAN, 5.0), "kill begins after 6 s and the run ends after 5 s"),
+        (Settings(PLAN, 9.0, nodes=1), "there is no 'n2'"),
+        (
+            Settings(LivePlan((LiveFault(FaultKind.SLOW_SYNC, 0.0, 1.0, ("n1",)),)), 9.0, plain=True),
+            "slow_sync: a plain node's disk and clock cannot be made ill",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_run_so_is_refused_before_anything_starts(
+    settings: Settings, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanInvalid, match=told):
+        check_settings(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "duplicate"], "duplicate: not on real processes: TCP never delivers a byte twice"),
+        (["--only", "explode"], "there is no fault 'explode'"),
+        (["--nodes", "9"], "9 is not in the range 1<=x<=7"),
+        (["--plan", "/nowhere"], "does not exist"),
+    ],
+)
+def test_calls_that_are_wrong_end_with_2(arguments: list[str], told: str) -> None:
+    outcome = CliRunner().invoke(soak_command, arguments)
+    assert outcome.exit_code == 2
+    assert told in " ".join(outcome.output.replace("│", " ").split())
+
+
+def test_a_plan_that_is_refused_names_its_field_and_ends_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text("apiVersion: chaos-mesh.org/v1alpha1\nkind: DNSChaos\n")
+    outcome = CliRunner().invoke(soak_command, ["--plan", str(file)])
+    assert outcome.exit_code == 2
+    assert "kind: DNSChaos: nodes are found by address" in outcome.output
+
+
+def test_a_folder_that_is_not_empty_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    outcome = CliRunner().invoke(soak_command, ["--keep", str(tmp_path), "--only", "kill"])
+    assert outcome.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_kept_plan_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan_json(PLAN))
+    assert read_plan(tmp_path / "plan.json", seed=5, seconds=1.0, nodes=3) == PLAN
+
+
+def test_the_command_is_told_as_it_can_be_typed() -> None:
+    assert command_line(["soak", "--keep", "a b"]) == "python -m simulations soak --keep 'a b'"
+    assert command_line(["--seed", "1"]) == "python -m simulations soak --seed 1"
+
+
+def test_every_verdict_has_a_status_of_its_own() -> None:
+    assert len({EXIT_CODES[verdict] for verdict in Verdict}) == len(Verdict)
+    assert EXIT_CODES[Verdict.CLEAN] == 0

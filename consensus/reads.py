@@ -159,7 +159,7 @@ class Reads:
         """The engine leads no more. Who waits is asked for again when there is a leader."""
         for number in numbers:
             self._confirming.pop(number, None)
-        self._again = True
+            self._again = True
 
     def take_answer(self, answer: ReadAnswer) -> None:
         """A leader confirms a position."""

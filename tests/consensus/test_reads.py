@@ -115,6 +115,20 @@ def test_a_question_that_may_be_lost_is_asked_again_and_either_answer_serves() -
     assert reader.outcomes == {"a": 5, "b": 6}
 
 
+@pytest.mark.parametrize("leadership", [LEADER, FOLLOWER])
+def test_an_open_question_is_not_asked_again_because_nothing_was_refused(leadership: Leadership) -> None:
+    reader = Reader(leadership)
+    reader.add("a")
+    reader.reads.hand_over(0.0)
+    before = len(reader.told) + len(reader.engine.asked)
+    for _ in range(3):  # as after every output of an engine
+        reader.reads.confirmed([])
+        reader.reads.refused([])
+        assert not reader.reads.due
+        reader.reads.hand_over(0.0)
+    assert before == len(reader.told) + len(reader.engine.asked) == 1
+
+
 def test_an_answer_that_nobody_asked_for_serves_nobody() -> None:
     earlier, reader = Reader(seed=1), Reader(seed=2)
     for each in (earlier, reader):

@@ -74,10 +74,11 @@ def shown(report: Report) -> list[Any]:
 
 
 def _faults(report: Report) -> Table:
-    made = table("fault", "planned#", "had an effect#", title="faults")
-    planned = counted(report.plan)
-    for kind, count in planned.items():
-        made.add_row(kind, str(count), str(report.fired.get(kind, 0)))
+    made = table("fault", "planned#", "had an effect#", "no write for: median#", "longest#", title="faults")
+    for kind, count in counted(report.plan).items():
+        gap = report.gaps.get(kind)
+        told = ("", "") if gap is None else (f"{gap['median_s']:.2f} s", f"{gap['max_s']:.2f} s")
+        made.add_row(kind, str(count), str(report.fired.get(kind, 0)), *told)
     return made
 
 

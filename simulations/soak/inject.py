@@ -45,8 +45,17 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Happened:
+    """A fault that was made to happen: of which kind, and from when to when."""
+
+    kind: str
+    begun_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
-    """A SIGKILL. ``alone``: nothing else was wrong, and every other node well. ``starting``: not ready."""
+    """A SIGKILL. ``alone``: nothing else was wrong by then. ``starting``: of a node that was not ready."""
 
     at_s: float
     node: str
@@ -71,6 +80,7 @@ class Injector:
     fired: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
     events: list[Event] = field(default_factory=list)
+    happened: list[Happened] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
     falls: list[str] = field(default_factory=list)
     """Nodes that ended, or did not start, without being made to."""
@@ -87,11 +97,20 @@ class Injector:
         self.plan.check(list(self.supervisor.nodes))
 
     async def run(self) -> None:
-        """Until the whole plan has happened. The nodes are tended meanwhile, see :meth:`tend`."""
+        """Until the whole plan has happened, in its order; what has to wait delays what follows.
+
+        The nodes are tended meanwhile, see :meth:`tend`.
+        """
         async with asyncio.TaskGroup() as group:
             for fault in self.plan.faults:
                 await asyncio.sleep(max(0.0, fault.at_s - self.now()))
-                group.create_task(self._happen(fault))
+                admitted = await self._admitted(fault)
+                if admitted is None:
+                    self.skipped += 1
+                    self._tell(f"skipped, for the quorum's sake: {fault}")
+                else:
+                    group.create_task(self._happen(admitted))
+                    await asyncio.sleep(0)
 
     async def tend(self) -> None:
         """For ever: start again what is down and is not held down."""
@@ -162,19 +181,16 @@ class Injector:
 
     # -- one fault ------------------------------------------------------------------------------------
 
-    async def _happen(self, planned: LiveFault) -> None:
-        fault = await self._admitted(planned)
-        if fault is None:
-            self.skipped += 1
-            self._tell(f"skipped, for the quorum's sake: {planned}")
-            return
+    async def _happen(self, fault: LiveFault) -> None:
         broken = self._breaks(fault)
         alone = not +self._broken and not self._starting
         self._broken.update(broken)
         self._tell(f"{fault}")
+        begun = self.now()
         try:
             if await self._handler(fault)(fault, alone):
                 self.fired[str(fault.kind)] += 1
+            self.happened.append(Happened(str(fault.kind), round(begun, 3), round(self.now(), 3)))
             await self._recovered(broken)
         finally:
             self._broken.subtract(broken)

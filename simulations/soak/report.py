@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +15,14 @@ from simulations import checking
 from simulations.checking.history import History
 from simulations.checking.operations import Absent, CompareAndSet, Found, Put, Written
 from simulations.soak.audit import Findings
-from simulations.soak.inject import Injector, Kill
+from simulations.soak.inject import Happened, Injector, Kill
 from simulations.soak.plan import LivePlan
 from simulations.soak.watch import Watch
 from simulations.soak.workload import Record
 from simulations.verdict import Verdict
 
+AFTERMATH_S: Final = 1.0
+"""What happens so long after a fault is over may still be its doing."""
 TOLD_MAX: Final = 10
 """How many findings of a sort are told; all are counted."""
 
@@ -26,7 +31,7 @@ TOLD_MAX: Final = 10
 class Failover:
     """From the SIGKILL of a leader to the first acknowledgement of a write that was begun after it.
 
-    ``alone``: nothing else was wrong at the time. ``seconds`` ``None``: there was none.
+    ``alone``: nothing else was wrong until then. ``seconds`` ``None``: there was none.
     """
 
     at_s: float
@@ -53,6 +58,7 @@ class Report:
     kills_starting: int = 0
     snapshots: int = 0
     longest_gap_s: float = 0.0
+    gaps: dict[str, dict[str, float | int]] = field(default_factory=dict)
     settled_s: float | None = None
     checkers: list[checking.Verdict] = field(default_factory=list)
     lost: int = 0
@@ -103,6 +109,7 @@ class Report:
             "failovers": [asdict(failover) for failover in self.failovers],
             "snapshots": self.snapshots,
             "longest_gap_s": round(self.longest_gap_s, 3),
+            "gaps": self.gaps,
             "settled_s": self.settled_s,
             "lost": self.lost,
             "doubled": self.doubled,
@@ -136,15 +143,39 @@ def verdict_dict(verdict: checking.Verdict) -> dict[str, Any]:
     }
 
 
-def failovers(kills: Sequence[Kill], record: Record) -> list[Failover]:
+def failovers(kills: Sequence[Kill], happened: Sequence[Happened], record: Record) -> list[Failover]:
     """What the clients saw of every leader's death."""
     found = []
     for kill in kills:
         if kill.led:
             first = record.first_commit_after(kill.at_s)
             seconds = None if first is None else round(first - kill.at_s, 4)
-            found.append(Failover(round(kill.at_s, 3), kill.node, kill.alone, seconds))
+            over = math.inf if first is None else first
+            alone = kill.alone and not any(kill.at_s < other.begun_s < over for other in happened)
+            found.append(Failover(round(kill.at_s, 3), kill.node, alone, seconds))
     return found
+
+
+def gaps(happened: Sequence[Happened], record: Record) -> dict[str, dict[str, float | int]]:
+    """By kind of fault, the longest times without an acknowledged write while one was on, or just over.
+
+    A time that faults of several kinds share counts for each of them.
+    """
+    ends = sorted(ended for _, ended in record.acknowledged_at)
+    found: dict[str, list[float]] = {}
+    for fault in happened:
+        first = max(0, bisect.bisect_left(ends, fault.begun_s) - 1)
+        last = bisect.bisect_right(ends, fault.ended_s + AFTERMATH_S) + 1
+        longest = max((b - a for a, b in itertools.pairwise(ends[first:last])), default=0.0)
+        found.setdefault(fault.kind, []).append(longest)
+    return {
+        kind: {
+            "count": len(all_),
+            "median_s": round(statistics.median(all_), 3),
+            "max_s": round(max(all_), 3),
+        }
+        for kind, all_ in sorted(found.items())
+    }
 
 
 def fill(report: Report, injector: Injector, watch: Watch, record: Record) -> None:
@@ -153,10 +184,9 @@ def fill(report: Report, injector: Injector, watch: Watch, record: Record) -> No
     report.skipped = injector.skipped
     report.kills = len(injector.kills)
     report.kills_starting = sum(kill.starting for kill in injector.kills)
-    report.failovers = failovers(injector.kills, record)
+    report.failovers = failovers(injector.kills, injector.happened, record)
     report.operations = record.outcomes()
     report.snapshots = watch.snapshots
-    report.longest_gap_s = record.longest_gap_s()
     report.story = [{"at_s": event.at_s, "what": event.what} for event in injector.events]
     report.story += [asdict(seen) for seen in watch.story]
     report.story.sort(key=lambda line: line["at_s"])

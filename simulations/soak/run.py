@@ -20,7 +20,7 @@ from simulations.faults import FaultKind
 from simulations.soak.audit import Findings, read_each, read_through, settled
 from simulations.soak.inject import Injector, Kill
 from simulations.soak.plan import PORT_FAULTS, LivePlan, PlanInvalid
-from simulations.soak.report import Report, fill, judge
+from simulations.soak.report import Report, fill, gaps, judge
 from simulations.soak.supervisor import Supervisor
 from simulations.soak.volume import Volume
 from simulations.soak.watch import Watch
@@ -226,6 +226,9 @@ async def under_fire(run: Soak) -> None:
         tending = group.create_task(run.injector.tend())
         await run.injector.run()
         await asyncio.sleep(max(0.0, run.settings.seconds - run.now))
+        # What is read and written afterwards is no load.
+        run.report.longest_gap_s = run.record.longest_gap_s()
+        run.report.gaps = gaps(run.injector.happened, run.record)
         run.injector.heal()
         run.phase = "healed"
         run.workload.stop()

@@ -23,9 +23,9 @@ from simulations.checking.operations import (
     Written,
 )
 from simulations.soak.audit import Findings
-from simulations.soak.inject import Kill
+from simulations.soak.inject import Happened, Kill
 from simulations.soak.plan import LivePlan, walk
-from simulations.soak.report import Failover, Report, effects, failovers, judge
+from simulations.soak.report import Failover, Report, effects, failovers, gaps, judge
 from simulations.soak.workload import LATE_S, TIMEOUT_S, Keys, Pace, Record, outcome_of
 from simulations.verdict import Verdict
 
@@ -105,12 +105,25 @@ def test_a_failover_lasts_until_the_first_write_that_was_begun_after_it() -> Non
         Kill(2.0, "n2", led=False, alone=True, starting=False),
         Kill(5.0, "n3", led=True, alone=False, starting=False),
     ]
-    found = failovers(kills, made)
+    happened = [Happened("kill", 1.0, 1.2), Happened("kill", 2.0, 2.5), Happened("delay", 1.55, 1.6)]
+    found = failovers(kills, happened, made)
     assert found == [Failover(1.0, "n1", True, 0.5), Failover(5.0, "n3", False, None)]
     report = Report(1, 10.0, 3, "again", LivePlan(), failovers=found)
     assert report.failover_figures(alone=True) == {"count": 1, "median_s": 0.5, "max_s": 0.5, "never": 0}
     assert report.failover_figures(alone=False)["never"] == 1
     assert made.longest_gap_s() == pytest.approx(2.5)
+    disturbed = failovers(kills[:1], [Happened("delay", 1.4, 3.0)], made)
+    assert disturbed == [Failover(1.0, "n1", False, 0.5)]
+
+
+def test_a_kind_of_fault_is_told_how_long_nothing_was_acknowledged() -> None:
+    made = record()
+    made.acknowledged_at = [(at, at) for at in (0.0, 0.5, 1.0, 3.0, 3.1, 9.0, 9.1)]
+    found = gaps(
+        [Happened("kill", 1.5, 1.6), Happened("kill", 3.05, 3.06), Happened("delay", 9.2, 9.9)], made
+    )
+    assert found["kill"] == {"count": 2, "median_s": 3.95, "max_s": 5.9}
+    assert found["delay"] == {"count": 1, "median_s": 0.0, "max_s": 0.0}
 
 
 @pytest.mark.parametrize(

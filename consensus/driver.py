@@ -138,6 +138,21 @@ class Driver:
         self._pump.read_index(functools.partial(_settle, waiter), self._loop.time() + timeout_s)
         return waiter
 
+    def transfer_leadership(
+        self, target: str | None = None, *, timeout_s: float = 2.0
+    ) -> asyncio.Future[str]:
+        """Hand leadership over to ``target``, or to whoever has most of the log; a future of who leads then.
+
+        Commands wait meanwhile, and go to whoever leads afterwards. Raises, or gives as the outcome:
+        :class:`~consensus.errors.NotLeader` when this node does not lead or the outcome is not known in
+        time, :class:`~consensus.errors.Busy` when nobody can take over, or nobody did and this node leads on,
+        and :class:`ValueError` when ``target`` is no voter.
+        """
+        waiter: asyncio.Future[str] = self._loop.create_future()
+        done = functools.partial(_settle, waiter)
+        self._pump.transfer_leadership(target, done, self._loop.time() + timeout_s)
+        return waiter
+
     def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
         """The sink has executed all commands of the entry at ``index``."""
         self._pump.applied(index, results)

@@ -174,8 +174,8 @@ class Engine(Protocol):
     def propose(self, data: bytes, now: float) -> tuple[int, int]:
         """Append ``data`` to the log and return its ``(term, index)``. It is not committed yet.
 
-        Raises :class:`~consensus.errors.NotLeader` and :class:`~consensus.errors.EntryTooLarge`;
-        in both cases nothing was appended.
+        Raises :class:`~consensus.errors.NotLeader`, :class:`~consensus.errors.EntryTooLarge` and, while
+        leadership is handed over, :class:`~consensus.errors.Busy`; nothing was appended then.
         """
 
     def read_index(self, context: int, now: float) -> None:
@@ -186,6 +186,19 @@ class Engine(Protocol):
 
         Raises :class:`~consensus.errors.NotLeader`, and :class:`~consensus.errors.Busy` when too many wait.
         """
+
+    def transfer_leadership(self, target: str | None, now: float) -> str:
+        """Hand leadership over to ``target``, or to whoever has most of the log; gives who it is to be.
+
+        Proposals are refused until :meth:`transferring` says that it is over, in one way or the other: this
+        node leads no more, or it leads on because the successor did not take over in time.
+
+        Raises :class:`~consensus.errors.NotLeader`, :class:`~consensus.errors.Busy` when nobody can take over
+        or one is at it already, and :class:`ValueError` when ``target`` is no other voter.
+        """
+
+    def transferring(self) -> str | None:
+        """To whom leadership is being handed over, on the leader that does it."""
 
     def tick(self, now: float) -> None:
         """Let time pass: elections, heartbeats, stepping down. Call it at :meth:`next_deadline`."""

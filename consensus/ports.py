@@ -145,5 +145,8 @@ class Applied:
 Done = Callable[[Applied | ConsensusError], None]
 """Called once with a proposal's outcome, in the middle of the pump's work: it must be quick."""
 
+HandoverDone = Callable[[str | ConsensusError], None]
+"""Called once with who leads instead of this node, or why nobody does: it must be quick."""
+
 ReadDone = Callable[[int | ConsensusError], None]
 """Called once with the log index that a read has to see, or why there is none: it must be quick."""

@@ -37,9 +37,21 @@ from consensus.channel import (
 )
 from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
 from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
-from consensus.ports import Applied, Done, DriverLimits, Log, Network, ReadDone, Shell, Sink, Snapshots
+from consensus.ports import (
+    Applied,
+    Done,
+    DriverLimits,
+    HandoverDone,
+    Log,
+    Network,
+    ReadDone,
+    Shell,
+    Sink,
+    Snapshots,
+)
 from consensus.reads import Reads
 from consensus.submission import Submission
+from consensus.succession import Succession
 
 SEAL_AFTER_S = 0.2
 
@@ -77,6 +89,7 @@ class Pump:
             engine, limits, wall=wall, generator=generator, tell=self._tell, mishandled=shell.mishandled
         )
         self._reads = Reads(engine, limits, generator=generator, tell=self._tell, mishandled=shell.mishandled)
+        self._succession = Succession(engine, mishandled=shell.mishandled)
         self._catch_up = CatchUp(
             engine, snapshots, limits, tell=self._tell, promise=self._promise, drop=self._drop
         )
@@ -118,6 +131,7 @@ class Pump:
         self._catch_up.stop()
         self._submission.give_up("this node stopped")
         self._reads.give_up(NotLeader(None))
+        self._succession.give_up(NotLeader(None))
 
     def fail(self, error: ConsensusError) -> None:
         """Go on no more: what this node would do next could do harm."""
@@ -182,6 +196,17 @@ class Pump:
         self._reads.add(deadline, done)
         self._shell.wake()
 
+    def transfer_leadership(self, target: str | None, done: HandoverDone, deadline: float) -> None:
+        """Hand leadership over to ``target``, or to whoever has most of the log; ``done`` by ``deadline``.
+
+        Commands wait meanwhile. Raises, or gives as the outcome: :class:`NotLeader` when this node does not
+        lead or the outcome is not known in time, :class:`Busy` when nobody can take over or did, and
+        :class:`ValueError` when ``target`` is no voter.
+        """
+        self._must_run()
+        self._succession.add(target, deadline, done)
+        self._shell.wake()
+
     def await_index(self, index: int) -> None:
         """Somebody here waits for the entry at ``index``: have the leader tell of its commit at once."""
         role, _, leader = self._engine.leadership()
@@ -212,6 +237,7 @@ class Pump:
             else:
                 self._submission.expire(now)
                 self._reads.expire(now)
+                self._succession.expire(now)
                 if now >= self._retry_at:
                     self._perform(self._under_way, now)
             if now >= self._seal_at:
@@ -256,6 +282,8 @@ class Pump:
         self._submission.hand_over(now)
         self._reads.expire(now)
         self._reads.hand_over(now)
+        self._succession.expire(now)
+        self._succession.begin(now)
         if now >= self._engine.next_deadline():
             self._engine.tick(now)
 
@@ -368,13 +396,15 @@ class Pump:
         self._feed_sink()
         self._reads.confirmed(output.reads)
         self._reads.refused(output.reads_refused)
+        self._succession.look()
         self._send_all(output.send_early)
         if self._unflushed:
             # After the answers to clients, which the sink has queued and which leave on the next turn.
             self._shell.flush_soon()
         self._watch()
         self._maybe_compact()
-        if self._inbox or self._links or self._submission.forwarded or self._reads.due:
+        # What came while a sync was under way has had its turn already.
+        if self._inbox or self._links or self._submission.due or self._reads.due:
             self._shell.wake()
 
     def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -432,7 +462,8 @@ class Pump:
     def _arm(self) -> None:
         if self._stopped:
             return
-        at = min(self._submission.next_deadline(), self._reads.next_deadline(), self._seal_at)
+        waiting = (self._submission, self._reads, self._succession)
+        at = min(self._seal_at, *(each.next_deadline() for each in waiting))
         if self._under_way is None:
             at = min(at, self._engine.next_deadline(), self._reads.next_asking())
         self._shell.arm(min(at, self._retry_at))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from consensus.errors import EntryTooLarge, InvariantViolated
+from consensus.errors import Busy, EntryTooLarge, InvariantViolated
 from consensus.interface import (
     EngineStatus,
     Entry,
@@ -66,6 +66,16 @@ class SoloEngine:
     def read_index(self, context: int, now: float) -> None:
         """See :class:`~consensus.interface.Engine`. What is appended is committed with the next output."""
         self._output.reads.append((context, self._last_index))
+
+    def transfer_leadership(self, target: str | None, now: float) -> str:
+        """Refuse it. See :class:`~consensus.interface.Engine`."""
+        if target is not None:
+            raise ValueError(f"{target!r} is no other voter; the only voter is {self._node_id}")
+        raise Busy("there is nobody who could take over: this is a cluster of one process")
+
+    def transferring(self) -> str | None:
+        """To nobody."""
+        return None
 
     def tick(self, now: float) -> None:
         """Nothing depends on time here."""

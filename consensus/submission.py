@@ -65,9 +65,14 @@ class Submission:
         return len(self._proposals)
 
     @property
-    def forwarded(self) -> bool:
-        """Whether commands from other nodes wait to be appended."""
-        return bool(self._batch)
+    def due(self) -> bool:
+        """Whether commands wait that :meth:`hand_over` can do something with now."""
+        if not self._batch and not self._proposals.waiting:
+            return False
+        role, _, leader = self._engine.leadership()
+        if role is Role.LEADER:
+            return self._engine.transferring() is None
+        return bool(self._batch) or (leader is not None and self._denied is None)
 
     def next_deadline(self) -> float:
         """When :meth:`expire` has something to do."""
@@ -89,6 +94,9 @@ class Submission:
         role, _, leader = self._engine.leadership()
         on_hold = self._is_on_hold(now)
         if role is Role.LEADER:
+            if self._engine.transferring() is not None:
+                # They wait for the outcome: the successor's term, or this node's again.
+                return
             if self._proposals.waiting:
                 attempt, taken = self._proposals.take_waiting(now)
                 left = self._append([(p.request_id, p.command) for p in taken], now)
@@ -200,7 +208,7 @@ class Submission:
                 _, self._appended = self._engine.propose(
                     encode_batch(Batch(self._stamp, self._random.getrandbits(64), ids, commands)), now
                 )
-            except NotLeader:
+            except (NotLeader, Busy):
                 return pairs[at:]
             at = end
         return []

@@ -33,6 +33,7 @@ from consensus.raft.messages import (
     PreVote,
     PreVoteAnswer,
     RequestVote,
+    TimeoutNow,
     TransferVote,
     Vote,
 )
@@ -142,6 +143,14 @@ class Elections:
         else:
             core.deliver(sender, {"type": "response_vote", "term": vote.term})
             core.advance()
+
+    def on_timeout_now(self, sender: Peer, message: TimeoutNow) -> None:
+        """Call an election at once, if it is the leader of this term that wants it."""
+        core = self._core
+        if message.term != core.term or core.leader != sender:
+            self._dropped["stale_timeout_now"] += 1
+            return
+        self.call(handed_over=True)
 
     # -- letting others call one -------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from consensus.errors import EntryTooLarge, InvariantViolated, NotLeader
+from consensus.errors import Busy, EntryTooLarge, InvariantViolated, NotLeader
 from consensus.interface import (
     EngineStatus,
     Entry,
@@ -27,6 +27,7 @@ from consensus.interface import (
 from consensus.raft.config import VOTERS_MAX, RaftConfig
 from consensus.raft.elections import Elections
 from consensus.raft.guards import Delivery, Reign, normalise
+from consensus.raft.handover import Handover
 from consensus.raft.log import MemoryLog
 from consensus.raft.messages import (
     Ack,
@@ -39,6 +40,7 @@ from consensus.raft.messages import (
     PreVoteAnswer,
     RequestVote,
     SnapshotPending,
+    TimeoutNow,
     TransferVote,
     Vote,
 )
@@ -119,6 +121,7 @@ class RaftEngine:
         )
         self._replication = Replication(self._core, self._log, self._codec, self._others, config)
         self._reads = PendingReads(self._core, self._replication)
+        self._handover = Handover(self._core, self._log, config, send=self._send)
         self._elections = Elections(
             self._core,
             self._log,
@@ -153,7 +156,9 @@ class RaftEngine:
         """Append ``data``. See :meth:`consensus.interface.Engine.propose`."""
         self._advance_clock(now)
         self._must_lead()
-        core = self._core
+        core, successor = self._core, self._handover.successor
+        if successor is not None:
+            raise Busy(f"leadership is being handed over to {successor.id}; propose again in a moment")
         if len(data) > self._config.entry_bytes_max:
             raise EntryTooLarge(
                 f"the proposal has {len(data)} bytes, at most entry_bytes_max={self._config.entry_bytes_max} "
@@ -171,11 +176,22 @@ class RaftEngine:
         self._reads.add(context)
 
     @_event
+    def transfer_leadership(self, target: str | None, now: float) -> str:
+        """Hand over. See :meth:`consensus.interface.Engine.transfer_leadership`."""
+        self._advance_clock(now)
+        self._must_lead()
+        successor = None if target is None else self._peers.get(target)
+        if successor == self._self or (successor is None) != (target is None):
+            raise ValueError(f"{target!r} is no other voter; the voters are {', '.join(self._voters)}")
+        return self._handover.begin(successor).id
+
+    @_event
     def tick(self, now: float) -> None:
         """Let time pass. See :meth:`consensus.interface.Engine.tick`."""
         self._advance_clock(now)
         self._elections.tick()
         self._core.tick()
+        self._handover.tick()
         self._notice_role()
 
     @_event
@@ -199,6 +215,7 @@ class RaftEngine:
         if node is None or node not in self._core.connected:
             return
         self._core.disconnect(node)
+        self._handover.disconnected(node)
         self._replication.disconnected(node)
 
     @_event
@@ -272,6 +289,7 @@ class RaftEngine:
                 core.advance()
             self._replication.flush(self._output)
             self._output.reads.extend(self._reads.take_confirmed())
+            self._handover.go_on()
         output, self._output = self._output, Output()
         output.persist = self._log.take_records()
         return output
@@ -287,6 +305,7 @@ class RaftEngine:
                 return float("inf")
             replication = self._replication
             at = min(core.heartbeat_at, replication.fallback_at(), replication.notice_at())
+            at = min(at, self._handover.until)
             return at + DEADLINE_SLACK_S
         if self._others and not core.connected:
             return float("inf")
@@ -297,6 +316,11 @@ class RaftEngine:
         core = self._core
         leader = core.leader
         return Leadership(core.role, core.term, None if leader is None else leader.id)
+
+    def transferring(self) -> str | None:
+        """See :meth:`consensus.interface.Engine.transferring`."""
+        successor = self._handover.successor
+        return None if successor is None else successor.id
 
     def entries_held(self) -> int:
         """See :meth:`consensus.interface.Engine.entries_held`."""
@@ -348,6 +372,8 @@ class RaftEngine:
                 self._elections.on_pre_vote_answer(sender, message)
             case NewerTerm():
                 self._elections.on_newer_term(sender, message)
+            case TimeoutNow():
+                self._elections.on_timeout_now(sender, message)
 
     def _on_append(self, sender: Peer, append: Append) -> None:
         if not self._admit_leader(sender, append.term):
@@ -458,6 +484,7 @@ class RaftEngine:
                 self._replication.begin()
         elif self._replication.end():
             self._output.reads_refused += self._reads.refuse()
+            self._handover.end()
             if core.election_deadline <= core.now:
                 # Defect 23: the deadline dates from before the reign. Without this a deposed leader would
                 # call an election at once, against whoever deposed it.

@@ -119,8 +119,23 @@ class NewerTerm(NamedTuple):
     term: int
 
 
+class TimeoutNow(NamedTuple):
+    """The leader of ``term`` asks the receiver to call an election at once (Ongaro 2014, section 3.10)."""
+
+    term: int
+
+
 Message = (
-    RequestVote | Vote | Append | Ack | SnapshotPending | PreVote | PreVoteAnswer | TransferVote | NewerTerm
+    RequestVote
+    | Vote
+    | Append
+    | Ack
+    | SnapshotPending
+    | PreVote
+    | PreVoteAnswer
+    | TransferVote
+    | NewerTerm
+    | TimeoutNow
 )
 
 _TYPES: dict[type[Message], int] = {
@@ -133,6 +148,7 @@ _TYPES: dict[type[Message], int] = {
     PreVoteAnswer: 7,
     TransferVote: 8,
     NewerTerm: 9,
+    TimeoutNow: 10,
 }
 _KINDS = {int(kind): kind for kind in EntryKind}
 
@@ -154,6 +170,7 @@ class Codec:
             7: _decode_pre_vote_answer,
             8: _decode_transfer_vote,
             9: _decode_newer_term,
+            10: _decode_timeout_now,
         }
 
     def encode(self, message: Message) -> bytes:
@@ -276,3 +293,8 @@ def _decode_transfer_vote(fields: list[Any]) -> TransferVote:
 def _decode_newer_term(fields: list[Any]) -> NewerTerm:
     _check(fields, 2, 2)
     return NewerTerm(fields[1])
+
+
+def _decode_timeout_now(fields: list[Any]) -> TimeoutNow:
+    _check(fields, 2, 2)
+    return TimeoutNow(fields[1])

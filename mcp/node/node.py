@@ -44,6 +44,8 @@ STEP_S = 0.25
 LOOK_AGAIN_S = 1.0
 SWEEP_S = 600.0
 DIAL_TIMEOUT_S = 2.0
+HAND_OVER_S = 1.0
+"""A node that stops while it leads waits at most so long for another to take over."""
 PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
 """Between nodes a silent link is given up quickly: TCP takes long to resume after a partition."""
 
@@ -147,13 +149,19 @@ class Node:
             self._starting = None
 
     async def stop(self) -> None:
-        """Stop in good order. What clients were promised is on the disk already."""
+        """Stop in good order. What clients were promised is on the disk already.
+
+        A node that leads hands leadership over first: the others need not miss it before they elect.
+        """
         starting = self._starting
         if starting is not None:
             starting.cancel()
             await asyncio.wait([starting])
-        await self._stack.aclose()
-        self._parts = None
+        try:
+            await self._hand_over()
+        finally:
+            await self._stack.aclose()
+            self._parts = None
 
     async def _start(self) -> None:
         self._failed = asyncio.get_running_loop().create_future()
@@ -189,6 +197,14 @@ class Node:
             await self._parts.membership.step()
         maintenance = asyncio.ensure_future(self._maintain(self._parts))
         self._stack.push_async_callback(_end, maintenance)
+
+    async def _hand_over(self) -> None:
+        parts = self._parts
+        if parts is None or not self._peers or parts.driver.leader != self.config.node_id:
+            return
+        with contextlib.suppress(ConsensusError):
+            successor = await parts.driver.transfer_leadership(timeout_s=HAND_OVER_S)
+            _log.info("node %s hands leadership over to %s and stops", self.config.node_id, successor)
 
     async def _listen(self) -> None:
         context = self._tls_to_listen()

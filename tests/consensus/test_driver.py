@@ -568,6 +568,82 @@ def test_a_node_that_stops_or_has_no_room_answers_no_read(tmp_path: Path) -> Non
     run(scenario)
 
 
+def test_leadership_is_handed_over_and_commands_on_the_way_are_executed_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        await until(lambda: all(m.driver.leader == leader.name for m in cluster.members.values()))
+        target = next(m for m in cluster.members.values() if m is not leader)
+        pending = [
+            member.driver.propose(b"%s %d" % (member.name.encode(), i), timeout_s=10.0)
+            for i in range(20)
+            for member in cluster.members.values()
+        ]
+        assert await leader.driver.transfer_leadership(target.name) == target.name
+        pending += [
+            member.driver.propose(b"%s %d" % (member.name.encode(), i), timeout_s=10.0)
+            for i in range(20, 30)
+            for member in cluster.members.values()
+        ]
+        await asyncio.gather(*pending)
+        await cluster.equal(90)
+        assert len(set(leader.sink.applied)) == 90
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_commands_wait_while_leadership_is_handed_over_and_go_on_when_nobody_takes_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        others = [m for m in cluster.members.values() if m is not leader]
+        await until(lambda: all(m.driver.leader == leader.name for m in others))
+        timeout_now = 10
+        cluster.board.drop = lambda source, target, message: message[:3] == bytes((1, 0x92, timeout_now))
+        handing_over = leader.driver.transfer_leadership(others[0].name)
+        again = leader.driver.transfer_leadership()
+        other = leader.driver.transfer_leadership(others[1].name)
+        pending = [m.driver.propose(b"x", timeout_s=10.0) for m in cluster.members.values()]
+        with pytest.raises(Busy, match=others[0].name):
+            await other
+        for refused in (handing_over, again):
+            with pytest.raises(Busy, match="leads on"):
+                await refused
+        assert {applied.index for applied in await asyncio.gather(*pending)} != set()
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_what_cannot_be_handed_over_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        solo = Cluster(tmp_path / "solo", 1).members["n1"]
+        with pytest.raises(Busy):
+            await solo.driver.transfer_leadership()
+        assert await solo.driver.transfer_leadership("n1") == "n1"
+        solo.crash()
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        await until(lambda: follower.driver.leader == leader.name)
+        with pytest.raises(NotLeader) as refused:
+            await follower.driver.transfer_leadership()
+        assert refused.value.leader == leader.name
+        with pytest.raises(ValueError, match="n9"):
+            leader.driver.transfer_leadership("n9")
+        for other in [m for m in cluster.members.values() if m is not leader]:
+            other.crash()
+        with pytest.raises(Busy, match="nobody can be reached"):
+            await leader.driver.transfer_leadership()
+        leader.driver.stop()
+        with pytest.raises(NotLeader):
+            leader.driver.transfer_leadership()
+        cluster.stop()
+
+    run(scenario)
+
+
 def test_a_slow_disk_is_synced_in_a_thread(tmp_path: Path) -> None:
     async def scenario() -> None:
         cluster = Cluster(tmp_path, 3, DriverLimits(sync_inline_s_max=0.0))

@@ -166,7 +166,9 @@ def test_what_gathers_during_a_sync_shares_the_next_one() -> None:
         bench.submit(b"%d" % n)
         bench.turn(1.0)
     assert bench.events == []
+    bench.woken = False
     bench.end_sync(1.5)
+    assert bench.woken, "nobody else calls for a turn: without this they wait for the next deadline"
     bench.turn(1.5)
     bench.end_sync(1.6)
     assert bench.events == ["apply 1", "sync", "apply 2"]

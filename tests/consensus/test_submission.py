@@ -44,6 +44,20 @@ def test_a_forward_that_comes_twice_is_taken_once() -> None:
     assert leader.appended() == [b"x", b"y"]
 
 
+def test_commands_wait_while_leadership_is_handed_over() -> None:
+    leader = Leader()
+    leader.engine.transferring = lambda: "n2"  # type: ignore[method-assign]
+    leader.forward(1, b"theirs")
+    leader.submission.add(b"own", 100.0, lambda _outcome: None)
+    assert leader.appended() == []
+    assert leader.told == []
+    assert not leader.submission.due, "a turn would change nothing"
+    leader.engine.transferring = lambda: None  # type: ignore[method-assign]
+    assert leader.submission.due
+    assert leader.appended() == [b"own", b"theirs"]
+    assert not leader.submission.due
+
+
 def test_a_copy_is_never_refused_after_the_first_was_taken() -> None:
     """The proposer would believe that nothing was appended."""
     leader = Leader()

@@ -29,6 +29,7 @@ from consensus.raft.messages import (
     PreVoteAnswer,
     RequestVote,
     SnapshotPending,
+    TimeoutNow,
     TransferVote,
     Vote,
 )
@@ -61,6 +62,7 @@ messages = st.one_of(
     st.builds(PreVoteAnswer, integers, integers, st.booleans()),
     st.builds(TransferVote, integers, integers, integers),
     st.builds(NewerTerm, integers),
+    st.builds(TimeoutNow, integers),
     appends(),
 )
 
@@ -135,6 +137,8 @@ def test_the_message_that_the_malformed_ones_derive_from_is_good() -> None:
         ([8, 1, 1, None], "wrong_field"),
         ([9], "wrong_length"),
         ([9, True], "wrong_field"),
+        ([10, 1, 1], "wrong_length"),
+        ([10, -1], "wrong_field"),
         (GOOD_APPEND[:-1], "wrong_length"),
         (changed(6, None), "wrong_entries"),
         (changed(6, b"entries"), "wrong_entries"),
@@ -226,7 +230,7 @@ near_messages = st.one_of(
     st.tuples(st.just(6), small, small, small, small),
     st.tuples(st.just(7), small, small, st.booleans()),
     st.tuples(st.just(8), small, small, small),
-    st.tuples(st.just(9), small),
+    st.tuples(st.integers(9, 10), small),
     plain,
 ).map(lambda fields: msgpack.packb(fields, use_bin_type=True))
 

@@ -6,11 +6,13 @@ is on a majority of disks. Every run ends with healing, and then everything must
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
 from raft_world import Node, World
 
+from consensus.errors import Busy
 from consensus.raft import RaftConfig
 
 TIGHT = RaftConfig(append_entries_max=8, appends_in_flight_max=4)
@@ -31,8 +33,17 @@ class Storm:
     def blow(self, steps: int) -> None:
         for _ in range(steps):
             action = self.random.choices(
-                [self.propose, self.cut, self.world.heal, self.kill, self.revive, self.snapshot, self.read],
-                weights=[45, 7, 10, 6, 12, 10, 10],
+                [
+                    self.propose,
+                    self.cut,
+                    self.world.heal,
+                    self.kill,
+                    self.revive,
+                    self.snapshot,
+                    self.read,
+                    self.hand_over,
+                ],
+                weights=[45, 7, 10, 6, 12, 10, 10, 5],
             )[0]
             action()
             self.world.run(self.random.uniform(0.0, 0.15))
@@ -40,7 +51,7 @@ class Storm:
     def propose(self) -> None:
         for leader in [node for node in self.world.up() if node.is_leader]:
             for _ in range(self.random.randint(1, 5)):
-                if leader.is_leader:
+                if leader.is_leader and leader.live.transferring() is None:
                     data = b"%d" % len(self.proposed)
                     self.proposed.add(data)
                     leader.propose(data)
@@ -50,6 +61,12 @@ class Storm:
         for leader in [node for node in self.world.up() if node.is_leader]:
             if leader.is_leader:
                 leader.read()
+
+    def hand_over(self) -> None:
+        for leader in [node for node in self.world.up() if node.is_leader]:
+            with contextlib.suppress(Busy):
+                leader.live.transfer_leadership(None, self.world.now)
+            leader.settle()
 
     def cut(self) -> None:
         names = self.random.sample(sorted(self.world.nodes), len(self.world.nodes))
@@ -82,6 +99,7 @@ class Storm:
         for node in world.nodes.values():
             if not node.engine:
                 node.start()
+        world.run_until(lambda: world.elect(limit_s=30.0).live.transferring() is None)
         leader = world.elect(limit_s=30.0)
         leader.propose(b"the end")
         read = leader.read()

@@ -106,6 +106,46 @@ def test_nothing_acknowledged_is_lost_when_the_leader_goes(tmp_path: Path) -> No
     run(scenario)
 
 
+def test_a_leader_that_is_stopped_hands_over_first(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            leader = await cluster.elected()
+            for restarts in range(6):
+                await client.put("restarts", restarts)
+                term = cluster.running[leader].status()["term"]
+                await cluster.stop(leader)
+                said = [node.status() for node in cluster.running.values()]
+                successors = [status["node"] for status in said if status["role"] == "leader"]
+                assert len(successors) == 1, "there is a leader before the last one has gone"
+                assert max(status["term"] for status in said) == term + 1
+                await cluster.start(leader)
+                leader = await cluster.elected()
+            read = await client.get("restarts", consistency="linearizable")
+            assert read is not None
+            assert read.value == 5
+
+    run(scenario)
+
+
+def test_a_leader_without_anybody_to_take_over_stops_all_the_same(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster:
+            leader = await cluster.elected()
+            for name in cluster.names:
+                if name != leader:
+                    await cluster.stop(name)
+            async with asyncio.timeout(10):
+                await cluster.stop(leader)
+            for name in cluster.names:
+                await cluster.start(name)
+            await cluster.elected()
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                for name in cluster.names:
+                    group.create_task(cluster.stop(name))
+
+    run(scenario)
+
+
 def test_a_deployed_model_answers_on_every_node(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with nodes(tmp_path) as cluster, cluster.client() as client:

@@ -89,6 +89,12 @@ class Unavailable(McpError):
     retryable = True
 
 
+class FrameDamaged(Unavailable):
+    """What arrived is not what was sent: bytes were changed on the way. The connection is closed."""
+
+    code = "FRAME_DAMAGED"
+
+
 class NoLeader(Unavailable):
     """An election is under way, or no quorum is reachable. Nothing was written."""
 

@@ -1,6 +1,6 @@
 """Frames: the unit that travels on a connection. Pure: bytes in, frames out.
 
-A frame is a 16-byte header, a table of segment lengths, a body, and raw segments (tensors, blobs)::
+A frame is a 24-byte header, a table of segment lengths, a body, and raw segments (tensors, blobs)::
 
     offset  size  field (little endian)
     0       4     length          bytes of the frame after this header
@@ -9,7 +9,9 @@ A frame is a 16-byte header, a table of segment lengths, a body, and raw segment
     6       2     segment_count   N
     8       4     stream          0 for the connection itself, else the request's stream
     12      4     body_length
-    16      4*N   segment lengths
+    16      4     CRC-32 of everything after the header
+    20      4     CRC-32 of the header up to here
+    24      4*N   segment lengths
     ...           body, padding to a multiple of 8, then each segment padded to a multiple of 8
 
 Why segments are views and not copies: every frame is a multiple of 8 bytes long, so frames that are
@@ -20,6 +22,12 @@ fresh one and leaves the old one to the views that keep it alive. Small frames a
 because a view of 100 bytes would keep a whole buffer alive; so what a frame keeps alive is at most four
 times its own size. Frames that are larger than the buffer are received into one of exactly their size.
 
+Why checksums, where TCP has one: TCP's is 16 bits of a sum, made again by whatever forwards the packet, and
+it has let changed bytes through often enough to be known for it (Stone and Partridge, "When the CRC and TCP
+Checksum Disagree", SIGCOMM 2000). A changed bit in what the log carries would be stored by some nodes and not
+by others, and no election, quorum or sync could find that later. The header has one of its own, so that a
+length is believed only when it is known to be the sender's. The CRC is zlib's: it reads views without a copy.
+
 A header is checked before memory is set aside for what it announces. That memory is not cleared, so the
 operating system provides it only as bytes arrive.
 """
@@ -28,14 +36,15 @@ from __future__ import annotations
 
 import enum
 import struct
+import zlib
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from mcp.errors import FrameTooLarge, ProtocolError
+from mcp.errors import FrameDamaged, FrameTooLarge, ProtocolError
 
-HEADER_BYTES: Final = 16
+HEADER_BYTES: Final = 24
 ALIGNMENT_BYTES: Final = 8
 FRAME_OVERHEAD_BYTES_MAX: Final = HEADER_BYTES + ALIGNMENT_BYTES - 1
 """What a frame without segments has besides its body, at most."""
@@ -55,7 +64,9 @@ JOIN_BYTES_MAX: Final = 64 * 1024
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """What may stand for bytes in an argument. Results say exactly what they are."""
 
-_HEADER: Final = struct.Struct("<IBBHII")
+_HEADER: Final = struct.Struct("<IBBHIII")
+_HEADER_CHECKSUM: Final = struct.Struct("<I")
+_CHECKED_HEADER: Final = struct.Struct("<IBBHIIII")
 _PADDING: Final = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
 _ROOM_BYTES_MIN: Final = 4096  # a read into less room than this costs more than moving what is left
 
@@ -82,6 +93,7 @@ HANDSHAKE_KINDS: Final = frozenset(
     {FrameKind.HELLO, FrameKind.CHALLENGE, FrameKind.PROOF, FrameKind.WELCOME, FrameKind.REJECT}
 )
 """The kinds that are read before a peer has proved who it is."""
+_KINDS: Final = frozenset(map(int, FrameKind))
 OPEN_KINDS: Final = frozenset(FrameKind) - HANDSHAKE_KINDS
 """The kinds that are read after the handshake."""
 _STREAM_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.ERROR, FrameKind.CANCEL})
@@ -137,25 +149,35 @@ def encode_frame(
     padding = _PADDING[padding_bytes(front)]
     total = front + len(padding) + sum([size + padding_bytes(size) for size in table])
     _check_announced(total, len(table), frame_bytes_max)
-    header = _HEADER.pack(total - HEADER_BYTES, kind, 0, len(table), stream, body_length)
-    if table:
-        header += struct.pack(f"<{len(table)}I", *table)
-    buffers: list[Buffer] = [header, *pieces, padding]
+    buffers: list[Buffer] = [struct.pack(f"<{len(table)}I", *table), *pieces, padding]
     if body_length <= JOIN_BYTES_MAX:
         buffers = [b"".join(buffers)]
     for view in views:
         buffers.append(view)
         if padding := _PADDING[padding_bytes(len(view))]:
             buffers.append(padding)
+    checksum = 0
+    for buffer in buffers:
+        checksum = zlib.crc32(buffer, checksum)
+    header = _header(total - HEADER_BYTES, kind, len(table), stream, body_length, checksum)
+    if body_length > JOIN_BYTES_MAX:
+        return [header, *buffers]
+    buffers[0] = header + buffers[0]
     return buffers
 
 
 def _plain_frame(kind: FrameKind, stream: int, body: bytes, frame_bytes_max: int) -> bytes:
     """Encode what most frames are: a small body and no segments."""
-    padding = _PADDING[padding_bytes(HEADER_BYTES + len(body))]
-    length = len(body) + len(padding)
-    _check_announced(HEADER_BYTES + length, 0, frame_bytes_max)
-    return _HEADER.pack(length, kind, 0, 0, stream, len(body)) + body + padding
+    content = body + _PADDING[padding_bytes(HEADER_BYTES + len(body))]
+    _check_announced(HEADER_BYTES + len(content), 0, frame_bytes_max)
+    return _header(len(content), kind, 0, stream, len(body), zlib.crc32(content)) + content
+
+
+def _header(
+    length: int, kind: FrameKind, segment_count: int, stream: int, body_length: int, checksum: int
+) -> bytes:
+    header = _HEADER.pack(length, kind, 0, segment_count, stream, body_length, checksum)
+    return header + _HEADER_CHECKSUM.pack(zlib.crc32(header))
 
 
 class FrameReader:
@@ -209,15 +231,21 @@ class FrameReader:
     def next_frame(self) -> Frame | None:
         """The next complete frame, or ``None`` when more bytes are needed.
 
-        Raises :class:`~mcp.errors.FrameTooLarge` for a header that announces more than the limits, and
-        :class:`~mcp.errors.ProtocolError` for anything that is no frame.
+        Raises :class:`~mcp.errors.FrameTooLarge` for a header that announces more than the limits,
+        :class:`~mcp.errors.ProtocolError` for anything that is no frame, and
+        :class:`~mcp.errors.FrameDamaged` for a frame that is not what was sent.
         """
         start = self._start
         if self._end - start < HEADER_BYTES:
             self._needed = HEADER_BYTES
             return None
-        length, number, flags, segment_count, stream, body_length = _HEADER.unpack_from(self._buffer, start)
+        length, number, flags, segment_count, stream, body_length, checksum, own = (
+            _CHECKED_HEADER.unpack_from(self._buffer, start)
+        )
         kind = self._kinds.get(number)
+        # A number that no frame has is no damage but another protocol, and told as such.
+        if number in _KINDS and own != zlib.crc32(self._buffer[start : start + _HEADER.size]):
+            raise _damaged("the header of a frame")
         if kind is None:
             raise self._unexpected(number)
         total = HEADER_BYTES + length
@@ -233,6 +261,8 @@ class FrameReader:
             self._needed = total
             return None
         self._needed = HEADER_BYTES
+        if checksum != zlib.crc32(self._buffer[start + HEADER_BYTES : start + total]):
+            raise _damaged(f"a {kind.name} frame of {total} bytes")
         if segment_count:
             frame = self._with_segments(kind, stream, start, total, segment_count, front)
         elif front + padding_bytes(front) == total:
@@ -309,6 +339,13 @@ def _check_header(kind: FrameKind, flags: int, stream: int, segment_count: int) 
     if (stream != 0) != (kind in _STREAM_KINDS):
         expected = "a stream above 0" if kind in _STREAM_KINDS else "stream 0"
         raise ProtocolError(f"a {kind.name} frame is on stream {stream}; expected {expected}")
+
+
+def _damaged(what: str) -> FrameDamaged:
+    return FrameDamaged(
+        f"{what} is not what was sent: its checksum does not fit, so something on the way changes bytes; "
+        "the connection is given up, and what was sent on it is sent again where that is safe"
+    )
 
 
 def _misfit(kind: FrameKind, total: int, fitting: int) -> ProtocolError:

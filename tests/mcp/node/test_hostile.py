@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,7 +78,8 @@ def test_a_frame_that_announces_gigabytes_costs_no_memory(tmp_path: Path) -> Non
     async def scenario() -> None:
         async with listening(tmp_path) as (node, host, port):
             before = psutil.Process().memory_info().rss
-            header = struct.pack("<IBBHII", 2**31, 1, 0, 0, 0, 2**31 - 64)
+            header = struct.pack("<IBBHIII", 2**31, 1, 0, 0, 0, 2**31 - 64, 0)
+            header += struct.pack("<I", zlib.crc32(header))
             await asyncio.gather(*(exchange(host, port, header + b"x" * 1000) for _ in range(50)))
             assert psutil.Process().memory_info().rss - before < 64 * 1024**2
             await assert_serves(node)

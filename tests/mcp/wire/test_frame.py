@@ -2,13 +2,14 @@
 
 import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp.errors import FrameTooLarge, ProtocolError
+from mcp.errors import FrameDamaged, FrameTooLarge, ProtocolError, Unavailable
 from mcp.wire.frame import (
     COPY_BYTES_MAX,
     HEADER_BYTES,
@@ -24,8 +25,15 @@ from mcp.wire.frame import (
 STREAM_KINDS = (FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.ERROR, FrameKind.CANCEL)
 
 
-def header(length=0, kind=FrameKind.PING, flags=0, segments=0, stream=0, body=0):
-    return struct.pack("<IBBHII", length, kind, flags, segments, stream, body)
+def header(length=0, kind=FrameKind.PING, flags=0, segments=0, stream=0, body=0, content=b""):
+    """A header whose checksums fit ``content``, which is to follow."""
+    parts = struct.pack("<IBBHIII", length, kind, flags, segments, stream, body, zlib.crc32(content))
+    return parts + struct.pack("<I", zlib.crc32(parts))
+
+
+def forged(content, **fields):
+    """A frame with checksums that fit, whatever it says otherwise."""
+    return header(content=content, length=len(content), **fields) + content
 
 
 def feed(reader, data, cut=1 << 30):
@@ -68,13 +76,11 @@ def test_frames_arrive_as_they_were_sent_however_the_bytes_are_cut(sent, cut):
 
 def test_the_layout_is_the_documented_one():
     data = b"".join(encode_frame(FrameKind.REQUEST, 7, b"abc", [b"123456789", b""]))
-    expected = struct.pack(
-        "<IBBHII", 40 - 16 + 16, 16, 0, 2, 7, 3
-    )  # 16 + 2*4 + 3 = 27 -> 32, then 9 -> 16, 0
-    assert data == expected.replace(expected[:4], struct.pack("<I", len(data) - 16)) + struct.pack(
-        "<II", 9, 0
-    ) + b"abc" + bytes(5) + b"123456789" + bytes(7)
-    assert len(data) == 48
+    # 24 + 2*4 + 3 = 35 -> 40, then 9 -> 16, 0
+    content = struct.pack("<II", 9, 0) + b"abc" + bytes(5) + b"123456789" + bytes(7)
+    head = struct.pack("<IBBHIII", len(content), 16, 0, 2, 7, 3, zlib.crc32(content))
+    assert data == head + struct.pack("<I", zlib.crc32(head)) + content
+    assert len(data) == 56
 
 
 def test_one_byte_at_a_time():
@@ -165,16 +171,13 @@ def test_a_large_frame_is_received_into_a_buffer_of_exactly_its_size():
         (header(flags=1), "flags 0x01"),
         (header(length=4), "multiple of 8"),
         (header(length=8, body=9), "cannot hold"),
-        (header(kind=FrameKind.NOTICE, length=16, body=3) + bytes(16), "announces 32 bytes"),
+        (forged(bytes(16), kind=FrameKind.NOTICE, body=3), "announces 40 bytes"),
         (header(kind=FrameKind.REQUEST, stream=1, segments=3, length=8), "cannot hold"),
         (header(kind=FrameKind.REQUEST, stream=0), "expected a stream above 0"),
         (header(kind=FrameKind.PING, stream=4), "expected stream 0"),
         (header(kind=FrameKind.ERROR, stream=1, segments=1, length=8), "only messages carry segments"),
-        (
-            header(kind=FrameKind.REQUEST, stream=1, segments=1, length=8) + struct.pack("<Q", 9),
-            "announces 24",
-        ),
-        (header(kind=FrameKind.REQUEST, stream=1, segments=1, length=8) + b"\xff" * 8, "announces 24"),
+        (forged(struct.pack("<Q", 9), kind=FrameKind.REQUEST, stream=1, segments=1), "announces 32"),
+        (forged(b"\xff" * 8, kind=FrameKind.REQUEST, stream=1, segments=1), "announces 32"),
     ],
 )
 def test_what_is_no_frame_is_refused_and_says_why(bad, says):
@@ -182,6 +185,47 @@ def test_what_is_no_frame_is_refused_and_says_why(bad, says):
     with pytest.raises(ProtocolError, match=says):
         feed(reader, bad)
     with pytest.raises(ProtocolError, match=says):
+        reader.next_frame()
+
+
+FRAMES = {
+    "small": encode_frame(FrameKind.NOTICE, 0, b"entries for the log"),
+    "segments": encode_frame(FrameKind.REQUEST, 7, b"abc", [b"123456789", b""]),
+    "empty": encode_frame(FrameKind.PING),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_no_flipped_bit_gets_through(name):
+    """Not in a length, a kind, a body, a tensor, nor in the padding; and it is told as damage."""
+    data = b"".join(FRAMES[name])
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((FrameDamaged, ProtocolError)) as told:
+            # What a flipped length makes it wait for does come, in the end.
+            feed(FrameReader(), bytes(damaged) + bytes(64))
+        kind_was_hit = bit // 8 == 4
+        assert type(told.value) is FrameDamaged or kind_was_hit
+
+
+@settings(max_examples=200, deadline=None)
+@given(frames(), st.integers(0), st.integers(1, 2**32 - 1))
+def test_no_damaged_burst_gets_through(sent, place, burst):
+    """A CRC-32 finds every change that lies within 32 bits, wherever it is (Peterson and Brown 1961)."""
+    data = bytearray(b"".join(encode_frame(*sent)))
+    at = place % (len(data) - 3)
+    struct.pack_into("<I", data, at, struct.unpack_from("<I", data, at)[0] ^ burst)
+    with pytest.raises((FrameDamaged, ProtocolError)):
+        feed(FrameReader(), bytes(data) + bytes(64))
+
+
+def test_a_damaged_frame_is_a_lost_connection_to_whoever_waits():
+    assert issubclass(FrameDamaged, Unavailable)
+    reader = FrameReader()
+    with pytest.raises(FrameDamaged, match="a NOTICE frame of 32 bytes is not what was sent"):
+        feed(reader, encode_frame(FrameKind.NOTICE, 0, b"12345678")[0][:-1] + b"9")
+    with pytest.raises(FrameDamaged):
         reader.next_frame()
 
 
@@ -247,7 +291,7 @@ def test_arbitrary_bytes_never_crash_and_never_take_more_than_the_limit(pieces, 
     reader = FrameReader(frame_bytes_max=1 << 17)
     try:
         feed(reader, b"".join(pieces), cut)
-    except ProtocolError as error:
+    except (ProtocolError, FrameDamaged) as error:
         assert error.message  # noqa: PT017
     assert reader.buffer_bytes <= 1 << 17
     assert reader.buffered_bytes <= 1 << 17

@@ -208,9 +208,10 @@ WEIGHTS: Final[dict[Kind, float]] = {
     LiveKind.CPU_STRESS: 0.7,
     LiveKind.SLOW_DISK: 0.3,
     FaultKind.BLACKOUT: 0.3,
+    LiveKind.CORRUPT: 0.7,
 }
-"""How often each kind is drawn, in proportion. Corruption is not, for only TLS finds it: name it."""
-HONOURED: Final[frozenset[Kind]] = frozenset(WEIGHTS) | {LiveKind.CORRUPT}
+"""How often each kind is drawn, in proportion."""
+HONOURED: Final[frozenset[Kind]] = frozenset(WEIGHTS)
 """Kinds that really happen here."""
 
 

@@ -265,5 +265,7 @@ class Supervisor:
                 if node.volume is not None:
                     stack.callback(node.volume.unmount)
             stack.push_async_exit(self.mesh)
-            for node in self.nodes.values():
-                stack.push_async_callback(node.stop)
+            stack.push_async_callback(self._stop)
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(node.stop() for node in self.nodes.values()))

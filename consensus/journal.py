@@ -284,12 +284,7 @@ class Journal:
         name = segment_path(self._path, head.sequence)
         content = encode_head(head)
         try:
-            file = self._disk.create_file(name + TEMPORARY_SUFFIX)
-            try:
-                file.append(content)
-                file.sync()
-            finally:
-                file.close()
+            self._write_aside(name + TEMPORARY_SUFFIX, content)
             self._disk.rename(name + TEMPORARY_SUFFIX, name)
         except DiskFull:
             self._disk.remove(name + TEMPORARY_SUFFIX)
@@ -297,6 +292,26 @@ class Journal:
         self._disk.sync_directory(self._path)
         end = len(content)
         return _Active(head.sequence, self._disk.open_file(name), end, end, end, end, end)
+
+    def _write_anew(self, path: str, size: int) -> None:
+        """Put a durable copy of the first ``size`` bytes of a segment in its place."""
+        old = self._disk.open_file(path)
+        content = old.read(0, size)
+        old.close()
+        try:
+            self._write_aside(path + TEMPORARY_SUFFIX, content)
+            self._disk.rename(path + TEMPORARY_SUFFIX, path)
+        except DiskFull:
+            self._disk.remove(path + TEMPORARY_SUFFIX)
+            raise
+
+    def _write_aside(self, path: str, content: bytes) -> None:
+        file = self._disk.create_file(path)
+        try:
+            file.append(content)
+            file.sync()
+        finally:
+            file.close()
 
     def _remove_unfinished(self, names: list[str]) -> list[str]:
         """Paths of the segments, without files that a crash left before they were anything."""
@@ -307,8 +322,15 @@ class Journal:
         return [f"{self._path}/{name}" for name in names if name.endswith(SEGMENT_SUFFIX)]
 
     def _resume(self, tail: Tail) -> _Active:
-        """Go on behind ``tail``, with all of it durable: the last process may have died before its sync."""
-        file = self._disk.open_file(segment_path(self._path, tail.sequence))
+        """Go on behind ``tail``, with all of it durable: the last process may have died before its sync.
+
+        Or of a sync that failed: then the system may hold for clean what never reached the disk, and no
+        sync of this file would write it. So records that nothing shows to be synced are written anew.
+        """
+        path = segment_path(self._path, tail.sequence)
+        if tail.records_end > tail.claimed:
+            self._write_anew(path, tail.end)
+        file = self._disk.open_file(path)
         if tail.note is not None:
             file.truncate(tail.end)
             self.recovered_notes.append(tail.note)

@@ -436,7 +436,7 @@ class Pump:
     def _take_committed(self, committed: Sequence[Entry]) -> None:
         for entry in committed:
             batch = decode_batch(entry.data) if entry.kind is EntryKind.COMMAND else EMPTY
-            self._submission.saw_stamp(batch.time_s)
+            self._submission.committed(batch)
             self._to_apply.append((entry, batch))
             self._log_bytes += len(entry.data)
 

@@ -57,6 +57,7 @@ class Submission:
         self._batch: list[tuple[bytes, bytes]] = []
         self._denied: Leadership | None = None
         self._hold_until = math.inf
+        self._appended_ids: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._stamp = 0.0
 
@@ -87,6 +88,7 @@ class Submission:
 
     def wait_again(self) -> None:
         """Whoever was to append these may not have: they go to the next leader."""
+        self._appended_ids.clear()
         self._proposals.wait_again()
 
     def hand_over(self, now: float) -> None:
@@ -164,7 +166,11 @@ class Submission:
         if not room or not fits or len(self._batch) + len(forward.commands) > self._room_max:
             self._tell(peer, Refused("BUSY", forward.attempt, forward.request_ids))
             return
-        self._batch.extend(zip(forward.request_ids, forward.commands, strict=True))
+        # A leader that is slow gets forwards again; appending them again would make it slower.
+        known = self._appended_ids
+        self._batch.extend(
+            pair for pair in zip(forward.request_ids, forward.commands, strict=True) if pair[0] not in known
+        )
         self._forwarders.add(peer)
 
     def _is_news(self, forward: Forward) -> bool:
@@ -189,9 +195,11 @@ class Submission:
 
     # -- entries ------------------------------------------------------------------------------------
 
-    def saw_stamp(self, time_s: float) -> None:
-        """An entry with this stamp is committed: the next one is not older."""
-        self._stamp = max(self._stamp, time_s)
+    def committed(self, batch: Batch) -> None:
+        """An entry is committed: the next one has no older stamp, and what is in it is on its way no more."""
+        self._stamp = max(self._stamp, batch.time_s)
+        if self._appended_ids:
+            self._appended_ids.difference_update(batch.request_ids)
 
     @property
     def _room_max(self) -> int:
@@ -210,6 +218,7 @@ class Submission:
                 )
             except (NotLeader, Busy):
                 return pairs[at:]
+            self._appended_ids.update(ids)
             at = end
         return []
 

@@ -37,12 +37,40 @@ class _NameChange:
 
 @dataclass(slots=True)
 class _Content:
-    """One file's bytes: as they read now, as they are durable, and the steps between the two."""
+    """One file's bytes: as they read now, as they are durable, and the steps between the two.
+
+    ``dropped`` are places, from and to, that read as they were written and that no sync writes any more.
+    """
 
     live: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
     pending: list[_Write | _Cut] = field(default_factory=list)
+    dropped: list[tuple[int, int]] = field(default_factory=list)
     failed: bool = False
+    sync_failed: bool = False
+
+    def drop_pending(self) -> None:
+        """A sync failed, and the system has marked what it could not write as clean."""
+        self.dropped += [
+            (step.offset, step.offset + len(step.data)) for step in self.pending if isinstance(step, _Write)
+        ]
+        self.pending.clear()
+
+    def truncate(self, size: int) -> None:
+        """Cut what is read now."""
+        del self.live[size:]
+        self.dropped = [(start, min(end, size)) for start, end in self.dropped if start < size]
+        self.pending.append(_Cut(size))
+
+    def sync(self) -> None:
+        """Everything is durable, except for what the system takes for clean."""
+        before, self.durable = self.durable, bytes(self.live)
+        if self.dropped:
+            holes = bytearray(self.live)
+            for start, end in self.dropped:
+                holes[start:end] = before[start:end].ljust(end - start, b"\0")
+            self.durable = bytes(holes)
+        self.pending.clear()
 
     def unsynced_bytes(self) -> int:
         return sum(len(step.data) for step in self.pending if isinstance(step, _Write))
@@ -110,14 +138,12 @@ class MemoryFile:
     def truncate(self, size: int) -> None:
         """See :class:`consensus.storage.DiskFile`."""
         self._begin("truncate")
-        del self._content.live[size:]
-        self._content.pending.append(_Cut(size))
+        self._content.truncate(size)
 
     def sync(self) -> None:
         """See :class:`consensus.storage.DiskFile`."""
         self._begin("sync")
-        self._content.durable = bytes(self._content.live)
-        self._content.pending.clear()
+        self._content.sync()
 
     def close(self) -> None:
         """See :class:`consensus.storage.DiskFile`."""
@@ -129,6 +155,7 @@ class MemoryFile:
             self._disk.begin(operation, self._path)
         except StorageFailed:
             self._content.failed = True
+            self._content.sync_failed = operation == "sync"
             raise
 
 

@@ -63,10 +63,17 @@ class FaultyDisk(MemoryDisk):
         """See :class:`simulations.disk.MemoryDisk`."""
         self._fired(FaultKind.DISK_FULL)
 
-    def reopened(self) -> None:
-        """The process is gone, and with it its descriptors; the next one tries again."""
+    def reopened(self, *, drops: bool | None = None) -> None:
+        """The process is gone, and with it its descriptors; the next one tries again.
+
+        What a failed sync could not write reads as if it had, and ``drops`` says whether the system has
+        forgotten that it still has to write it (``None``: by chance)
+        (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+        """
         for content in self._live.values():
-            content.failed = False
+            if content.sync_failed and (self._random.random() < 0.5 if drops is None else drops):
+                content.drop_pending()
+            content.failed = content.sync_failed = False
 
     def lose_power(self) -> tuple[int, bool]:
         """The machine is off: what was not synced is lost as the generator decides.

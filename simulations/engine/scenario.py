@@ -100,6 +100,9 @@ def _raft(draw: random.Random, size: int) -> RaftConfig:
     heartbeat_s = max(0.05, SECONDS * max(size - 1, 1) / draw.uniform(*HEARTBEATS_PER_RUN))
     shortest = heartbeat_s * draw.uniform(3.1, 6.0)
     entry_bytes_max = draw.choice((8_000, 64_000))
+    # One entry at a time and one after the other would be slower than the load.
+    entries_max = draw.choice((1, 8, 64, 4096))
+    flights = (8, 64) if entries_max == 1 else (1, 2, 8, 64)
     return RaftConfig(
         election_timeout_min_s=shortest,
         election_timeout_max_s=shortest * draw.uniform(1.5, 2.5),
@@ -107,9 +110,9 @@ def _raft(draw: random.Random, size: int) -> RaftConfig:
         leader_fallback_s=shortest * draw.uniform(1.0, 2.0),
         entry_bytes_max=entry_bytes_max,
         append_bytes_max=entry_bytes_max + draw.choice((200, 4_000, 60_000)),
-        append_entries_max=draw.choice((1, 8, 64, 4096)),
-        appends_in_flight_max=draw.choice((1, 2, 8, 64)),
-        append_bytes_in_flight_max=draw.choice((1, 20_000, 1_000_000)),
+        append_entries_max=entries_max,
+        appends_in_flight_max=draw.choice(flights),
+        append_bytes_in_flight_max=draw.choice((20_000, 1_000_000) if entries_max == 1 else (1, 1_000_000)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from consensus.journal import Journal, JournalLimits
 from consensus.segment import SegmentHead, decode_head, encode_batch, encode_head, scan
 from consensus.storage import RealDisk, read_all
 from simulations.disk import MemoryDisk
+from simulations.faulty_disk import FaultyDisk
 
 SMALL = JournalLimits(segment_bytes_max=600)
 
@@ -195,7 +197,42 @@ def test_closing_and_sealing_need_no_room() -> None:
     disk.capacity_bytes = disk.used_bytes
     journal.seal()
     journal.close()
+    # Nothing shows that the records were synced, so they are written anew, and that needs room.
+    with pytest.raises(DiskFull):
+        Journal.open(disk, "journal")
+    assert disk.list_names("journal") == ["0000000000000001.journal"]
+    disk.capacity_bytes = None
     assert Journal.open(disk, "journal").take_found().entries == entries(1, 3)
+
+
+def test_what_a_failed_sync_left_in_the_cache_is_durable_after_the_next_start() -> None:
+    """The system holds it for clean, so syncing the same file again would write nothing."""
+    disk = FaultyDisk(random.Random(1), lambda _kind: None)
+    journal = Journal.open(disk, "journal")
+    journal.append(entries(1, 2))
+    journal.sync()
+    journal.append(entries(3, 4))
+    disk.fail_in(0)
+    with pytest.raises(StorageFailed):
+        journal.sync()
+    disk.reopened(drops=True)
+    again = Journal.open(disk, "journal")
+    assert again.take_found().entries == entries(1, 4)
+    again.append(entries(5, 5))
+    again.sync()
+    disk.lose_power()
+    assert Journal.open(disk, "journal").take_found().entries == entries(1, 5)
+
+
+def test_what_is_shown_to_be_synced_is_not_written_anew() -> None:
+    operations: list[str] = []
+    disk = MemoryDisk()
+    journal = Journal.open(disk, "journal")
+    journal.append(entries(1, 3))
+    journal.close()
+    disk.before = lambda name, _path: operations.append(name)
+    Journal.open(disk, "journal")
+    assert "create_file" not in operations
 
 
 @pytest.mark.parametrize("operation", ["append", "sync", "truncate"])

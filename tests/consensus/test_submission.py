@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from consensus.batch import decode_batch
+from consensus.batch import Batch, decode_batch
 from consensus.channel import Forward, Message, Refused
 from consensus.interface import HardState, Leadership, Recovered, Role
 from consensus.ports import DriverLimits
@@ -74,6 +74,27 @@ def test_what_was_refused_may_be_forwarded_again_under_another_attempt() -> None
     leader.forward(2, b"x")
     assert [type(message) for message in leader.told] == [Refused]
     assert leader.appended() == [b"x"]
+
+
+def test_what_is_in_the_log_and_not_committed_is_not_appended_again() -> None:
+    leader = Leader()
+    first = Forward(1, [b"a" * 16, b"b" * 16], [b"x", b"y"])
+    again = Forward(2, [b"b" * 16, b"c" * 16], [b"y", b"z"])
+    leader.submission.take_forward("n2", first, room=True)
+    assert leader.appended() == [b"x", b"y"]
+    leader.submission.take_forward("n2", again, room=True)
+    assert leader.appended() == [b"z"]
+
+
+def test_what_was_in_the_log_under_another_leader_or_is_committed_may_be_appended() -> None:
+    """It may have been truncated; and the state deduplicates."""
+    leader = Leader()
+    batch = Batch(0.0, 0, [b"a" * 16], [b"x"])
+    happened = (lambda: None, leader.submission.wait_again, lambda: leader.submission.committed(batch))
+    for attempt, happens in enumerate(happened, 1):
+        happens()
+        leader.submission.take_forward("n2", Forward(attempt, batch.request_ids, [b"x"]), room=True)
+        assert leader.appended() == [b"x"]
 
 
 def test_another_life_of_the_same_node_counts_its_attempts_from_the_start() -> None:

@@ -113,6 +113,9 @@ class History:
                 f"operation {operation}, {type(found.call).__name__}, has {allowed} as its result, "
                 f"not {type(outcome.result).__name__}"
             )
+        if isinstance(outcome, Ok):
+            _check_value(getattr(outcome.result, "value", None))
+            _check_value(getattr(outcome.result, "result", None))
         found.completed = self._next(at)
         found.completed_at, found.outcome = at, outcome
         self._tell(_completion, found)
@@ -221,11 +224,14 @@ def _check_call(call: Call) -> None:
         raise HistoryInvalid(
             f"consistency is one of {', '.join(_CONSISTENCIES)}, not {call.consistency!r:.40}"
         )
-    value = getattr(call, "value", None)
+    _check_value(getattr(call, "value", None))
+
+
+def _check_value(value: Any) -> None:
     try:
         canonical(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise HistoryInvalid(f"no key has the value {value!r:.60}: {error}") from error
+        raise HistoryInvalid(f"a value is plain, which {value!r:.60} is not: {error}") from error
 
 
 # -- the form as JSON -----------------------------------------------------------------------------------

@@ -171,10 +171,15 @@ def test_an_operation_tells_what_is_owed_to_it() -> None:
         (lambda h: h.complete(-1, Failed(), 2.0), "never invoked"),
         (lambda h: (h.complete(0, Failed(), 2.0), h.complete(0, Failed(), 3.0)), "completed twice"),
         (lambda h: h.complete(0, Ok(Done()), 2.0), "has Written as its result"),
+        (lambda h: h.record("p", Get("k"), Ok(Found(object(), 1)), 2.0), "a value is plain"),
+        (
+            lambda h: h.record("p", Fetch("t"), Ok(Recorded("done", 1, "n", object())), 2.0),
+            "a value is plain",
+        ),
         (lambda h: h.invoke("p", "put k", 2.0), "a call is one of"),
         (lambda h: h.invoke("p", Get("k", "eventual"), 2.0), "consistency is one of"),
-        (lambda h: h.invoke("p", Put("k", object()), 2.0), "no key has the value"),
-        (lambda h: h.invoke("p", Put("k", 2**70), 2.0), "no key has the value"),
+        (lambda h: h.invoke("p", Put("k", object()), 2.0), "a value is plain"),
+        (lambda h: h.invoke("p", Put("k", 2**70), 2.0), "a value is plain"),
     ],
 )
 def test_what_no_run_could_have_produced_is_refused(wrong: Callable[[History], object], what: str) -> None:

@@ -16,7 +16,7 @@ from mcp.cli.output import print_json, print_parts, table
 from mcp.errors import McpError
 from simulations.benchmarks import commit, direct, failover
 from simulations.benchmarks.figures import ROUNDS_MIN, Figure, Report, rounded
-from simulations.benchmarks.machine import OTHERS_SHARE_MAX, Others, describe
+from simulations.benchmarks.machine import Others, describe
 from simulations.benchmarks.progress import Steps
 
 
@@ -45,6 +45,7 @@ SUITES: Final[dict[str, Suite]] = {
         lambda steps: failover.measure(failover.QUICK, steps),
     ),
 }
+_VERDICTS: Final = {True: "met", False: "NOT MET", None: "UNDECIDED"}
 EPILOG: Final = "\b\nSuites:\n" + "\n".join(f"  {name:10}{suite.summary}" for name, suite in SUITES.items())
 
 
@@ -119,11 +120,11 @@ def verdicts(report: Report) -> list[str]:
     """Whether each bar is met, and what was wrong."""
     lines = []
     for bar in report.bars:
-        verdict = "met" if bar.met else "NOT MET"
+        verdict = _VERDICTS[bar.verdict(quiet=report.quiet)]
         few = "" if len(bar.figure.rounds) >= ROUNDS_MIN else " (too few rounds to mean anything)"
         told = f"{amount(bar.figure, bar.figure.median)} < {amount(bar.figure, bar.below)}"
         lines.append(f"bar {verdict}: {bar.why}: {told}{few}")
-    if report.others_share > OTHERS_SHARE_MAX:
+    if not report.quiet:
         lines.append(
             f"others used {report.others_share:.0%} of this machine meanwhile, "
             "so the figures mean little: repeat it when the machine is quiet"

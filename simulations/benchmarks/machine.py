@@ -8,12 +8,9 @@ import platform
 import resource
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import psutil
-
-OTHERS_SHARE_MAX: Final = 0.1
-"""With more of the machine in others' hands than this, figures say more about them than about us."""
 
 
 def describe(data_folder: Path) -> dict[str, Any]:

@@ -182,6 +182,16 @@ def test_figures_from_a_busy_machine_say_so() -> None:
     assert not any("others" in line for line in verdicts(quiet))
 
 
+def test_a_busy_machine_decides_no_bar_that_it_makes_easier() -> None:
+    figure = Figure.of_ratios("ratio", [1.0] * 5)
+    easier, harder = Bar(figure, 5.0, "a", needs_quiet=True), Bar(figure, 5.0, "b")
+    busy = Report("s", [figure], [easier, harder], others_share=0.5)
+    quiet = Report("s", [figure], [easier, harder], others_share=0.05)
+    assert [bar["met"] for bar in busy.to_plain()["bars"]] == [None, True]
+    assert [bar["met"] for bar in quiet.to_plain()["bars"]] == [True, True]
+    assert verdicts(busy)[0].startswith("bar UNDECIDED: a:")
+
+
 def test_what_this_process_and_its_children_use_is_not_others() -> None:
     passed, others = times()
     burnt = -sum(os.times()[:4])

@@ -366,6 +366,7 @@ class Client:
             "tags": arguments.texts("tags", tags),
         }
         attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, DEPLOY_TIMEOUT_S))
+        attempts.patient = True  # every node loads the model before it is agreed on
         artefact = await asyncio.to_thread(Artefact.open, Path(model) if isinstance(model, str) else model)
         manifest |= {"digest": artefact.digest, "size": artefact.size}
 

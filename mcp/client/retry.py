@@ -42,6 +42,7 @@ from mcp.errors import (
     VersionConflict,
 )
 
+_DOUBLINGS_MAX = 10
 _ASK_AGAIN = (Unavailable, Busy, OutcomeUnknown, DiskFull, DeadlineExceeded, MessageExpired, Cancelled)
 """Errors that say nothing about the request itself. Subclasses count: NoLeader, ModelNotReady.
 
@@ -108,7 +109,12 @@ class RetryLimits:
     infer_share: float = 1 / 2
     """The same for a direct inference, while there is another node to go to."""
     attempt_min_s: float = 1.0
-    """An attempt is given at least this, as far as there is time."""
+    """An attempt is given at least this, as far as there is time.
+
+    The first attempt of a command or a read is given no more either, and after each that was overtaken by
+    its time twice as much, up to its share: a node that hangs (stopped, cut off, its disk full) is soon
+    left for another, and a cluster that is slow is still waited for in the end.
+    """
     wait_slice_s: float = 5.0
     """How long one attempt of a waiting call waits at one node."""
     budget_tokens_max: float = 100.0
@@ -152,6 +158,8 @@ class Attempts:
         self.kind = kind
         self.deadline = deadline
         self.in_doubt = False
+        self.patient = False
+        """Whether it takes long by nature, so that an attempt is given its whole share at once."""
         self.last_error: McpError | None = None
         self._timeout_s = timeout_s
         self._limits = limits
@@ -159,6 +167,7 @@ class Attempts:
         self._random = random_
         self._delay_s = limits.delay_first_s
         self._failed = 0
+        self._overtaken = 0
         budget.deposit()
 
     def attempt_timeout(self, now: float, *, others: bool = True) -> float:
@@ -175,7 +184,9 @@ class Attempts:
         if self.kind is CallKind.INFER:
             share = limits.infer_share if others else 1.0
             return min(left_s, max(limits.attempt_min_s, left_s * share))
-        return min(left_s, max(limits.attempt_min_s, left_s * limits.attempt_share))
+        share_s = left_s * limits.attempt_share
+        patience_s = share_s if self.patient else limits.attempt_min_s * 2.0**self._overtaken
+        return min(left_s, max(limits.attempt_min_s, min(patience_s, share_s)))
 
     def failed(self, error: McpError, now: float, *, others: bool) -> float:
         """An attempt ended in ``error``; ``others``: a node that this call has not tried is there.
@@ -184,6 +195,7 @@ class Attempts:
         there is to be none: ``error`` itself, or the verdict on a command that is in doubt.
         """
         self._failed += 1
+        self._overtaken = min(self._overtaken + isinstance(error, DeadlineExceeded), _DOUBLINGS_MAX)
         error = self._meant(error)
         self.last_error = error
         self.in_doubt = self.in_doubt or leaves_doubt(self.kind, error)

@@ -41,6 +41,7 @@ TABLE: dict[type[e.McpError], tuple[bool, bool]] = {
     e.OutcomeUnknown: (True, True),
     e.Cancelled: (True, True),
     e.MessageExpired: (True, False),
+    e.FrameDamaged: (True, False),
     e.SessionExpired: (False, False),
     e.VersionConflict: (False, False),
     e.NotFound: (False, False),
@@ -161,13 +162,31 @@ def test_the_end_of_a_client_does_not_hide_a_doubt() -> None:
 
 
 def test_an_attempt_gets_a_share_of_the_time() -> None:
-    assert attempts(READ, 9.0).attempt_timeout(100.0) == pytest.approx(3.0)
+    assert attempts(READ, 9.0).attempt_timeout(100.0) == pytest.approx(1.0)
+    deploy = attempts(COMMAND, 9.0)
+    deploy.patient = True
+    assert deploy.attempt_timeout(100.0) == pytest.approx(3.0)
     assert attempts(COMMAND, 1.5).attempt_timeout(100.0) == pytest.approx(1.0)
     assert attempts(COMMAND, 0.5).attempt_timeout(100.0) == pytest.approx(0.5)
     assert attempts(INFER, 8.0).attempt_timeout(100.0, others=True) == pytest.approx(4.0)
     assert attempts(INFER, 8.0).attempt_timeout(100.0, others=False) == pytest.approx(8.0)
     assert attempts(WAIT, 60.0).attempt_timeout(100.0) == pytest.approx(5.0)
     assert attempts(WAIT, 2.0).attempt_timeout(100.0) == pytest.approx(2.0)
+
+
+def test_a_node_that_hangs_is_left_soon_and_a_slow_cluster_is_waited_for() -> None:
+    """A command to a leader that was stopped must not wait for a third of its time."""
+    call, now, allowed = attempts(COMMAND, 30.0), 100.0, []
+    for _ in range(4):
+        allowed.append(call.attempt_timeout(now))
+        now += allowed[-1]
+        now += call.failed(e.DeadlineExceeded("no answer"), now, others=True)
+    assert allowed[:3] == pytest.approx([1.0, 2.0, 4.0])
+    assert allowed[3] == pytest.approx((130.0 - now + allowed[3]) / 3, rel=0.05)
+    refused = attempts(COMMAND, 30.0)
+    for _ in range(5):
+        refused.failed(e.NoLeader("an election"), 100.0, others=True)
+    assert refused.attempt_timeout(100.0) == pytest.approx(1.0)
 
 
 _errors = st.sampled_from([k for k, (again, _) in TABLE.items() if again])

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from simulations.engine.cluster import Cluster
 from simulations.engine.scenario import SECONDS, Scenario
 from simulations.faults import FaultPlan
+from simulations.nodes import cluster as nodes
+from simulations.nodes import scenario as nodes_scenario
 from simulations.verdict import Outcome
 
 
@@ -42,6 +44,10 @@ def _run_engine(seed: int, seconds: float, plan: FaultPlan) -> Outcome:
     return Cluster(replace(Scenario.draw(seed), seconds=seconds, plan=plan)).run()
 
 
+def _run_nodes(seed: int, seconds: float, plan: FaultPlan) -> Outcome:
+    return nodes.run(replace(nodes_scenario.Scenario.draw(seed), seconds=seconds, plan=plan))
+
+
 LEVELS = {
     "engine": Level(
         "engine",
@@ -49,5 +55,12 @@ LEVELS = {
         SECONDS,
         lambda seed: Scenario.draw(seed).plan,
         _run_engine,
+    ),
+    "node": Level(
+        "node",
+        "whole nodes and their clients: state, sessions, inferences, models, on byte streams",
+        nodes_scenario.SECONDS,
+        lambda seed: nodes_scenario.Scenario.draw(seed).plan,
+        _run_nodes,
     ),
 }

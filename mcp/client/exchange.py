@@ -110,7 +110,7 @@ class Exchange:
         self._budget = RetryBudget(self._retries)
         self._random = clock.random()
         self._connections = Connections(dial, routing, clock, dial_timeout_s=self.limits.dial_timeout_s)
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background: dict[asyncio.Task[Any], None] = {}
         self._refresh: asyncio.Task[None] | None = None
         self.closed = False
 
@@ -287,8 +287,8 @@ class Exchange:
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` in the background, until the client is closed."""
         task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background[task] = None
+        task.add_done_callback(self._background.pop)
         return task
 
     async def _ask_members(self, address: str) -> None:

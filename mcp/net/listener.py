@@ -52,7 +52,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._socket_file: os.stat_result | None = None
         self._bound: Address | None = None
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
         self._closed = False
         self.accepted = 0
         """Connections that were accepted."""
@@ -97,7 +97,7 @@ class Listener:
         if self._server is not None:
             self._server.close()
         self._remove_socket_file()
-        leaving = self.connections
+        leaving = list(self._connections)
         for connection in leaving:
             connection.close()
         await asyncio.gather(*(connection.wait_closed() for connection in leaving))
@@ -164,13 +164,13 @@ class Listener:
         # Not before there is a transport: with TLS there is none until its handshake is done, and nothing
         # would tell us of one that failed.
         self.accepted += 1
-        self._connections.add(connection)
+        self._connections[connection] = None
         connection.closed.add_done_callback(lambda closed: self._forget(connection, closed.result()))
         if self._closed:  # it was on its way while the listener closed
             connection.close()
 
     def _forget(self, connection: Connection, reason: McpError | None) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if connection.ready.exception() is not None:
             self.refused += 1
             log.info("a connection ended during its handshake: %s", reason)

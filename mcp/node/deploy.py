@@ -44,7 +44,7 @@ class Deployer:
         self._artefacts = artefacts
         self._links = links
         self._clock = clock
-        self._preparing: set[asyncio.Task[Any]] = set()
+        self._preparing: dict[asyncio.Task[Any], None] = {}
 
     async def close(self) -> None:
         """Give up what peers are being asked for."""
@@ -105,10 +105,11 @@ class Deployer:
     async def _replicate(self, manifest: dict[str, Any], timeout_s: float) -> set[str]:
         """Have peers prepare the artefact; returns who holds it once that is a quorum."""
         needed = (len(self._peers) + 1) // 2 + 1
-        asked = {asyncio.ensure_future(self._ask(peer, manifest, timeout_s)) for peer in self._peers}
-        self._preparing.update(asked)
-        for task in asked:
-            task.add_done_callback(self._preparing.discard)
+        in_order = [asyncio.ensure_future(self._ask(peer, manifest, timeout_s)) for peer in self._peers]
+        for task in in_order:
+            self._preparing[task] = None
+            task.add_done_callback(self._preparing.pop)
+        asked = set(in_order)
         holders, problems, waiting = {self._node_id}, list[str](), asked
         # Peers that are slower than the quorum go on, and tell the log themselves when they are ready.
         while waiting and len(holders) < needed:

@@ -64,7 +64,7 @@ class Dispatch:
         self._status = status
         self._caught_up = caught_up
         self._timeout_s_max = request_timeout_s_max
-        self._active: set[asyncio.Task[None]] = set()
+        self._active: dict[asyncio.Task[None], None] = {}
         self._at_once: dict[str, Callable[[Exchange], None]] = {
             "COMMAND": self._command,
             "STATUS": self._answer_status,
@@ -114,9 +114,13 @@ class Dispatch:
             work.close()
             raise self._order.busy(f"{REQUESTS_ACTIVE_MAX} requests are under way on this node")
         task = asyncio.ensure_future(self._run(exchange, work))
-        self._active.add(task)
-        task.add_done_callback(self._active.discard)
+        self._active[task] = None
+        task.add_done_callback(functools.partial(self._ended, work))
         exchange.on_cancel(lambda: task.cancel() and None)
+
+    def _ended(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+        del self._active[task]
+        work.close()  # for a request that was cancelled before its task had begun
 
     @staticmethod
     async def _run(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:

@@ -25,7 +25,7 @@ class Reads:
     def __init__(self, state: ReplicatedState, order: Order) -> None:
         self._state = state
         self._order = order
-        self._inference_waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._inference_waiters: dict[str, dict[asyncio.Future[None], None]] = {}
 
     async def read(
         self,
@@ -65,12 +65,12 @@ class Reads:
 
     async def _wait_for(self, inference: str) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiters = self._inference_waiters.setdefault(inference, set())
-        waiters.add(waiter)
+        waiters = self._inference_waiters.setdefault(inference, {})
+        waiters[waiter] = None  # woken in the order in which they came
         try:
             await waiter
         finally:
-            waiters.discard(waiter)
+            del waiters[waiter]
             if not waiters:
                 self._inference_waiters.pop(inference, None)
 

@@ -1,0 +1,303 @@
+"""One machine: a disk and clocks that stay, and on it one process after another, each a production node."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from consensus.journal import Journal
+from consensus.recovery import recover
+from consensus.snapshots import SnapshotStore
+from executor.interface import Pool
+from executor.onnx import OnnxRuntime
+from mcp.errors import DiskFull, McpError, StorageCorrupt, StorageError
+from mcp.node.assembly import Assembly
+from mcp.node.config import NodeConfig
+from mcp.node.node import Node
+from mcp.node.storage import NodeFiles
+from mcp.node.surroundings import Surroundings
+from simulations.faults import FaultKind
+from simulations.faulty_disk import FaultyDisk
+from simulations.invariants import Violation
+from simulations.nodes import tally
+from simulations.nodes.disk import JOURNAL, SNAPSHOTS, MachineDisk
+from simulations.nodes.ledger import Ledger
+from simulations.nodes.pool import SimulatedPool
+from simulations.nodes.scenario import Scenario
+from simulations.streams import HostNetwork, Streams
+from simulations.virtual_time import VirtualClock, VirtualLoop
+from simulations.world import Clock, World
+
+STOPS_FOR_FAULTS = "a node stops only for a fault"
+STARTS_AGAIN = "a node starts on what it left"
+
+
+class State(enum.StrEnum):
+    """What a machine is."""
+
+    DOWN = "down"
+    UP = "up"
+    LOST = "lost"
+    """Its disk is damaged, it has noticed, and it will not start again."""
+
+
+class Surrounding(Protocol):
+    """What a machine finds around itself."""
+
+    world: World
+    scenario: Scenario
+    streams: Streams
+    ledger: Ledger
+    path: Path
+    done: Counter[str]
+
+    def fired(self, kind: FaultKind) -> None:
+        """A fault had an effect."""
+
+    def fail(self, error: Exception) -> None:
+        """The run has failed."""
+
+    def reported(self, who: str, context: dict[str, Any]) -> None:
+        """Something was raised that nobody awaits, as asyncio tells it."""
+
+
+class Unlocked:
+    """The lock of files that nobody else can reach."""
+
+    def release(self) -> None:
+        """Nothing was taken."""
+
+
+@dataclass(slots=True)
+class Process:
+    """One life of a node."""
+
+    loop: VirtualLoop
+    network: HostNetwork
+    node: Node
+    started: bool = False
+
+    @property
+    def parts(self) -> Assembly | None:
+        """What the node is made of, once it has started."""
+        return self.node._parts if self.started else None
+
+
+class Machine:
+    """See the head of this module. It is what `simulations.chaos` wants of a machine."""
+
+    def __init__(self, name: str, around: Surrounding) -> None:
+        self.name = name
+        self.state = State.DOWN
+        self.process: Process | None = None
+        self.lives = 0
+        self.graves: list[VirtualLoop] = []
+        self.slow_sync_s = 0.0
+        self.paused = 0
+        self.clock = Clock(around.world)
+        self._around = around
+        self._random: random.Random = around.world.stream(f"{name}/machine")
+        self._timing: random.Random = around.world.stream(f"{name}/timing")
+        self._entropy: random.Random = around.world.stream(f"{name}/entropy")
+        self._host = around.streams.host(name)
+        self._flipped = False
+        self._failures_before = 0
+        self.disk: FaultyDisk = MachineDisk(
+            around.world.stream(f"{name}/disk"),
+            around.fired,
+            syncing=self._syncing,
+            off=self._torn,
+            done=around.done,
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process runs."""
+        return self.process is not None
+
+    @property
+    def parts(self) -> Assembly | None:
+        """What the node is made of, while it runs."""
+        return None if self.process is None else self.process.parts
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a process, if it is down."""
+        if self.state is not State.DOWN:
+            return
+        around = self._around
+        self.state, self._host.up = State.UP, True
+        self.lives += 1
+        self._failures_before = self.disk.failures
+        loop = VirtualLoop(
+            around.world,
+            self.clock,
+            job_s=self._job_s,
+            report=lambda context: around.reported(self.name, context),
+        )
+        network = HostNetwork(around.streams, self._host, loop)
+        self.process = Process(loop, network, self._node(network))
+        around.world.tell(self.name, "starts")
+        loop.create_task(self._live(self.process))
+
+    def _node(self, network: HostNetwork) -> Node:
+        scenario = self._around.scenario
+        timing = scenario.timing
+        config = NodeConfig(
+            self.name,
+            self._around.path / self.name,
+            listen=(),
+            voters={name: f"memory://{name}" for name in scenario.nodes},
+            election_timeout_min_s=timing.election_timeout_min_s,
+            election_timeout_max_s=timing.election_timeout_max_s,
+            heartbeat_s=timing.heartbeat_s,
+            limits=scenario.node_limits,
+            consensus_limits=scenario.limits,
+        )
+        surroundings = Surroundings(
+            clock=VirtualClock(self.clock, self._entropy),
+            network=network,
+            open_files=self._open_files,
+            make_pool=self._make_pool,
+        )
+        return Node(config, executors={tally.NAME: tally.Tally()}, surroundings=surroundings)
+
+    async def _live(self, process: Process) -> None:
+        node = process.node
+        try:
+            await node.start()
+        except McpError as error:
+            self._over(process, error, "cannot start", STARTS_AGAIN)
+            return
+        process.started = True
+        assert process.parts is not None
+        self._around.ledger.watch(self.name, process.parts.state)
+        self._over(process, await node.wait_failed(), "stopped itself", STOPS_FOR_FAULTS)
+
+    def _over(self, process: Process, error: McpError, what: str, rule: str) -> None:
+        """A process ends with an error: it may do so for a reason alone."""
+        if process is not self.process:
+            return
+        if isinstance(error, StorageCorrupt) and self._flipped:
+            self._around.fired(FaultKind.BIT_FLIP)
+            self._end(f"lost for good: {error}", tell=True)
+            self.state = State.LOST
+        elif isinstance(error, DiskFull) or (
+            isinstance(error, StorageError) and self.disk.failures > self._failures_before
+        ):
+            self._end(f"{what}: {error}", tell=True)
+            self.start_later()
+        else:
+            self._around.fail(Violation(rule, f"{self.name} {what}: {error.code}: {error}"))
+
+    def start_later(self) -> None:
+        """As its supervisor does."""
+        delay_s = self._around.scenario.habits.restart_s * (0.5 + self._random.random())
+        self._around.world.after(delay_s, self.start)
+
+    def kill(self, why: str = "killed") -> bool:
+        """End the process; what it wrote stays in the system's cache. Whether there was one."""
+        if self.process is None:
+            return False
+        self._end(why, tell=True)
+        return True
+
+    def lose_power(self, why: str, kind: FaultKind) -> bool:
+        """Switch the machine off; whether a process ran. It starts again by itself."""
+        if self.process is None:
+            return False
+        if kind is FaultKind.TORN_WRITE:
+            self._around.fired(kind)
+        self._end(f"off: {why}" if why else "off", tell=False)
+        self._host.up = False
+        unsynced, survived = self.disk.lose_power()
+        self._cut_uploads()
+        kept = "some of it was kept" if survived else "all of it was lost"
+        self._around.world.tell(self.name, f"{kind}: {unsynced} bytes were not synced, {kept}")
+        self.start_later()
+        return True
+
+    def _torn(self, why: str) -> None:
+        self.lose_power(why, FaultKind.TORN_WRITE)
+
+    def _end(self, why: str, *, tell: bool) -> None:
+        process, self.process = self.process, None
+        assert process is not None
+        process.loop.end()
+        process.network.die(tell=tell)
+        self.graves.append(process.loop)
+        self.disk = cast(MachineDisk, self.disk).handed_over()
+        self.state, self.paused = State.DOWN, 0
+        self._around.world.tell(self.name, why)
+
+    def _cut_uploads(self) -> None:
+        """Blobs are on the real disk: of those that are not whole nothing was synced."""
+        folder = self._around.path / self.name / "blobs" / "partial"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            content = path.read_bytes()
+            kept = self._random.randint(0, len(content))
+            zeros = self._random.random() < 0.3
+            path.write_bytes(bytes(kept) if zeros else content[:kept])
+
+    # -- what a process finds -----------------------------------------------------------------------
+
+    def _open_files(self, data_dir: Path) -> NodeFiles:
+        snapshots = SnapshotStore.open(self.disk, SNAPSHOTS)
+        journal = Journal.open(self.disk, JOURNAL, limits=self._around.scenario.journal)
+        return NodeFiles(Unlocked(), journal, snapshots, recover(journal, snapshots))
+
+    def _make_pool(self, runtime: OnnxRuntime, config: NodeConfig) -> Pool:
+        generator = random.Random(self._entropy.getrandbits(64))
+        return SimulatedPool(runtime, generator, self._around.scenario.habits.run_s)
+
+    def _job_s(self) -> float:
+        return self._timing.random() * self._around.scenario.habits.job_s + self._slow_s()
+
+    def _syncing(self) -> None:
+        if self.process is not None:
+            sync_s = self._timing.random() * self._around.scenario.habits.sync_s
+            self.process.loop.stall(sync_s + self._slow_s())
+
+    def _slow_s(self) -> float:
+        if not self.slow_sync_s:
+            return 0.0
+        self._around.fired(FaultKind.SLOW_SYNC)
+        return self._timing.random() * self.slow_sync_s
+
+    # -- what may happen to it ----------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let the process stand still."""
+        self.paused += 1
+        if self.process is not None:
+            self.process.loop.stand_still()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.paused = max(0, self.paused - 1)
+        if not self.paused and self.process is not None:
+            self.process.loop.go_on()
+
+    def clock_changed(self) -> None:
+        """The clock was changed: timers are due at other times."""
+        if self.process is not None:
+            self.process.loop.rearm()
+
+    def flip_bit(self) -> bool:
+        """Flip a stored bit where the formats promise to notice: see `simulations.engine.node`."""
+        segments = [f"{JOURNAL}/{n}" for n in self.disk.list_names(JOURNAL) if n.endswith(".journal")]
+        snapshots = [f"{SNAPSHOTS}/{n}" for n in self.disk.list_names(SNAPSHOTS) if n.endswith(".snapshot")]
+        places = [p for p in segments[:-1] + snapshots[-1:] if self.disk.open_file(p).size]
+        if not places:
+            return False
+        path = self._random.choice(places)
+        offset = self._random.randrange(self.disk.open_file(path).size)
+        self.disk.flip_bit(path, offset)
+        self._flipped = True
+        self._around.world.tell(self.name, f"a bit of byte {offset} of {path} flips")
+        return True

@@ -1,0 +1,346 @@
+"""What the clients of a run do, and the history of it.
+
+A client is a machine of its own and one :class:`mcp.client.client.Client`: one session, shared by some tasks.
+Every value that is written is unlike any other and names the call that wrote it, so an effect can be told
+from every other. What a call ends with is taken at its word: an error that says that nothing was changed is a
+promise, and checked as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from mcp.client.client import Client
+from mcp.client.results import InferenceRecord, KeyValue
+from mcp.errors import (
+    InvariantViolated,
+    McpError,
+    NotFound,
+    ProtocolError,
+    RemoteError,
+    VersionConflict,
+)
+from simulations.checking.history import History
+from simulations.checking.operations import (
+    Absent,
+    Call,
+    CompareAndSet,
+    Conflict,
+    Delete,
+    Done,
+    Failed,
+    Fetch,
+    Found,
+    Get,
+    Ok,
+    Outcome,
+    Put,
+    Recorded,
+    Removed,
+    Submit,
+    Unknown,
+    Written,
+)
+from simulations.invariants import Violation
+from simulations.nodes import models, tally
+from simulations.nodes.executed import Executed
+from simulations.nodes.scenario import Load
+from simulations.world import World
+
+CALLS_END = "every call ends by its deadline"
+RESULTS_ARE_RIGHT = "a result is the model's"
+DEPLOYS_ARE_SEEN = "who has deployed a version is served by it"
+NO_DEFECTS = "no client is told of a defect"
+
+OVERDUE_S = 0.25
+"""How much later than its deadline a call may end: a node's turn may come first."""
+DEFECTS = (ProtocolError, RemoteError, InvariantViolated)
+"""What no fault of these excuses, beside the root of the tree, which is a defect by name."""
+
+
+class Around(Protocol):
+    """What a workload finds around itself."""
+
+    world: World
+    done: Counter[str]
+
+    def fail(self, error: Exception) -> None:
+        """The run has failed."""
+
+
+class ClientTasks:
+    """One client and its tasks, which end after ``stopping`` is set, with the calls that are under way.
+
+    ``on_deployed`` is called with the digest as soon as a deploy is acknowledged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: Client,
+        load: Load,
+        around: Around,
+        history: History,
+        executed: Executed,
+        on_deployed: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.client = client
+        self.on_deployed = on_deployed
+        self.stopping = False
+        self.submitted: dict[str, int] = {}
+        """Inferences that may have been submitted, by id, and of which sample."""
+        self.deployed: str | None = None
+        """The latest version that this client knows to be deployed."""
+        self._load = load
+        self._around = around
+        self._history = history
+        self._executed = executed
+        self._random: random.Random = around.world.stream(f"{name}/workload")
+        self._count = 0
+        self._kinds: dict[str, Callable[[str], Awaitable[object]]] = {
+            "put": self._put,
+            "get": lambda who: self._get(who, "session"),
+            "get linearizable": lambda who: self._get(who, "linearizable"),
+            "get stale": lambda who: self._get(who, "stale"),
+            "count": self._count_up,
+            "delete": self._delete,
+            "execute": self._execute,
+            "submit": lambda who: self._submit(who, "durable"),
+            "submit replicated": lambda who: self._submit(who, "replicated"),
+            "infer": self._infer,
+        }
+
+    # -- tasks --------------------------------------------------------------------------------------
+
+    async def work(self, worker: int) -> None:
+        """Call, think, call again."""
+        who = f"{self.name}.{worker}"
+        names, weights = list(self._load.weights), list(self._load.weights.values())
+        while not self.stopping:
+            await asyncio.sleep(self._random.expovariate(1 / self._load.pause_s))
+            (kind,) = self._random.choices(names, weights)
+            if kind in ("submit", "submit replicated", "infer") and self.deployed is None:
+                kind = "put"
+            if not self.stopping:
+                await self._kinds[kind](who)
+
+    async def deploy(self, version: str, *, at_s: float = 0.0) -> None:
+        """Have a version of the model deployed, however often it takes."""
+        await asyncio.sleep(at_s)
+        while not self.stopping and self.deployed != version:
+            try:
+                deployment = await self._timed(
+                    10.0,
+                    lambda s: self.client.deploy(
+                        models.NAME, models.versions()[version], version=version, timeout_s=s
+                    ),
+                )
+            except McpError as error:
+                self._told(error, "deploy")
+                await asyncio.sleep(0.2)
+                continue
+            self.deployed = version
+            self._around.world.tell(self.name, f"version {version} is deployed on {deployment.holders}")
+            self.on_deployed(deployment.digest)
+
+    # -- keys ---------------------------------------------------------------------------------------
+
+    def _mark(self, who: str) -> str:
+        self._count += 1
+        return f"{who}-{self._count}"
+
+    def _value(self, mark: str, number: int = 0) -> dict[str, Any]:
+        return {"by": mark, "n": number, "pad": bytes(self._random.randint(0, self._load.value_bytes))}
+
+    async def _put(self, who: str) -> None:
+        key, mark = f"k{self._random.randrange(self._load.keys)}", self._mark(who)
+        value = self._value(mark)
+        await self.recorded(
+            who,
+            Put(key, value),
+            lambda s: self.client.put(key, value, timeout_s=s),
+            Written,
+            request=mark,
+        )
+
+    async def _get(self, who: str, consistency: Any) -> KeyValue | None:
+        kinds = ("k", "k", "d", "n")
+        key = f"{self._random.choice(kinds)}{self._random.randrange(self._load.keys)}"
+        return await self.get(who, key, consistency)
+
+    async def get(
+        self, who: str, key: str, consistency: Any, timeout_s: float | None = None
+    ) -> KeyValue | None:
+        """Read a key."""
+        found: KeyValue | None = await self.recorded(
+            who,
+            Get(key, consistency),
+            lambda s: self.client.get(key, consistency=consistency, timeout_s=s),
+            lambda it: Absent() if it is None else Found(it.value, it.version, it.index),
+            timeout_s=timeout_s,
+        )
+        return found
+
+    async def _delete(self, who: str) -> None:
+        key, mark = f"d{self._random.randrange(self._load.keys)}", self._mark(who)
+        if self._random.random() < 0.6:
+            value = self._value(mark)
+            await self.recorded(
+                who,
+                Put(key, value),
+                lambda s: self.client.put(key, value, timeout_s=s),
+                Written,
+                request=mark,
+            )
+            return
+        await self.recorded(
+            who,
+            Delete(key),
+            lambda s: self.client.delete(key, timeout_s=s),
+            Removed,
+        )
+
+    async def _count_up(self, who: str) -> None:
+        """Raise a counter by one, from what this session sees of it."""
+        key = f"n{self._random.randrange(2)}"
+        seen = await self.get(who, key, "session")
+        number, version = (0, 0) if seen is None else (seen.value["n"], seen.version)
+        mark = self._mark(who)
+        value = self._value(mark, number + 1)
+        await self.recorded(
+            who,
+            CompareAndSet(key, value, version),
+            lambda s: self.client.compare_and_set(key, value, expected_version=version, timeout_s=s),
+            Written,
+            request=mark,
+        )
+
+    # -- executors and inferences -------------------------------------------------------------------
+
+    async def _execute(self, who: str) -> None:
+        mark = self._mark(who) + ("!" if self._random.random() < 0.1 else "")
+        asked = self._executed.begin(mark)
+        try:
+            place = await self._timed(
+                None, lambda s: self.client.execute(tally.NAME, mark.encode(), timeout_s=s)
+            )
+        except McpError as error:
+            self._told(error, "execute")
+            self._executed.end(asked, None, unknown=not error.outcome_known)
+        else:
+            self._executed.end(asked, place)
+
+    async def _submit(self, who: str, mode: Any) -> None:
+        task, sample = f"t-{self._mark(who)}", self._random.randrange(models.SAMPLES)
+        inputs = models.inputs(sample)
+        self.submitted[task] = sample
+        await self.recorded(
+            who,
+            Submit(task, mode),
+            lambda s: self.client.submit(models.NAME, inputs, mode=mode, id=task, timeout_s=s),
+            lambda _: Done(),
+            request=task,
+        )
+        await self.fetch(who, task, wait=self._random.random() < 0.7)
+
+    async def fetch(
+        self, who: str, task: str, *, wait: bool, timeout_s: float | None = None
+    ) -> InferenceRecord | None:
+        """Read the record of an inference, and look whether its result is right."""
+        record: InferenceRecord | None = await self.recorded(
+            who,
+            Fetch(task, wait),
+            lambda s: self.client.result(task, wait=wait, timeout_s=s),
+            lambda it: Absent() if it is None else self._record(task, it),
+            timeout_s=timeout_s,
+        )
+        return record
+
+    def _record(self, task: str, record: InferenceRecord) -> Recorded:
+        result: Any = None
+        if record.status == "done":
+            assert record.outputs is not None
+            result = models.summary(record.outputs)
+            self._check(task, record.version, self.submitted[task], result)
+        elif record.error is not None:
+            self._around.done[f"failed {record.error.code}"] += 1
+            result = record.error.code
+        return Recorded(record.status, record.token, record.node, result)
+
+    async def _infer(self, who: str) -> None:
+        sample, known = self._random.randrange(models.SAMPLES), self.deployed
+        try:
+            told = await self._timed(
+                None, lambda s: self.client.infer(models.NAME, models.inputs(sample), timeout_s=s)
+            )
+        except McpError as error:
+            self._told(error, "infer")
+            return
+        self._around.done["infer"] += 1
+        self._check(who, told.version, sample, models.summary(told.outputs))
+        if known is not None and told.version < known:
+            self._around.fail(
+                Violation(DEPLOYS_ARE_SEEN, f"{who} was served by version {told.version} after {known}")
+            )
+
+    def _check(self, what: str, version: str, sample: int, told: str) -> None:
+        right = models.answer(version, sample)
+        if told != right:
+            self._around.fail(Violation(RESULTS_ARE_RIGHT, f"{what}: {told}, where {right} is right"))
+
+    # -- one call -----------------------------------------------------------------------------------
+
+    async def recorded(
+        self,
+        who: str,
+        call: Call,
+        ask: Callable[[float], Awaitable[Any]],
+        result: Callable[[Any], Any],
+        *,
+        request: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Make a call and write down how it went. Gives what was told; ``None`` for an error."""
+        world, history = self._around.world, self._history
+        number = history.invoke(who, call, world.now, session=self.name, request=request)
+        told, outcome = None, None
+        try:
+            told = await self._timed(timeout_s, ask)
+        except McpError as error:
+            outcome = self._outcome(call, error)
+        history.complete(number, Ok(result(told)) if outcome is None else outcome, world.now)
+        return told
+
+    def _outcome(self, call: Call, error: McpError) -> Outcome:
+        if isinstance(error, VersionConflict):
+            return Ok(Conflict(error.details["version"], error.details["value"]))
+        if isinstance(call, Fetch) and type(error) is NotFound:
+            return Ok(Absent())
+        name = type(call).__name__
+        self._told(error, name)
+        if isinstance(call, Get | Fetch) or error.outcome_known:
+            return Failed(error.code)
+        return Unknown(error.code)
+
+    def _told(self, error: McpError, what: str) -> None:
+        """Note an error that a client was told."""
+        self._around.done[f"{what.lower()} {error.code}"] += 1
+        if type(error) is McpError or isinstance(error, DEFECTS):
+            self._around.fail(Violation(NO_DEFECTS, f"{what}: {error.code}: {error}"))
+
+    async def _timed(self, timeout_s: float | None, ask: Callable[[float], Awaitable[Any]]) -> Any:
+        timeout_s = self._random.choice(self._load.timeouts_s) if timeout_s is None else timeout_s
+        begun = self._around.world.now
+        try:
+            return await ask(timeout_s)
+        finally:
+            took_s = self._around.world.now - begun
+            if took_s > timeout_s + OVERDUE_S:
+                self._around.fail(
+                    Violation(CALLS_END, f"a call of {self.name} took {took_s:.3f} s, allowed {timeout_s} s")
+                )

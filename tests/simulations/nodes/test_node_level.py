@@ -1,0 +1,192 @@
+"""Whole nodes under seeds: clean runs, the same runs, and products that are broken on purpose."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consensus.journal import Journal
+from consensus.reads import Reads
+from mcp.node.deploy import Deployer
+from mcp.node.links import PeerLinks
+from mcp.node.order import Order
+from mcp.node.ordered import UserMachine
+from mcp.state.inferences import Inferences
+from mcp.state.state import Applied, ReplicatedState
+from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
+from simulations.levels import LEVELS, run_seed
+from simulations.nodes.cluster import run
+from simulations.nodes.scenario import KINDS, Scenario
+from simulations.verdict import Outcome, Verdict
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+FAILED_SEEDS = Path(__file__).parents[1] / "failed_node_seeds.txt"
+
+
+def failed_seeds() -> Iterator[int]:
+    for line in FAILED_SEEDS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            yield int(line.split()[0])
+
+
+@pytest.mark.parametrize("seed", list(failed_seeds()))
+def test_a_seed_that_once_failed_does_not_fail_again(seed: int) -> None:
+    outcome = run_seed(LEVELS["node"], seed)
+    assert outcome.verdict is Verdict.CLEAN, f"{outcome.reason}; {outcome.command}"
+
+
+def test_seeds_are_clean_and_their_faults_fire() -> None:
+    fired: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for seed in range(1000, 1012):
+        outcome = run_seed(LEVELS["node"], seed)
+        assert outcome.verdict is Verdict.CLEAN, f"{outcome.reason}; {outcome.command}"
+        assert outcome.virtual_seconds >= 20
+        fired.update(outcome.faults)
+        counts.update({name: int(count) for name, count in outcome.counts.items()})
+    assert len(fired) >= 12, fired
+    for happened in ("snapshots taken", "snapshots received", "segments compacted", "infer", "reports"):
+        assert counts[happened], happened
+    for rule in ("linearizability", "read your writes", "exactly one effect", "fencing"):
+        assert counts[f"checked {rule}"] > 100, rule
+
+
+def test_the_same_seed_is_the_same_run_in_another_process_and_under_another_hash_seed() -> None:
+    def elsewhere(hash_seed: str) -> str:
+        code = (
+            "from simulations.levels import LEVELS, run_seed; "
+            "print(run_seed(LEVELS['node'], 5, seconds=6).trace_hash)"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    here = run_seed(LEVELS["node"], 5, seconds=6).trace_hash
+    assert elsewhere("1") == elsewhere("2") == here
+    assert run_seed(LEVELS["node"], 6, seconds=6).trace_hash != here
+
+
+def three_nodes() -> Scenario:
+    scenarios = (Scenario.draw(seed) for seed in range(100))
+    return next(scenario for scenario in scenarios if len(scenario.nodes) == 3)
+
+
+AMOUNTS = {
+    FaultKind.CLOCK_DRIFT: 1.2,
+    FaultKind.LOSS: 0.5,
+    FaultKind.THROTTLE: 2000.0,
+    FaultKind.DISK_FULL: 1.0,
+    FaultKind.IO_ERROR: 0.0,
+    FaultKind.TORN_WRITE: 1.0,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_fault_fires(kind: FaultKind) -> None:
+    nodes, peers = (("n1",), ()) if kind not in LINK_KINDS else (("n1",), ("n2", "n3"))
+    faults = [Fault(kind, at, 1.5, nodes, peers, AMOUNTS.get(kind, 0.3)) for at in (2.0, 4.0)]
+    if kind is FaultKind.BIT_FLIP:
+        # It is noticed when the disk is read.
+        faults.append(Fault(FaultKind.KILL, 4.1, 0.5, nodes))
+    outcome = run(replace(three_nodes(), seconds=6, plan=FaultPlan(tuple(faults))))
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert outcome.faults.get(str(kind), 0) > 0
+
+
+# -- products that are broken on purpose --------------------------------------------------------------------
+
+
+def sessions_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(_self: Order, _index: int, _timeout_s: float) -> None:
+        return
+
+    patch.setattr(Order, "wait_applied", at_once)
+
+
+def an_executor_is_not_in_snapshots(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(UserMachine, "snapshot", lambda _self: b"\x90")
+
+
+def syncs_are_skipped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "_sync_file", lambda _self: None)
+
+
+def a_lost_node_keeps_its_inferences(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Inferences, "lost", lambda _self, _node, _moment: [])
+
+
+def a_deploy_needs_no_quorum(patch: pytest.MonkeyPatch) -> None:
+    async def alone(self: Deployer, _manifest: dict[str, Any], _timeout_s: float) -> set[str]:
+        return {self._node_id}
+
+    patch.setattr(Deployer, "_replicate", alone)
+
+
+def commands_are_applied_twice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ReplicatedState, "_issue", _anew)
+
+
+def _anew(state: ReplicatedState, command: Any, moment: Any) -> Any:
+    value, error, events = state._execute(command, moment)
+    return Applied(value, error, events, executed=True)
+
+
+def links_are_not_stopped(patch: pytest.MonkeyPatch) -> None:
+    async def halfway(self: PeerLinks) -> None:
+        for connection in list(self._up.values()):
+            connection.close()
+
+    patch.setattr(PeerLinks, "stop", halfway)
+
+
+def reads_are_asked_at_network_speed(patch: pytest.MonkeyPatch) -> None:
+    refused = Reads.refused
+
+    def always(self: Reads, numbers: Any) -> None:
+        refused(self, numbers)
+        self._again = True
+
+    patch.setattr(Reads, "refused", always)
+
+
+def first_failure(seeds: range) -> Outcome | None:
+    for seed in seeds:
+        outcome = run_seed(LEVELS["node"], seed)
+        if outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
+            return outcome
+    return None
+
+
+@pytest.mark.parametrize(
+    ("break_it", "verdict", "rule"),
+    [
+        (sessions_are_not_waited_for, Verdict.SAFETY, ""),
+        (an_executor_is_not_in_snapshots, Verdict.SAFETY, ""),
+        (syncs_are_skipped, None, ""),
+        (a_deploy_needs_no_quorum, Verdict.SAFETY, "an acknowledged deploy is on a quorum"),
+        (commands_are_applied_twice, Verdict.SAFETY, ""),
+        (links_are_not_stopped, Verdict.CRASH, "tasks left"),
+        (reads_are_asked_at_network_speed, Verdict.SAFETY, "no loop spins"),
+    ],
+)
+def test_a_broken_product_is_found_out(
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    verdict: Verdict | None,
+    rule: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    break_it(monkeypatch)
+    outcome = first_failure(range(12))
+    assert outcome is not None
+    assert verdict in (outcome.verdict, None), outcome.reason
+    assert outcome.reason.startswith(rule)

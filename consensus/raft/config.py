@@ -31,6 +31,12 @@ class RaftConfig:
     leader_fallback_s: float = 0.5
     """A leader that hears from no majority for this long steps down."""
 
+    lost_leader_min_s: float = 0.02
+    lost_leader_max_s: float = 0.08
+    """A follower whose link to the leader breaks calls an election after a time drawn from this range, unless
+    the link is back before: a process that died does not answer again. It is also how long whoever
+    lets another node call an election waits with one of its own."""
+
     entry_bytes_max: int = 960 * 1024
     """The largest ``data`` of one entry. Larger proposals are refused."""
 
@@ -55,6 +61,11 @@ class RaftConfig:
                 f"heartbeat_s={self.heartbeat_s}, election_timeout_min_s={self.election_timeout_min_s} and "
                 f"election_timeout_max_s={self.election_timeout_max_s} do not fit: expected "
                 "0 < 3 * heartbeat_s < election_timeout_min_s < election_timeout_max_s"
+            )
+        if not 0 < self.lost_leader_min_s <= self.lost_leader_max_s:
+            raise ValueError(
+                f"lost_leader_min_s={self.lost_leader_min_s} must be positive and at most "
+                f"lost_leader_max_s={self.lost_leader_max_s}"
             )
         if not 0 <= self.commit_notice_s <= self.heartbeat_s:
             raise ValueError(

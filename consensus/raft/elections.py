@@ -10,6 +10,11 @@ everybody else (defect 11). Both are guarded here (Ongaro 2014, sections 9.6 and
   election; otherwise the deadline is put off and the term stays.
 - *Stickiness.* Whoever knows of a leader that is alive ignores requests for votes, unless that leader
   has itself asked for the election (section 3.10).
+- *A lost link.* Most leaders that fall silent are processes that died, and then the link breaks at once. So
+  nobody waits for the whole deadline after that, unless the link is back first; and nobody vouches for a
+  leader without a link to it. Should the leader be alive after all, whoever still has a link says no.
+- *Making way.* Who says yes waits a moment with an asking of its own, and of two that ask at once the one
+  with the smaller name goes first: votes that are split cost a whole timeout.
 
 None of this can make two leaders: it only holds back messages that Raft allows to be lost. It must not
 hold back too much, so the term still gets around. A refusal carries the peer's term, because a log that
@@ -52,6 +57,7 @@ class Elections:
         self,
         core: Core,
         log: MemoryLog,
+        me: Peer,
         others: Sequence[Peer],
         config: RaftConfig,
         *,
@@ -60,9 +66,11 @@ class Elections:
         dropped: Counter[str],
     ) -> None:
         self._core, self._log, self._others, self._config = core, log, others, config
+        self._me, self._random = me, generator
         self._send, self._dropped = send, dropped
         self._ballot = Ballot()
         self._heard_at = float("-inf")
+        self._deadline_before_loss: float | None = None
         # So that an answer to an earlier life of this node is not taken for one to this.
         self._round = int(generator.random() * 2**48)
         self._asked_term = 0
@@ -78,10 +86,31 @@ class Elections:
         fresh = core.now - self._heard_at < self._config.election_timeout_min_s
         return fresh and leader is not None and leader in core.connected
 
-    def heard(self) -> None:
-        """The leader of the term has spoken: nobody need be asked any more."""
+    def heard(self, leader: Peer) -> None:
+        """The leader of the term has spoken, and the deadline is a new one: nobody need be asked any more."""
         self._heard_at = self._core.now
+        self._deadline_before_loss = None
         self._close()
+        if leader not in self._core.connected:
+            # Its last words, which were on their way when the link broke.
+            self.lost_link(leader)
+
+    def lost_link(self, peer: Peer) -> None:
+        """The link to ``peer`` broke. If it is the leader, it may have died: do not wait for long."""
+        core = self._core
+        if core.leader == peer:
+            self._deadline_before_loss = core.election_deadline
+            core.election_deadline = min(core.election_deadline, self._soon())
+
+    def regained_link(self, peer: Peer) -> None:
+        """The link to ``peer`` is back. If it is the leader, it has the time again that it had."""
+        if self._core.leader == peer and self._deadline_before_loss is not None:
+            self._core.election_deadline = self._deadline_before_loss
+            self._deadline_before_loss = None
+
+    def _soon(self) -> float:
+        low, high = self._config.lost_leader_min_s, self._config.lost_leader_max_s
+        return self._core.now + low + (high - low) * self._random.random()
 
     # -- calling one -------------------------------------------------------------------------------
 
@@ -112,6 +141,7 @@ class Elections:
         core, log = self._core, self._log
         # Whoever hears no leader knows of none: commands wait for the next one to speak.
         core.forget_leader()
+        self._deadline_before_loss = None
         self._round += 1
         self._asked_term = core.term + 1
         self._grants.clear()
@@ -157,7 +187,15 @@ class Elections:
     def on_pre_vote(self, sender: Peer, ask: PreVote) -> None:
         """Say whether this node would vote for the sender."""
         granted = not self.has_leader and self._would_vote(ask)
+        if granted:
+            self._make_way(sender)
         self._send(sender, PreVoteAnswer(self._core.term, ask.round, granted))
+
+    def _make_way(self, candidate: Peer) -> None:
+        core = self._core
+        core.election_deadline = max(core.election_deadline, self._soon())
+        if candidate < self._me:
+            self._close()
 
     def _would_vote(self, ask: PreVote) -> bool:
         term, log = self._core.term, self._log

@@ -125,6 +125,7 @@ class RaftEngine:
         self._elections = Elections(
             self._core,
             self._log,
+            self._self,
             self._others,
             config,
             generator=random,
@@ -205,6 +206,7 @@ class RaftEngine:
             # Cut off until now: give a leader the time to make itself heard before calling an election.
             self._core.postpone_election()
         self._core.connect(node)
+        self._elections.regained_link(node)
         self._replication.connected(node)
 
     @_event
@@ -215,6 +217,7 @@ class RaftEngine:
         if node is None or node not in self._core.connected:
             return
         self._core.disconnect(node)
+        self._elections.lost_link(node)
         self._handover.disconnected(node)
         self._replication.disconnected(node)
 
@@ -393,6 +396,7 @@ class RaftEngine:
             },
         )
         self._answering = None
+        self._elections.heard(sender)
         core.advance()
 
     def _on_snapshot_pending(self, sender: Peer, message: SnapshotPending) -> None:
@@ -407,6 +411,7 @@ class RaftEngine:
         if not self._admit_leader(sender, term):
             return False
         self._core.deliver(sender, {"type": "append_entries", "term": term, "commit_index": 0})
+        self._elections.heard(sender)
         return True
 
     def _admit_leader(self, sender: Peer, term: int) -> bool:
@@ -417,7 +422,6 @@ class RaftEngine:
         if not self._reign.admit(term, sender):
             self.dropped["second_leader"] += 1
             return False
-        self._elections.heard()
         return True
 
     def _on_ack(self, sender: Peer, ack: Ack) -> None:

@@ -102,6 +102,7 @@ class PeerLinks:
             self._on_down(peer)
 
     async def _keep_up(self, peer: str, address: str) -> None:
+        loop = asyncio.get_running_loop()
         least, most = self._backoff
         pause = least
         while True:
@@ -113,6 +114,7 @@ class PeerLinks:
                 pause = min(most, pause * 2)
                 continue
             pause = least
+            opened_at = loop.time()
             if connection.peer.node_id == peer:
                 self.adopt(connection)
             else:
@@ -122,4 +124,6 @@ class PeerLinks:
                 )
             await connection.wait_closed()
             self.release(connection)
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+            if loop.time() - opened_at < most:
+                await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+            # One that had lasted is dialled again at once: until it is up, its peer is taken for dead.

@@ -473,7 +473,7 @@ def test_a_flood_of_reads_shares_a_few_questions(tmp_path: Path) -> None:
 
         cluster.board.drop = drop
         await asyncio.gather(*(follower.driver.read_index(timeout_s=10.0) for _ in range(1000)))
-        assert len(asks) < 50, "as many as there are retries and elections, not as there are reads"
+        assert len(asks) <= 10, "as many as there are retries and elections, not as there are reads"
         cluster.stop()
 
     run(scenario)

@@ -329,6 +329,8 @@ def test_voters_that_make_no_sense_are_refused(node: str, voters: str) -> None:
         {"heartbeat_s": 0.1},
         {"election_timeout_max_s": 0.25},
         {"leader_fallback_s": 0.1},
+        {"lost_leader_min_s": 0.0},
+        {"lost_leader_min_s": 0.1},
         {"entry_bytes_max": 1024 * 1024},
         {"entry_bytes_max": 0},
         {"append_entries_max": 0},

@@ -302,3 +302,90 @@ def test_only_a_leader_of_an_older_term_listens_to_that() -> None:
     assert cluster.disks["a"].hard_state == HardState(5, None)
     cluster.deliver("b", "a", CODEC.encode_append(Append(4, 1, 1, 1, 0, ()), b"\x90"))
     assert CODEC.decode(cluster.take("a", "b")[-1]) == NewerTerm(5)
+
+
+# -- a link that breaks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_leader_that_dies_is_succeeded_long_before_anybody_would_have_missed_it(size: int) -> None:
+    took = []
+    for seed in range(40):
+        world = World(size, seed=seed)
+        leader = world.elect()
+        world.run(0.2)
+        leader.crash()
+        took.append(world.run_until(lambda world=world: world.leader() is not None))
+    config = world.config
+    assert min(took) >= config.lost_leader_min_s
+    assert sorted(took)[len(took) // 2] < config.lost_leader_max_s
+    assert max(took) < config.election_timeout_min_s
+
+
+def test_votes_are_hardly_ever_split() -> None:
+    elections = split = 0
+    for seed in range(60):
+        world = World(5, seed=seed)
+        world.elect().crash()
+        before = max(world.leaders)
+        world.elect()
+        elections += 1
+        split += max(world.leaders) > before + 1
+    assert elections == 60
+    assert split <= 3
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_links_that_break_and_come_back_at_once_cost_no_election(others: int) -> None:
+    world = World(3, seed=61)
+    leader = world.elect()
+    for _ in range(50):
+        world.run(0.11)
+        for name in [name for name in world.nodes if name != leader.name][:others]:
+            world._separate(leader.name, name)
+        world.run(0.015)
+        world.heal()
+    assert list(world.leaders) == [1]
+    assert leader.is_leader
+
+
+def test_a_link_that_comes_back_gives_the_leader_the_time_that_it_had_and_no_more() -> None:
+    cluster = Guarded("abcd")
+    cluster.elect("a")
+    cluster.flush()
+    follower = cluster.nodes["b"]
+    before = follower.next_deadline()
+    for _ in range(5):
+        cluster.now += 0.01
+        follower.peer_disconnected("a", cluster.now)
+        assert cluster.now < follower.next_deadline() <= cluster.now + cluster.config.lost_leader_max_s + 1e-5
+        follower.peer_connected("a", cluster.now)
+        assert follower.next_deadline() == before
+    follower.peer_disconnected("c", cluster.now)
+    assert follower.next_deadline() == before, "only the leader is missed"
+    follower.peer_connected("c", cluster.now)
+    follower.peer_disconnected("a", cluster.now)
+    soon = follower.next_deadline()
+    follower.peer_disconnected("c", cluster.now)
+    follower.peer_connected("d", cluster.now)
+    follower.peer_connected("c", cluster.now)
+    assert follower.next_deadline() == soon, "another's return does not bring the leader back"
+
+
+def test_whoever_lets_another_ask_waits_and_of_two_that_ask_at_once_the_first_by_name_goes_on() -> None:
+    cluster = Guarded("abc")
+    for name in "bc":
+        cluster.grow_impatient(name)
+    from_b, from_c = cluster.take("b", "c"), cluster.take("c", "b")
+    cluster.deliver("b", "c", from_b[0])
+    cluster.deliver("c", "b", from_c[0])
+    cluster.wire = [flight for flight in cluster.wire if "a" not in flight[:2]]
+    cluster.deliver("b", "c", cluster.take("b", "c")[0])
+    assert cluster.nodes["c"].status().term == 0, "c has made way"
+    cluster.flush("b", "c")
+    assert cluster.is_leader("b")
+    cluster = Guarded("abc")
+    cluster.nodes["b"]._core.election_deadline = cluster.now + 0.001
+    cluster.grow_impatient("c")
+    cluster.deliver("c", "b", cluster.take("c", "b")[0])
+    assert cluster.nodes["b"].next_deadline() >= cluster.now + cluster.config.lost_leader_min_s

@@ -204,7 +204,7 @@ def test_a_follower_that_was_cut_off_answers_a_read_when_it_is_back() -> None:
     others = [name for name in world.nodes if name != leader.name]
     world.cut([leader.name], others)
     context = leader.read()
-    world.run(0.1)
+    world.run(0.01)
     assert context not in world.read_at
     world.heal()
     world.run_until(lambda: context in world.read_at, limit_s=0.05)

@@ -110,6 +110,11 @@ def _figures(report: Report) -> list[str]:
                 f"{name}: median {found['median_s']} s, longest {found['max_s']} s of {found['count']}"
             )
     lines.append(f"longest time without an acknowledged write: {report.longest_gap_s:.2f} s")
+    if report.stalls:
+        lines.append(
+            f"this machine stood still {report.stalls} times, for {report.longest_stall_s:.1f} s at most, "
+            "which no call is blamed for"
+        )
     if report.settled_s is not None:
         lines.append(f"settled {report.settled_s:.2f} s after everything was healed and every call had ended")
     return lines + [f"{what}: {how}" for what, how in report.honoured.items()]

@@ -17,6 +17,7 @@ from simulations.checking.operations import Absent, CompareAndSet, Found, Put, W
 from simulations.soak.audit import Findings
 from simulations.soak.inject import Happened, Injector, Kill
 from simulations.soak.plan import LivePlan
+from simulations.soak.pulse import Pulse
 from simulations.soak.watch import Watch
 from simulations.soak.workload import Record
 from simulations.verdict import Verdict
@@ -31,7 +32,8 @@ TOLD_MAX: Final = 10
 class Failover:
     """From the SIGKILL of a leader to the first acknowledgement of a write that was begun after it.
 
-    ``alone``: nothing else was wrong until then. ``seconds`` ``None``: there was none.
+    ``alone``: nothing else was wrong until then, and this machine ran all the time. ``seconds`` ``None``:
+    there was none.
     """
 
     at_s: float
@@ -57,6 +59,8 @@ class Report:
     kills: int = 0
     kills_starting: int = 0
     snapshots: int = 0
+    stalls: int = 0
+    longest_stall_s: float = 0.0
     longest_gap_s: float = 0.0
     gaps: dict[str, dict[str, float | int]] = field(default_factory=dict)
     settled_s: float | None = None
@@ -108,6 +112,7 @@ class Report:
             "failover_alone": self.failover_figures(alone=True),
             "failovers": [asdict(failover) for failover in self.failovers],
             "snapshots": self.snapshots,
+            "stalls": {"count": self.stalls, "max_s": round(self.longest_stall_s, 3)},
             "longest_gap_s": round(self.longest_gap_s, 3),
             "gaps": self.gaps,
             "settled_s": self.settled_s,
@@ -143,7 +148,9 @@ def verdict_dict(verdict: checking.Verdict) -> dict[str, Any]:
     }
 
 
-def failovers(kills: Sequence[Kill], happened: Sequence[Happened], record: Record) -> list[Failover]:
+def failovers(
+    kills: Sequence[Kill], happened: Sequence[Happened], record: Record, pulse: Pulse
+) -> list[Failover]:
     """What the clients saw of every leader's death."""
     found = []
     for kill in kills:
@@ -151,7 +158,8 @@ def failovers(kills: Sequence[Kill], happened: Sequence[Happened], record: Recor
             first = record.first_commit_after(kill.at_s)
             seconds = None if first is None else round(first - kill.at_s, 4)
             over = math.inf if first is None else first
-            alone = kill.alone and not any(kill.at_s < other.begun_s < over for other in happened)
+            disturbed = any(kill.at_s < other.begun_s < over for other in happened)
+            alone = kill.alone and not disturbed and not pulse.within(kill.at_s, over)
             found.append(Failover(round(kill.at_s, 3), kill.node, alone, seconds))
     return found
 
@@ -178,13 +186,14 @@ def gaps(happened: Sequence[Happened], record: Record) -> dict[str, dict[str, fl
     }
 
 
-def fill(report: Report, injector: Injector, watch: Watch, record: Record) -> None:
+def fill(report: Report, injector: Injector, watch: Watch, record: Record, pulse: Pulse) -> None:
     """Take over what was counted while it ran."""
     report.fired = dict(injector.fired)
     report.skipped = injector.skipped
     report.kills = len(injector.kills)
     report.kills_starting = sum(kill.starting for kill in injector.kills)
-    report.failovers = failovers(injector.kills, injector.happened, record)
+    report.failovers = failovers(injector.kills, injector.happened, record, pulse)
+    report.stalls, report.longest_stall_s = len(pulse.stalls), pulse.longest_s
     report.operations = record.outcomes()
     report.snapshots = watch.snapshots
     report.story = [{"at_s": event.at_s, "what": event.what} for event in injector.events]
@@ -192,10 +201,11 @@ def fill(report: Report, injector: Injector, watch: Watch, record: Record) -> No
     report.story.sort(key=lambda line: line["at_s"])
 
 
-def judge(report: Report, injector: Injector, record: Record, found: Findings) -> None:
+def judge(report: Report, injector: Injector, record: Record, found: Findings, pulse: Pulse) -> None:
     """Say what is wrong."""
     report.lost, report.doubled = effects(record.history, found.final)
-    report.unanswered = record.unanswered + len(record.late) + len(found.unresolved)
+    too_late = record.too_late(pulse)
+    report.unanswered = record.unanswered + len(too_late) + len(found.unresolved)
     for what in record.wrong + found.wrong:
         report.find(Verdict.SAFETY, what)
     for verdict in report.checkers:
@@ -205,7 +215,7 @@ def judge(report: Report, injector: Injector, record: Record, found: Findings) -
             report.find(Verdict.VOID, str(verdict))
     if record.unanswered:
         report.find(Verdict.LIVENESS, f"{record.unanswered} calls never came back")
-    for what in record.late + [f"not finished: {what}" for what in found.unresolved]:
+    for what in too_late + [f"not finished: {what}" for what in found.unresolved]:
         report.find(Verdict.LIVENESS, what)
     for what in injector.falls:
         report.find(Verdict.CRASH, what)

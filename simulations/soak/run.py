@@ -20,6 +20,7 @@ from simulations.faults import FaultKind
 from simulations.soak.audit import Findings, read_each, read_through, settled
 from simulations.soak.inject import Injector, Kill
 from simulations.soak.plan import PORT_FAULTS, LivePlan, PlanInvalid
+from simulations.soak.pulse import Pulse
 from simulations.soak.report import Report, fill, gaps, judge
 from simulations.soak.supervisor import Supervisor
 from simulations.soak.volume import Volume
@@ -61,6 +62,7 @@ class Soak:
     record: Record
     workload: Workload
     injector: Injector
+    pulse: Pulse
     clock: Clock
     report: Report
     phase: str = "starting"
@@ -113,21 +115,32 @@ async def soak(settings: Settings, folder: Path, show: Callable[[Soak], None] = 
     with (folder / "history.jsonl").open("w") as sink:
         addresses = {name: node.address for name, node in supervisor.nodes.items()}
         watch = Watch(addresses, supervisor.key, clock, now)
-        record = Record(now, sink)
+        record, pulse = Record(now, sink), Pulse(now)
         injector = Injector(
             supervisor, watch, settings.plan, now, settings.seconds, settings.seed, settings.keep_quorum
         )
         report = Report(settings.seed, settings.seconds, settings.nodes, settings.command, settings.plan)
         report.honoured = honoured(settings, volumes=volumes)
-        run = Soak(settings, supervisor, watch, record, _workload(settings, record), injector, clock, report)
+        run = Soak(
+            settings,
+            supervisor,
+            watch,
+            record,
+            _workload(settings, record),
+            injector,
+            pulse,
+            clock,
+            report,
+        )
         run.workload.client = run.new_client
         show(run)
         async with supervisor, background(watch.run()):
             await prepare(run)
             begin[0] = clock.monotonic()
-            await under_fire(run)
-            await afterwards(run)
-        fill(report, injector, watch, record)
+            async with background(pulse.run()):
+                await under_fire(run)
+                await afterwards(run)
+        fill(report, injector, watch, record, pulse)
     (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2))
     (folder / "story.jsonl").write_text("".join(json.dumps(line) + "\n" for line in report.story))
     return report
@@ -272,7 +285,7 @@ async def afterwards(run: Soak) -> None:
             )
     run.phase = "checking"
     run.report.checkers = await asyncio.to_thread(_check, run, findings)
-    judge(run.report, run.injector, run.record, findings)
+    judge(run.report, run.injector, run.record, findings, run.pulse)
 
 
 def _check(run: Soak, findings: Findings) -> list[checking.Verdict]:

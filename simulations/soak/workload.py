@@ -41,6 +41,7 @@ from simulations.checking.operations import (
     Unknown,
     Written,
 )
+from simulations.soak.pulse import Pulse
 
 MODEL: Final = "digits"
 TIMEOUT_S: Final = 6.0
@@ -67,6 +68,16 @@ class Pace:
     calls_per_key: int = 150
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A call that took longer than it was given."""
+
+    what: str
+    begun: float
+    ended: float
+    timeout_s: float
+
+
 @dataclass(slots=True)
 class Record:
     """What happened to the clients. ``now``: seconds since the beginning of the run."""
@@ -74,8 +85,8 @@ class Record:
     now: Callable[[], float]
     sink: IO[str] | None = None
     history: History = field(init=False)
-    late: list[str] = field(default_factory=list)
-    """Calls that did not keep their deadline."""
+    late: list[Late] = field(default_factory=list)
+    """Calls that did not keep their deadline, or would not have if this machine had not stood still."""
     wrong: list[str] = field(default_factory=list)
     """Answers of a model that are not what it answers."""
     direct: Counter[str] = field(default_factory=Counter)
@@ -95,15 +106,24 @@ class Record:
         outcome = await outcome_of(answer)
         ended = self.now()
         self.history.complete(operation, outcome, ended)
-        self.check_deadline(f"{process}: {call}", ended - begun, timeout_s)
+        self.check_deadline(f"{process}: {call}", begun, timeout_s)
         if isinstance(outcome, Ok) and isinstance(outcome.result, Written):
             self.acknowledged_at.append((begun, ended))
         return outcome
 
-    def check_deadline(self, what: str, took_s: float, timeout_s: float = TIMEOUT_S) -> None:
-        """Note a call that took too long."""
-        if took_s > timeout_s + LATE_S:
-            self.late.append(f"{what} took {took_s:.2f} s, {timeout_s:g} s were given")
+    def check_deadline(self, what: str, begun: float, timeout_s: float = TIMEOUT_S) -> None:
+        """Note a call that ended just now and took too long."""
+        ended = self.now()
+        if ended - begun > timeout_s + LATE_S:
+            self.late.append(Late(what, begun, ended, timeout_s))
+
+    def too_late(self, pulse: Pulse) -> list[str]:
+        """The calls that took too long while this machine ran."""
+        return [
+            f"{late.what} took {late.ended - late.begun:.2f} s, {late.timeout_s:g} s were given"
+            for late in self.late
+            if late.ended - late.begun - pulse.within(late.begun, late.ended) > late.timeout_s + LATE_S
+        ]
 
     def first_commit_after(self, moment: float) -> float | None:
         """When the first write was acknowledged that was begun at ``moment`` or later."""
@@ -315,7 +335,7 @@ class Workload:
             self.record.direct["ok"] += 1
             if (found := int(answer.outputs["label"][0])) != self._labels[scan]:
                 self.record.wrong.append(f"{process}: scan {scan} is {found}, not {self._labels[scan]}")
-        self.record.check_deadline(f"{process}: infer", self.record.now() - begun)
+        self.record.check_deadline(f"{process}: infer", begun)
 
     def _scan(self, scan: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         return self.digits.images[scan : scan + 1]

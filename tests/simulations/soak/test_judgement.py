@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,7 @@ from simulations.checking.operations import (
 from simulations.soak.audit import Findings
 from simulations.soak.inject import Happened, Kill
 from simulations.soak.plan import LivePlan, walk
+from simulations.soak.pulse import BEAT_S, STALL_S, Pulse
 from simulations.soak.report import Failover, Report, effects, failovers, gaps, judge
 from simulations.soak.workload import LATE_S, TIMEOUT_S, Keys, Pace, Record, outcome_of
 from simulations.verdict import Verdict
@@ -32,14 +35,15 @@ from simulations.verdict import Verdict
 PLAN = walk(1, ["n1", "n2", "n3"], 10.0)
 
 
-def record() -> Record:
-    return Record(lambda: 0.0)
+def record(now: float = 0.0) -> Record:
+    return Record(lambda: now)
 
 
 def judged(
     found: Findings | None = None,
     made: Record | None = None,
     *,
+    pulse: Pulse | None = None,
     checkers: tuple[checking.Verdict, ...] = (),
     falls: tuple[str, ...] = (),
     fired: int = 1,
@@ -48,7 +52,7 @@ def judged(
     injector: Any = SimpleNamespace(
         plan=PLAN, falls=list(falls), fired=Counter({"kill": fired} if fired else {})
     )
-    judge(report, injector, made or record(), found or Findings())
+    judge(report, injector, made or record(), found or Findings(), pulse or Pulse(lambda: 0.0))
     return report
 
 
@@ -59,8 +63,8 @@ def test_nothing_wrong_is_clean() -> None:
 def test_each_sort_of_finding_has_its_verdict_and_the_worst_counts() -> None:
     broken = checking.Verdict("rule", checking.Status.VIOLATION, 1, (checking.Violation("this"),), 1)
     undecided = checking.Verdict("rule", checking.Status.INCONCLUSIVE, 1, note="too long")
-    slow = record()
-    slow.check_deadline("put", TIMEOUT_S + LATE_S + 0.1)
+    slow = record(TIMEOUT_S + LATE_S + 0.1)
+    slow.check_deadline("put", 0.0)
     hanging = record()
     hanging.history.invoke("c", Put("k", 1), 0.0)
     assert judged(fired=0).verdict is Verdict.VOID
@@ -77,9 +81,36 @@ def test_each_sort_of_finding_has_its_verdict_and_the_worst_counts() -> None:
 
 
 def test_a_call_within_its_time_is_not_late() -> None:
-    made = record()
-    made.check_deadline("put", TIMEOUT_S + LATE_S)
+    made = record(TIMEOUT_S + LATE_S)
+    made.check_deadline("put", 0.0)
     assert made.late == []
+
+
+def test_time_in_which_this_machine_stood_still_is_not_counted() -> None:
+    made = record(20.0)
+    made.check_deadline("put", 10.0)
+    assert judged(made=made).verdict is Verdict.LIVENESS
+    assert (
+        judged(made=made, pulse=Pulse(lambda: 0.0, [(5.0, 10.5), (11.0, 13.0)])).verdict is Verdict.LIVENESS
+    )
+    assert judged(made=made, pulse=Pulse(lambda: 0.0, [(5.0, 11.5), (12.0, 13.6)])).verdict is Verdict.CLEAN
+
+
+def test_a_pulse_notices_that_it_missed_beats() -> None:
+    async def scenario() -> Pulse:
+        pulse = Pulse(asyncio.get_running_loop().time)
+        beating = asyncio.ensure_future(pulse.run())
+        await asyncio.sleep(0)
+        time.sleep(2 * STALL_S)  # noqa: ASYNC251  (the very thing)
+        await asyncio.sleep(2 * BEAT_S)
+        beating.cancel()
+        return pulse
+
+    found = asyncio.run(scenario())
+    assert found.longest_s >= STALL_S
+    ((since, until),) = found.stalls[:1]
+    assert found.within(since, until) == pytest.approx(until - since)
+    assert found.within(until, until + 1) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -106,14 +137,17 @@ def test_a_failover_lasts_until_the_first_write_that_was_begun_after_it() -> Non
         Kill(5.0, "n3", led=True, alone=False, starting=False),
     ]
     happened = [Happened("kill", 1.0, 1.2), Happened("kill", 2.0, 2.5), Happened("delay", 1.55, 1.6)]
-    found = failovers(kills, happened, made)
+    still = Pulse(lambda: 0.0)
+    found = failovers(kills, happened, made, still)
     assert found == [Failover(1.0, "n1", True, 0.5), Failover(5.0, "n3", False, None)]
     report = Report(1, 10.0, 3, "again", LivePlan(), failovers=found)
     assert report.failover_figures(alone=True) == {"count": 1, "median_s": 0.5, "max_s": 0.5, "never": 0}
     assert report.failover_figures(alone=False)["never"] == 1
     assert made.longest_gap_s() == pytest.approx(2.5)
-    disturbed = failovers(kills[:1], [Happened("delay", 1.4, 3.0)], made)
+    disturbed = failovers(kills[:1], [Happened("delay", 1.4, 3.0)], made, still)
     assert disturbed == [Failover(1.0, "n1", False, 0.5)]
+    stalled = failovers(kills[:1], [], made, Pulse(lambda: 0.0, [(1.2, 1.45)]))
+    assert stalled == [Failover(1.0, "n1", False, 0.5)]
 
 
 def test_a_kind_of_fault_is_told_how_long_nothing_was_acknowledged() -> None:

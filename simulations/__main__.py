@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 
 import click
@@ -133,6 +134,8 @@ def swarm_command(
     Then everything heals, and within five times the longest election timeout there must be one leader,
     a fresh write must succeed, and all states must be equal.
     """
+    # So that a swarm that is told to stop takes its processes along.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     totals = Totals()
     outcomes = timed(swarm(level, seeds, jobs=jobs, seconds=seconds, shrinking=shrinking), totals)
     if as_json:

@@ -99,8 +99,12 @@ def _outcomes(level: str, seeds: Sequence[int], jobs: int, seconds: float | None
     context = multiprocessing.get_context("spawn")
     chunks = [seeds[at : at + CHUNK_SEEDS] for at in range(0, len(seeds), CHUNK_SEEDS)]
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for outcomes in pool.map(_run_chunk, [level] * len(chunks), chunks, [seconds] * len(chunks)):
-            yield from outcomes
+        try:
+            for outcomes in pool.map(_run_chunk, [level] * len(chunks), chunks, [seconds] * len(chunks)):
+                yield from outcomes
+        finally:
+            # Whoever stops listening does not want the rest.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run_chunk(level: str, seeds: Sequence[int], seconds: float | None) -> list[Outcome]:

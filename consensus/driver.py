@@ -34,6 +34,9 @@ __all__ = ["Applied", "Done", "Driver", "DriverLimits", "Log", "Network", "Offlo
 
 _T = TypeVar("_T")
 
+TIMER_EARLY_S_MAX = 0.001
+"""uvloop counts whole milliseconds, so its timers come up to one too early; each would only be set again."""
+
 Offload = Callable[[Callable[[], Any]], "asyncio.Future[Any]"]
 """Runs blocking work away from the loop."""
 
@@ -41,7 +44,8 @@ Offload = Callable[[Callable[[], Any]], "asyncio.Future[Any]"]
 class Driver:
     """Drives one engine on the running event loop.
 
-    ``wall`` gives seconds since the epoch for stamps; the loop's clock is the engine's ``now``.
+    ``wall`` gives seconds since the epoch for stamps; the loop's clock is the engine's ``now``. ``stopwatch``
+    measures syncs, in seconds: the loop's clock may stand still during a turn, as uvloop's does.
     ``on_change(status)`` is called after a change of role, term or leader, ``on_failure(error)`` once
     when the node cannot go on. Not thread-safe: every call on the loop's thread.
     """
@@ -57,6 +61,7 @@ class Driver:
         wall: Callable[[], float],
         generator: random.Random,
         limits: DriverLimits | None = None,
+        stopwatch: Callable[[], float] | None = None,
         offload: Offload | None = None,
         on_change: Callable[[EngineStatus], None] = lambda status: None,
         on_failure: Callable[[ConsensusError], None] = lambda error: None,
@@ -64,7 +69,15 @@ class Driver:
         self.limits = limits or DriverLimits()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        shell = _LoopShell(self._loop, journal, offload, self.limits.sync_inline_s_max, on_change, on_failure)
+        shell = _LoopShell(
+            self._loop,
+            journal,
+            offload,
+            stopwatch or self._loop.time,
+            self.limits.sync_inline_s_max,
+            on_change,
+            on_failure,
+        )
         self._pump = shell.pump = Pump(
             engine,
             journal,
@@ -203,6 +216,7 @@ class _LoopShell:
         loop: asyncio.AbstractEventLoop,
         journal: Log,
         offload: Offload | None,
+        stopwatch: Callable[[], float],
         sync_inline_s_max: float,
         on_change: Callable[[EngineStatus], None],
         on_failure: Callable[[ConsensusError], None],
@@ -210,6 +224,7 @@ class _LoopShell:
         self._loop = loop
         self._journal = journal
         self._offload = offload or functools.partial(loop.run_in_executor, None)
+        self._stopwatch = stopwatch
         self._sync_inline_s_max = sync_inline_s_max
         self.changed = on_change
         self.failed = on_failure
@@ -238,18 +253,19 @@ class _LoopShell:
             self._timer = None
         if at < math.inf:
             self._timer_at = at
-            self._timer = self._loop.call_at(at, self._on_timer)
+            self._timer = self._loop.call_at(at + TIMER_EARLY_S_MAX, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._timer_at < self._deadline:
+        if self._loop.time() < self._deadline:
+            self._timer_at = math.inf
             self.arm(self._deadline)
         else:
             self._turn()
 
     def sync(self) -> None:
         """See :class:`consensus.ports.Shell`."""
-        begun = self._loop.time()
+        begun = self._stopwatch()
         if self._sync_s > self._sync_inline_s_max:
             done = self._offload(self._journal.sync)
             done.add_done_callback(functools.partial(self._synced, begun))
@@ -265,9 +281,8 @@ class _LoopShell:
         self.pump.synced(self._note_sync(begun), _error_of(done, "a sync"))
 
     def _note_sync(self, begun: float) -> float:
-        now = self._loop.time()
-        self._sync_s += 0.2 * (now - begun - self._sync_s)
-        return now
+        self._sync_s += 0.2 * (self._stopwatch() - begun - self._sync_s)
+        return self._loop.time()
 
     def store(self, write: StoreSnapshot) -> None:
         """See :class:`consensus.ports.Shell`."""

@@ -38,11 +38,10 @@ class EntryKind(enum.IntEnum):
     NOOP = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One position of the log. ``index`` counts from 1, ``data`` is opaque to the engine."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name, which nobody wants here
     term: int
     kind: EntryKind
     data: bytes

@@ -102,6 +102,8 @@ class Pump:
         self._applying: deque[tuple[int, int, int]] = deque()
         self._applied = (0, 0, 0)
         self._log_bytes = 0
+        self._looked_at = 0
+        self._in_turn = False
         self._storing = False
         self._compact_to: SnapshotMeta | None = None
         self._seal_at = math.inf
@@ -230,6 +232,7 @@ class Pump:
         """Do everything that is due. Called when the pump asked to be woken, or earlier: it does no harm."""
         if self._stopped:
             return
+        self._in_turn = True
         try:
             if self._under_way is None:
                 self._feed_engine(now)
@@ -244,6 +247,7 @@ class Pump:
                 self._seal(now)
         except ConsensusError as error:
             self.fail(error)
+        self._in_turn = False
         self._arm()
 
     def synced(self, now: float, error: ConsensusError | None = None) -> None:
@@ -258,7 +262,8 @@ class Pump:
             self._performed(output, now)
         except ConsensusError as failure:
             self.fail(failure)
-        self._arm()
+        if not self._in_turn:
+            self._arm()
 
     def stored(self, outcome: SnapshotMeta | ConsensusError) -> None:
         """The snapshot that was to be stored is durable, or why not."""
@@ -270,20 +275,26 @@ class Pump:
             self._shell.wake()
         elif isinstance(outcome, DiskFull):
             self._drop("snapshot_disk_full")
+            self._looked_at = -1
         else:
             self.fail(outcome)
 
     # -- events in ----------------------------------------------------------------------------------
 
     def _feed_engine(self, now: float) -> None:
-        self._take_links(now)
-        self._take_inbox(now)
-        self._submission.expire(now)
-        self._submission.hand_over(now)
-        self._reads.expire(now)
-        self._reads.hand_over(now)
-        self._succession.expire(now)
-        self._succession.begin(now)
+        if self._links:
+            self._take_links(now)
+        if self._inbox:
+            self._take_inbox(now)
+        if not self._submission.idle:
+            self._submission.expire(now)
+            self._submission.hand_over(now)
+        if not self._reads.idle:
+            self._reads.expire(now)
+            self._reads.hand_over(now)
+        if self._succession:
+            self._succession.expire(now)
+            self._succession.begin(now)
         if now >= self._engine.next_deadline():
             self._engine.tick(now)
 
@@ -390,22 +401,33 @@ class Pump:
             self._flush()
         for peer in output.snapshot_needed:
             self._catch_up.begin(peer, now)
-        if output.restore is not None:
-            self._restore(output.restore)
-        self._take_committed(output.committed)
-        self._feed_sink()
-        self._reads.confirmed(output.reads)
-        self._reads.refused(output.reads_refused)
-        self._succession.look()
-        self._send_all(output.send_early)
+        self._apply(output)
+        if output.send_early:
+            self._send_all(output.send_early)
         if self._unflushed:
             # After the answers to clients, which the sink has queued and which leave on the next turn.
             self._shell.flush_soon()
         self._watch()
-        self._maybe_compact()
+        if self._applied[0] != self._looked_at or self._compact_to is not None:
+            self._looked_at = self._applied[0]
+            self._maybe_compact()
         # What came while a sync was under way has had its turn already.
         if self._inbox or self._links or self._submission.due or self._reads.due:
             self._shell.wake()
+
+    def _apply(self, output: Output) -> None:
+        if output.restore is not None:
+            self._restore(output.restore)
+        if output.committed:
+            self._take_committed(output.committed)
+        if self._to_apply:
+            self._feed_sink()
+        if output.reads:
+            self._reads.confirmed(output.reads)
+        if output.reads_refused:
+            self._reads.refused(output.reads_refused)
+        if self._succession:
+            self._succession.look()
 
     def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         for peer, message in messages:
@@ -462,11 +484,19 @@ class Pump:
     def _arm(self) -> None:
         if self._stopped:
             return
-        waiting = (self._submission, self._reads, self._succession)
-        at = min(self._seal_at, *(each.next_deadline() for each in waiting))
-        if self._under_way is None:
-            at = min(at, self._engine.next_deadline(), self._reads.next_asking())
-        self._shell.arm(min(at, self._retry_at))
+        resting = self._under_way is not None
+        at = min(self._seal_at, self._retry_at)
+        if not resting:
+            at = min(at, self._engine.next_deadline())
+        if not self._submission.idle:
+            at = min(at, self._submission.next_deadline())
+        if not self._reads.idle:
+            at = min(at, self._reads.next_deadline())
+            if not resting:
+                at = min(at, self._reads.next_asking())
+        if self._succession:
+            at = min(at, self._succession.next_deadline())
+        self._shell.arm(at)
 
     # -- snapshots ----------------------------------------------------------------------------------
 
@@ -491,6 +521,7 @@ class Pump:
         if grown <= self.limits.log_entries_max and self._log_bytes <= self.limits.log_bytes_max:
             return
         if self._storing or grown < 2 or self._engine.leadership().role is Role.CANDIDATE:
+            self._looked_at = -1
             return
         self._storing = True
         self._log_bytes = 0

@@ -60,6 +60,11 @@ class Reads:
     def _wanted(self) -> bool:
         return self._again if self._asked else bool(self._waiting)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything, here or at another node."""
+        return not (self._pending or self._asked_by or self._confirming)
+
     def next_deadline(self) -> float:
         """When :meth:`expire` has something to do."""
         while self._deadlines and self._deadlines[0][1] not in self._pending:

@@ -66,6 +66,11 @@ class Submission:
         return len(self._proposals)
 
     @property
+    def idle(self) -> bool:
+        """Whether there is nothing to hand over, to wait for or to give up."""
+        return not (self._batch or self._denied or len(self._proposals))
+
+    @property
     def due(self) -> bool:
         """Whether commands wait that :meth:`hand_over` can do something with now."""
         if not self._batch and not self._proposals.waiting:

@@ -34,6 +34,10 @@ class Succession:
         self._waiting: list[_Request] = []
         self._begun: list[_Request] = []
 
+    def __len__(self) -> int:
+        """How many requests have no outcome yet."""
+        return len(self._waiting) + len(self._begun)
+
     def next_deadline(self) -> float:
         """When :meth:`expire` has something to do."""
         if not self._waiting and not self._begun:

@@ -112,6 +112,8 @@ class RaftEngine:
         self._answering: tuple[int, Delivery] | None = None
         self._broken: str | None = None
         self._status: EngineStatus | None = None
+        self._standing: tuple[int, int, Peer | None] | None = None
+        self._leadership: Leadership
         self._output = Output()
         self.dropped: Counter[str] = Counter()
         """How many messages were dropped, by reason."""
@@ -166,7 +168,7 @@ class RaftEngine:
                 "are allowed; split it, or keep the bulk out of the log"
             )
         entry = Entry(self._log.last_index + 1, core.term, EntryKind.COMMAND, bytes(data))
-        self._log.append(entry)
+        self._log.append_entry(entry)
         return entry.term, entry.index
 
     @_event
@@ -291,8 +293,10 @@ class RaftEngine:
             if not self._others:
                 core.advance()
             self._replication.flush(self._output)
-            self._output.reads.extend(self._reads.take_confirmed())
-            self._handover.go_on()
+            if self._reads:
+                self._output.reads.extend(self._reads.take_confirmed())
+            if self._handover.successor is not None:
+                self._handover.go_on()
         output, self._output = self._output, Output()
         output.persist = self._log.take_records()
         return output
@@ -306,9 +310,8 @@ class RaftEngine:
         if core.is_leader:
             if not self._others:
                 return float("inf")
-            replication = self._replication
-            at = min(core.heartbeat_at, replication.fallback_at(), replication.notice_at())
-            at = min(at, self._handover.until)
+            replication, until = self._replication, self._handover.until
+            at = min(core.heartbeat_at, replication.fallback_at(), replication.notice_at, until)
             return at + DEADLINE_SLACK_S
         if self._others and not core.connected:
             return float("inf")
@@ -317,8 +320,12 @@ class RaftEngine:
     def leadership(self) -> Leadership:
         """The part of :meth:`status` that is asked for all the time."""
         core = self._core
-        leader = core.leader
-        return Leadership(core.role, core.term, None if leader is None else leader.id)
+        standing = core.standing()
+        if standing != self._standing:
+            self._standing = standing
+            leader = core.leader
+            self._leadership = Leadership(core.role, core.term, None if leader is None else leader.id)
+        return self._leadership
 
     def transferring(self) -> str | None:
         """See :meth:`consensus.interface.Engine.transferring`."""

@@ -17,8 +17,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
-from collections.abc import Sequence
-from typing import overload
 
 from consensus.errors import InvariantViolated
 from consensus.interface import (
@@ -51,8 +49,11 @@ def _placeholder(meta: SnapshotMeta) -> Slot:
     return _slot(Entry(meta.index, meta.term, EntryKind.NOOP, b""))
 
 
-class MemoryLog:
+class MemoryLog(list[Slot]):
     """The log of one node. PySyncObj's ``Journal`` interface, and what the guards ask for.
+
+    It is a list of slots: PySyncObj looks at its first and last slot several times for every message,
+    and a list of Python's own answers that without a call of ours.
 
     Raises :class:`~consensus.errors.InvariantViolated` when ``recovered`` contradicts itself.
     """
@@ -63,13 +64,11 @@ class MemoryLog:
         self._records: list[Record] = []
         self._hard_state = recovered.hard_state
         self._term_pending = False
-        self.sending = False
-        """Whether PySyncObj builds appends, and what it reads is for a message."""
         self._has_placeholder = False
         self._commit_index = recovered.snapshot.index if recovered.snapshot else GENESIS.index
         _check_order(recovered)
-        self._slots = self._recover(recovered.snapshot, recovered.entries)
-        self._base_index = self._slots[0][1]
+        super().__init__(self._recover(recovered.snapshot, recovered.entries))
+        self._base_index = self[0][1]
 
     def _recover(self, meta: SnapshotMeta | None, entries: list[Entry]) -> list[Slot]:
         if meta is None:
@@ -106,12 +105,12 @@ class MemoryLog:
     @property
     def last_index(self) -> int:
         """The index of the last slot."""
-        return self._slots[-1][1]
+        return self[-1][1]
 
     @property
     def last_term(self) -> int:
         """The term of the last slot."""
-        return self._slots[-1][2]
+        return self[-1][2]
 
     @property
     def term_pending(self) -> bool:
@@ -120,25 +119,25 @@ class MemoryLog:
 
     def term_at(self, index: int) -> int:
         """The term of the entry at ``index``, which is from ``base_index`` to ``last_index``."""
-        return self._slots[index - self._base_index][2]
+        return self[index - self._base_index][2]
 
     def entry_at(self, index: int) -> Entry:
         """The entry at ``index``, which is from ``first_index`` to ``last_index``."""
-        return self._slots[index - self._base_index][3]
+        return self[index - self._base_index][3]
 
     def first_index_of_term(self, term: int) -> int:
         """The first index in memory whose term is ``term`` or later: terms never fall along a log."""
-        return self._base_index + bisect.bisect_left(self._slots, term, key=_term_of)
+        return self._base_index + bisect.bisect_left(self, term, key=_term_of)
 
     # -- changes that the engine makes itself ------------------------------------------------------
 
-    def append(self, entry: Entry) -> None:
+    def append_entry(self, entry: Entry) -> None:
         """Add ``entry`` behind the last one."""
         self.add(entry.data, entry.index, entry.term, entry)
 
     def install(self, meta: SnapshotMeta) -> None:
         """Forget everything: the log goes on behind the snapshot."""
-        self._slots = [_placeholder(meta)]
+        self[:] = [_placeholder(meta)]
         self._base_index = meta.index
         self._has_placeholder = True
         self._records.append(InstalledSnapshot(meta))
@@ -146,7 +145,7 @@ class MemoryLog:
     def compact(self, first_index: int) -> int:
         """Forget what is before ``first_index``, which is committed; return the first index kept."""
         if first_index > self.first_index:
-            del self._slots[: first_index - self._base_index]
+            del self[: first_index - self._base_index]
             self._base_index = first_index
             self._has_placeholder = False
         return self.first_index
@@ -159,26 +158,13 @@ class MemoryLog:
 
     # -- PySyncObj's Journal -----------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        """How many slots there are, at least one."""
-        return len(self._slots)
+    def message_from(self, index: int) -> list[Slot]:
+        """What one message can carry of the slots from ``index`` on, which is behind the base.
 
-    @overload
-    def __getitem__(self, item: int) -> Slot: ...
-    @overload
-    def __getitem__(self, item: slice) -> Sequence[Slot]: ...
-    def __getitem__(self, item: int | slice) -> Slot | Sequence[Slot]:
-        """Slots by position. While appends are built, a slice without an end stops where one is full.
-
-        PySyncObj cuts the whole rest of the log for every message, and then uses its beginning. It asks
-        for the rest of the log also to see whether something has to be truncated: that has to be all.
+        PySyncObj would cut the whole rest of the log for every message, and then use its beginning.
         """
-        if not self.sending or isinstance(item, int) or item.stop is not None:
-            return self._slots[item]
-        return self._message_from(item.start)
-
-    def _message_from(self, start: int) -> list[Slot]:
-        slots = self._slots[start : start + self._count_max]
+        start = index - self._base_index
+        slots = self[start : start + self._count_max]
         if len(slots) < 2:
             return slots
         room = self._bytes_max
@@ -190,21 +176,21 @@ class MemoryLog:
 
     def add(self, command: bytes, idx: int, term: int, entry: Entry | None = None) -> None:
         """Append one slot. Only PySyncObj's own no-operation comes without an ``entry``."""
-        if idx != self._slots[-1][1] + 1:
-            raise InvariantViolated(f"entry {idx} was added behind entry {self._slots[-1][1]}")
+        if idx != self[-1][1] + 1:
+            raise InvariantViolated(f"entry {idx} was added behind entry {self[-1][1]}")
         if entry is None:
             if command != _PYSYNCOBJ_NOOP:
                 raise InvariantViolated(f"PySyncObj added a command of its own: {command[:16]!r}")
             entry = Entry(idx, term, EntryKind.NOOP, b"")
             command = b""
-        self._slots.append((command, idx, term, entry))
+        super().append((command, idx, term, entry))
         self._records.append(entry)
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803 (PySyncObj's names)
         """Forget the slots from position ``entryFrom`` on."""
         if entryFrom < 1:
             raise InvariantViolated("PySyncObj tried to delete the base of the log, which is committed")
-        del self._slots[entryFrom:]
+        del self[entryFrom:]
         self._records.append(Truncate(self.last_index + 1))
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803 (PySyncObj's names)

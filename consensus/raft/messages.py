@@ -138,10 +138,11 @@ Message = (
     | TimeoutNow
 )
 
+_APPEND = 3
 _TYPES: dict[type[Message], int] = {
     RequestVote: 1,
     Vote: 2,
-    Append: 3,
+    Append: _APPEND,
     Ack: 4,
     SnapshotPending: 5,
     PreVote: 6,
@@ -150,6 +151,7 @@ _TYPES: dict[type[Message], int] = {
     NewerTerm: 9,
     TimeoutNow: 10,
 }
+_INTEGER = frozenset({int})
 _KINDS = {int(kind): kind for kind in EntryKind}
 
 
@@ -181,13 +183,13 @@ class Codec:
         """The last field of an append: encode it once, send it to many peers."""
         return self._pack([(index, term, int(entry.kind), data) for data, index, term, entry in entries])
 
-    def encode_append(self, head: Append, entries: bytes) -> bytes:
-        """The append ``head`` with ``entries``, from :meth:`encode_entries`, in place of its own.
+    def encode_append(self, head: Append | tuple[int, int, int, int, int], entries: bytes) -> bytes:
+        """An append: the fields of ``head`` up to ``prev_term``, and ``entries`` from :meth:`encode_entries`.
 
         A msgpack array is a header followed by its elements, so the encoded entries can stand as
         they are behind the other six fields.
         """
-        fields = self._pack((_TYPES[Append], *head[:-1]))
+        fields = self._pack((_APPEND, *head[:5]))
         return _ARRAY_OF_7 + fields[1:] + entries
 
     def decode(self, message: bytes) -> Message:
@@ -226,9 +228,9 @@ class Codec:
 def _check(fields: list[Any], length: int, integers: int) -> None:
     if len(fields) != length:
         raise Malformed("wrong_length")
-    for field in fields[:integers]:
-        if type(field) is not int or not 0 <= field <= INTEGER_MAX:
-            raise Malformed("wrong_field")
+    numbers = fields[:integers]
+    if not _INTEGER.issuperset(map(type, numbers)) or min(numbers) < 0 or max(numbers) > INTEGER_MAX:
+        raise Malformed("wrong_field")
 
 
 def _decode_entries(items: list[Any], index: int, last_term: int, term_max: int) -> list[Entry]:

@@ -31,6 +31,10 @@ class PendingReads:
         self._core, self._replication = core, replication
         self._waiting: deque[tuple[int, int, int]] = deque()
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def add(self, context: int) -> None:
         """A read has come: everybody is asked with the next output. Raises :class:`Busy`."""
         if len(self._waiting) >= READS_PENDING_MAX:

@@ -15,7 +15,7 @@ from consensus.interface import Entry, Output
 from consensus.raft.config import RaftConfig
 from consensus.raft.flow import Flow
 from consensus.raft.log import MemoryLog
-from consensus.raft.messages import Ack, Append, Codec, SnapshotPending
+from consensus.raft.messages import Ack, Codec, SnapshotPending
 from consensus.raft.seams import Core, Peer
 
 _NO_ENTRIES = b"\x90"
@@ -34,7 +34,9 @@ class Replication:
         self._term = -1
         self._number = 0
         self._first_index = 0
-        self._notice_at = math.inf
+        self.notice_at = math.inf
+        """When a commit index has waited long enough."""
+        self._fallback_at = -math.inf
         self._encoded: dict[tuple[int, int], bytes] = {}
         self._output = Output()
         self._early = self._output.send_early
@@ -59,6 +61,7 @@ class Replication:
         self._term = self._core.term
         self._first_index = self._log.last_index
         self._flows = {peer: Flow(self._config, self._core.now) for peer in self._peers}
+        self._fallback_at = -math.inf
 
     def end(self) -> bool:
         """The node leads no more. Returns whether it did until now."""
@@ -80,13 +83,14 @@ class Replication:
             core.next_index[peer] = min(core.next_index[peer], max(match, self._log.base_index) + 1)
 
     def fallback_at(self) -> float:
-        """When the majority, this node included, will have been silent for ``leader_fallback_s``."""
-        latest = sorted(self._core.last_response.values(), reverse=True)
-        return latest[self._majority - 1] + self._config.leader_fallback_s
+        """When the majority, this node included, may have been silent for ``leader_fallback_s``.
 
-    def notice_at(self) -> float:
-        """When a commit index has waited long enough."""
-        return self._notice_at
+        Answers put it off, so it is looked up again only when the time that was found last has come.
+        """
+        if self._fallback_at <= self._core.now:
+            latest = sorted(self._core.last_response.values(), reverse=True)
+            self._fallback_at = latest[self._majority - 1] + self._config.leader_fallback_s
+        return self._fallback_at
 
     def hurry(self, peer: Peer, index: int) -> None:
         """Somebody at ``peer`` waits for ``index``."""
@@ -143,44 +147,41 @@ class Replication:
     def flush(self, output: Output) -> None:
         """Send to each peer that is owed something: entries, a heartbeat, or a new commit index."""
         core = self._core
-        if self._notice_at == math.inf and self._untold():
-            self._notice_at = core.now + self._config.commit_notice_s
-        due = [peer for peer in self._peers if peer in core.connected and self._is_due(peer)]
+        due = self._due()
         if due:
             # An append promises nothing but that we lead the term, and that record is older as a rule.
             self._early = output.send if self._log.term_pending else output.send_early
             self._output = output
             core.replicate(due)
             self._encoded.clear()
-        if self._notice_at <= core.now or not self._untold():
-            self._notice_at = math.inf
         if due or core.heartbeat_at <= core.now:
             times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
             core.heartbeat_at = min(times, default=core.now + self._config.heartbeat_s)
 
-    def _is_due(self, peer: Peer) -> bool:
-        core, flow = self._core, self._flows[peer]
-        if flow.heartbeat_at <= core.now:
-            return True
-        if not self._has_room(peer):
-            return False
-        return (
-            core.next_index[peer] <= self._log.last_index
-            or flow.hurries(core.commit_index)
-            or (self._notice_at <= core.now and flow.commit_sent < core.commit_index)
-        )
-
-    def _has_room(self, peer: Peer) -> bool:
-        """Whether anything but heartbeats may be sent."""
-        return self._core.next_index[peer] > self._log.base_index and self._flows[peer].has_room
-
-    def _untold(self) -> bool:
-        """Whether a peer that can be reached was not told of the last commit."""
+    def _due(self) -> list[Peer]:
+        """Who is owed a message now; and when those are who were not told of the last commit."""
         core = self._core
-        commit_index = core.commit_index
-        return any(
-            flow.commit_sent < commit_index and peer in core.connected for peer, flow in self._flows.items()
-        )
+        now, commit_index, last_index = core.now, core.commit_index, self._log.last_index
+        connected, next_index, base_index = core.connected, core.next_index, self._log.base_index
+        noticed = self.notice_at <= now or not self._config.commit_notice_s
+        due, untold = [], False
+        for peer, flow in self._flows.items():
+            if peer not in connected:
+                continue
+            behind = flow.commit_sent < commit_index
+            if flow.heartbeat_at <= now:
+                due.append(peer)
+            elif not base_index < next_index[peer] or not flow.has_room:
+                untold = untold or behind
+            elif next_index[peer] <= last_index or (behind and (noticed or flow.commit_sent < flow.awaited)):
+                due.append(peer)
+            else:
+                untold = untold or behind
+        if not untold or noticed:
+            self.notice_at = math.inf
+        elif self.notice_at == math.inf:
+            self.notice_at = now + self._config.commit_notice_s
+        return due
 
     def send(self, peer: Peer, message: dict[str, Any]) -> None:
         """Send an append as PySyncObj built it, as far as the peer's window allows."""
@@ -196,8 +197,8 @@ class Replication:
         if entries or flow.heartbeat_at <= core.now:
             self._number = number = self._number + 1
             flow.heartbeat_at = core.now + self._config.heartbeat_s
-        flow.commit_sent = core.commit_index
-        head = Append(core.term, number, core.commit_index, prev_index, message["prevLogTerm"], ())
+        flow.commit_sent = commit_index = core.commit_index
+        head = core.term, number, commit_index, prev_index, message["prevLogTerm"]
         data = self._codec.encode_append(head, self._encode(entries))
         self._early.append((peer.id, data))
         if entries:

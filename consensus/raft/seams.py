@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from consensus.errors import ConsensusError, InvariantViolated
 from consensus.interface import Role
 from consensus.raft.config import RaftConfig
-from consensus.raft.log import MemoryLog
+from consensus.raft.log import MemoryLog, Slot
 
 if TYPE_CHECKING:
     from random import Random
@@ -38,6 +38,7 @@ INTERNALS = (
     "_SyncObj__connectedNodes",
     "_SyncObj__doApplyCommand",
     "_SyncObj__generateRaftTimeout",
+    "_SyncObj__getEntries",
     "_SyncObj__lastResponseTime",
     "_SyncObj__needLoadDumpFile",
     "_SyncObj__newAppendEntriesTime",
@@ -202,6 +203,21 @@ class _Raft(_pysyncobj.SyncObj):  # type: ignore[misc, name-defined]
     def _checkCommandsToApply(self) -> None:  # noqa: N802 (PySyncObj's name)
         """No command takes PySyncObj's queue: the engine appends to the log itself."""
 
+    def _SyncObj__getEntries(  # noqa: N802 (PySyncObj's name)
+        self,
+        fromIDx: int | None,  # noqa: N803 (PySyncObj's names)
+        count: int | None = None,
+        maxSizeBytes: int | None = None,  # noqa: N803
+    ) -> list[Slot]:
+        """The slots from an index on. One limited in bytes is for a message, and ends where that is full."""
+        log: MemoryLog = self._SyncObj__raftLog
+        if fromIDx is None or fromIDx < log.base_index:
+            return []
+        if maxSizeBytes is not None:
+            return log.message_from(fromIDx)
+        start = fromIDx - log.base_index
+        return log[start:] if count is None else log[start : start + count]
+
     def replicate(self) -> None:
         """What PySyncObj does in its own ``__sendAppendEntries``."""
         _pysyncobj.SyncObj._SyncObj__sendAppendEntries(self)
@@ -274,6 +290,11 @@ class Core:
     def role(self) -> Role:
         """What the node is in the term."""
         return _STATES[self.raft._SyncObj__raftState]
+
+    def standing(self) -> tuple[int, int, Peer | None]:
+        """What the node is, the term and its leader, to be compared with what they were before."""
+        raft = self.raft
+        return raft._SyncObj__raftState, raft._SyncObj__raftCurrentTerm, raft._SyncObj__raftLeader
 
     @property
     def is_leader(self) -> bool:
@@ -368,11 +389,9 @@ class Core:
     def replicate(self, peers: Iterable[Peer]) -> None:
         """Build appends for ``peers``: for each one at least one message, and all that it lacks."""
         self.raft._SyncObj__connectedNodes = set(peers)
-        self._log.sending = True
         try:
             self._enter(self.raft.replicate)
         finally:
-            self._log.sending = False
             self.raft._SyncObj__connectedNodes = self.connected
 
     def stop_replicating(self, peer: Peer) -> None:

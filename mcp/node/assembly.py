@@ -175,6 +175,7 @@ class Assembly:
             self.ordered,
             self.links,
             wall=self._clock.wall,
+            stopwatch=self._clock.monotonic,
             generator=generator,
             limits=self.config.consensus_limits,
             on_change=on_change,

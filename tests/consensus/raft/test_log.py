@@ -67,7 +67,7 @@ def test_changes_are_recorded_in_order() -> None:
     changed.setCurrentTerm(2, "b")
     assert changed.term_pending
     changed.deleteEntriesFrom(1)
-    changed.append(command(2, term=2))
+    changed.append_entry(command(2, term=2))
     changed.add(b"\x01", 3, 2)
     changed.setCurrentTerm(3, None)
     assert changed.take_records() == [
@@ -86,7 +86,7 @@ def test_changes_are_recorded_in_order() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda it: it.append(command(9)),
+        lambda it: it.append_entry(command(9)),
         lambda it: it.add(b"\x02members", 3, 1),
         lambda it: it.deleteEntriesFrom(0),
         lambda it: it.deleteEntriesTo(1),
@@ -99,16 +99,15 @@ def test_what_pysyncobj_must_not_do_is_refused(wrong) -> None:
 
 
 @pytest.mark.parametrize("far", [1, 2**62], ids=["small", "large"])
-def test_an_open_slice_fits_into_one_message(far: int) -> None:
+def test_what_is_sent_fits_into_one_message(far: int) -> None:
     config = RaftConfig(entry_bytes_max=1000, append_bytes_max=4000, append_entries_max=200)
     codec = Codec(config)
     sizes = [0] * 400 + [1000] * 10 + [500] * 10 + [1] * 10
     held = [command(far + i, far, bytes(size)) for i, size in enumerate(sizes, 1)]
     entries = log(*held, snapshot=meta(far, far), term=far, config=config)
-    entries.sending = True
     start, messages = 1, 0
     while start < len(entries):
-        slots = entries[start:]
+        slots = entries.message_from(entries.base_index + start)
         data = codec.encode_append(Append(far, far, far, far, far, ()), codec.encode_entries(slots))
         assert 1 <= len(slots) <= config.append_entries_max
         assert len(data) <= config.append_bytes_max

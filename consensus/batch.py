@@ -10,7 +10,7 @@ chosen once, by the leader, and are equal on every node.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgpack
 
@@ -20,8 +20,7 @@ FORMAT = 1
 REQUEST_ID_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The content of one entry. ``time_s`` is seconds since the epoch, ``seed`` has 64 bits."""
 
     time_s: float
@@ -55,8 +54,10 @@ def decode_batch(data: bytes) -> Batch:
         fields = msgpack.unpackb(data, raw=False, use_list=True)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise InvariantViolated(f"a committed entry is no batch of commands: {error}") from error
-    match fields:
-        case [1, float(time_s), int(seed), list(ids), list(commands)] if len(ids) == len(commands):
+    if type(fields) is list and len(fields) == 5 and fields[0] == FORMAT:
+        _, time_s, seed, ids, commands = fields
+        shapes = type(time_s), type(seed), type(ids), type(commands)
+        if shapes == (float, int, list, list) and len(ids) == len(commands):
             return Batch(time_s, seed, ids, commands)
     raise InvariantViolated(
         f"a committed entry is no batch of format {FORMAT}, which this version reads; "

@@ -134,7 +134,7 @@ class DriverLimits:
     transfer: TransferLimits = field(default_factory=TransferLimits)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Applied:
     """A proposal's outcome: where its command stood in the log, and what executing it gave."""
 

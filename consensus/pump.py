@@ -38,7 +38,6 @@ from consensus.channel import (
 from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
 from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
 from consensus.ports import (
-    Applied,
     Done,
     DriverLimits,
     HandoverDone,
@@ -223,8 +222,8 @@ class Pump:
         """The sink has executed all commands of the entry at ``index``."""
         while self._applying and self._applying[0][0] <= index:
             self._applied = self._applying.popleft()
-        for request_id, result in results:
-            self._submission.executed(request_id, Applied(index, result))
+        if len(self._submission):
+            self._submission.executed(index, results)
         if self._to_apply:
             self._shell.wake()
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 from consensus.batch import Batch, encode_batch
 from consensus.channel import Forward, Refused
@@ -137,11 +137,13 @@ class Submission:
             self._hold_until = now + self._limits.forward_backoff_s
         return self._denied is not None
 
-    def executed(self, request_id: bytes, outcome: Applied) -> None:
-        """A command was executed here; perhaps it is one of this node's own."""
-        proposal = self._proposals.resolve(request_id)
-        if proposal is not None:
-            self._resolve(proposal, outcome)
+    def executed(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
+        """Commands of the entry at ``index`` were executed here; some may be this node's own."""
+        resolve = self._proposals.resolve
+        for request_id, result in results:
+            proposal = resolve(request_id)
+            if proposal is not None:
+                self._resolve(proposal, Applied(index, result))
 
     def expire(self, now: float) -> None:
         """Resolve those whose deadline has passed, and ask again whoever denied to lead long enough ago."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One agreed command.
 
     ``index`` is the log position of the entry that carried it, ``position`` its place within that
@@ -26,7 +25,7 @@ class Command:
     to the next. ``seed`` is the entry's random seed (64 bits). ``data`` is opaque to this package.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name, which nobody wants here
     position: int
     term: int
     time_s: float
@@ -34,7 +33,7 @@ class Command:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """What executing one command gave. Exactly one of the two is meaningful: an error is a value.
 

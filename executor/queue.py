@@ -167,22 +167,8 @@ class CommandQueue:
         something about this machine, not about the command. The command then still waits, and the state
         may be half changed: stop the node and restore.
         """
-        if not self._entries:
-            return None
-        entry = self._entries[0]
-        command = Command(
-            entry.index, self._position, entry.term, entry.time_s, entry.seed, entry.commands[self._position]
-        )
-        result = self._execute(executor, command)
-        self.executed_total += 1
-        self._waiting -= 1
-        self._position += 1
-        if self._position == len(entry.commands):
-            self._entries.popleft()
-            self._position = 0
-            self._applied_index = entry.through_index
-            self._applied_time_s = entry.through_time_s
-        return command, result
+        done = self.drain(executor, 1)
+        return done[0] if done else None
 
     def drain(self, executor: Executor, max_commands: int | None = None) -> list[tuple[Command, Result]]:
         """Execute what waits, at most ``max_commands`` of it, and return it in order. See :meth:`pop`.
@@ -191,9 +177,22 @@ class CommandQueue:
         """
         left = self._waiting if max_commands is None else min(max_commands, self._waiting)
         done: list[tuple[Command, Result]] = []
-        while left > 0 and (step := self.pop(executor)) is not None:
-            done.append(step)
-            left -= 1
+        while left > 0:
+            entry = self._entries[0]
+            index, term, time_s, seed = entry.index, entry.term, entry.time_s, entry.seed
+            for data in entry.commands[self._position : self._position + left]:
+                command = Command(index, self._position, term, time_s, seed, data)
+                result = self._execute(executor, command)
+                self._position += 1
+                self._waiting -= 1
+                left -= 1
+                self.executed_total += 1
+                done.append((command, result))
+            if self._position == len(entry.commands):
+                self._entries.popleft()
+                self._position = 0
+                self._applied_index = entry.through_index
+                self._applied_time_s = entry.through_time_s
         return done
 
     def _execute(self, executor: Executor, command: Command) -> Result:

@@ -77,6 +77,8 @@ class VersionVector:
                 f"a version vector of {len(mapping)} components is over components_max={components_max}; "
                 "send only the components that the receiver needs"
             )
+        if len(mapping) == 1 and (only := _plain_item(mapping)):
+            return cls._of(only)
         counts: dict[str, int] = {}
         for component, count in mapping.items():
             _check_component(component)
@@ -86,7 +88,7 @@ class VersionVector:
 
     def to_mapping(self) -> dict[str, int]:
         """Return a new dictionary of the counts above 0, in the order of their names."""
-        return dict(sorted(self._counts.items()))
+        return dict(sorted(self._counts.items())) if len(self._counts) > 1 else dict(self._counts)
 
     def get(self, component: str) -> int:
         """Return the count of ``component``; 0 where there is none."""
@@ -104,17 +106,19 @@ class VersionVector:
 
         Raises :class:`~mcp.errors.InvalidArgument` for a name or a count that no vector may have.
         """
-        _check_component(component)
-        if _checked_count(count) <= self.get(component):
+        known = self._counts.get(component, 0)
+        if not known:
+            _check_component(component)
+        if _checked_count(count) <= known:
             return self
         return self._of({**self._counts, component: count})
 
     def merge(self, other: VersionVector) -> VersionVector:
         """Return the least vector that dominates both: the larger count of every component."""
-        if other.dominates(self):
-            return other
         if self.dominates(other):
             return self
+        if other.dominates(self):
+            return other
         merged = dict(self._counts)
         for component, count in other._counts.items():
             if count > merged.get(component, 0):
@@ -124,7 +128,10 @@ class VersionVector:
     def dominates(self, other: VersionVector) -> bool:
         """Whether this vector has seen everything that ``other`` has: it is equal to it or after it."""
         mine = self._counts
-        return all(count <= mine.get(component, 0) for component, count in other._counts.items())
+        for component, count in other._counts.items():  # noqa: SIM110 (a generator costs more than this)
+            if count > mine.get(component, 0):
+                return False
+        return True
 
     def compare(self, other: VersionVector) -> Order:
         """Say how this vector stands to ``other``: BEFORE when ``other`` has seen more."""
@@ -152,6 +159,20 @@ class VersionVector:
 
     def __repr__(self) -> str:
         return f"VersionVector({self.to_mapping()})"
+
+
+def _plain_item(mapping: Mapping[object, object]) -> dict[str, int] | None:
+    """What most vectors are: one short name in ASCII and a count above 0. Anything else is looked at."""
+    [(component, count)] = mapping.items()
+    if (
+        type(component) is str
+        and type(count) is int
+        and 0 < len(component) <= COMPONENT_BYTES_MAX
+        and component.isascii()
+        and 0 < count <= COUNT_MAX
+    ):
+        return {component: count}
+    return None
 
 
 def _check_component(component: object) -> None:

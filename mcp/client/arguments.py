@@ -63,5 +63,6 @@ def expected_version(version: object) -> int:
 
 def plain(value: Any) -> Any:
     """A value that can travel: None, bool, int of 64 bits, float, str, bytes, lists, dicts with text keys."""
-    encode_map({"value": value})
+    if not (type(value) is str and value.isascii()):
+        encode_map({"value": value})
     return value

@@ -450,7 +450,7 @@ class Client:
 
     async def _command(self, op: str, args: Mapping[str, Any], timeout_s: float | None) -> Any:
         attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, self._timeout_s))
-        answer = await self._commands.send("COMMAND", {"op": op, "args": dict(args)}, attempts)
+        answer = await self._commands.send("COMMAND", {"op": op, "args": args}, attempts)
         return answer.payload.get("value")
 
 

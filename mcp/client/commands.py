@@ -72,7 +72,10 @@ class CommandLane:
         """
         expired: SessionExpired | None = None
         for _ in range(self._limits.sessions_per_command_max):
-            ticket = await self._acquire(attempts)
+            if self._ready:
+                ticket = self._session.allocate()
+            else:
+                ticket = await self._acquire(attempts)
             try:
                 return await self._exchange.call(_request(type_, ticket, fields), attempts, prepare=prepare)
             except SessionExpired as error:
@@ -87,6 +90,11 @@ class CommandLane:
         raise expired or SessionExpired("no session could be kept")
 
     # -- tickets ----------------------------------------------------------------------------------
+
+    @property
+    def _ready(self) -> bool:
+        """Whether a command can have its ticket at once."""
+        return self._opened and self._session.has_room and not self._waiting and not self._exchange.closed
 
     async def _acquire(self, attempts: Attempts) -> Ticket:
         while True:
@@ -128,7 +136,8 @@ class CommandLane:
 
     def _resolve(self, ticket: Ticket) -> None:
         ticket.resolve()
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._session.has_room:

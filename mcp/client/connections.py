@@ -92,6 +92,11 @@ class Connections:
         """The address of some open connection."""
         return next((address for address, node in self._open.items() if not node.closed), None)
 
+    def at_hand(self, address: str) -> NodeConnection | None:
+        """The connection to ``address``, if there is one."""
+        node = self._open.get(address)
+        return node if node is not None and node.connection.is_open else None
+
     async def get(self, address: str, timeout_s: float) -> NodeConnection:
         """Return the connection to ``address``, dialling it if there is none.
 

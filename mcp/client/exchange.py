@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mcp.causality.vector import VersionVector
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Payload = Mapping[str, Any] | Callable[[float], Mapping[str, Any]]
+Payload = Mapping[str, Any] | Callable[[float], dict[str, Any]]
 """A request's payload, or what makes it for an attempt that may take that many seconds."""
 
 Prepare = Callable[[str], Awaitable[None]]
@@ -65,7 +65,7 @@ class ExchangeLimits:
     """How often nodes may pass a request on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What to send. ``to_leader``: the leader answers it without a further hop."""
 
@@ -76,12 +76,8 @@ class Request:
     to_leader: bool = False
     trace_id: str = ""
 
-    def payload_for(self, timeout_s: float) -> dict[str, Any]:
-        """The payload of an attempt that may take ``timeout_s``."""
-        return dict(self.payload(timeout_s) if callable(self.payload) else self.payload)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A node's answer: its payload and segments, and where it came from."""
 
@@ -137,7 +133,7 @@ class Exchange:
         Raises what those rules end with: a node's definite error, ``DeadlineExceeded``, or
         ``OutcomeUnknown`` for a command whose answer was lost.
         """
-        request = replace(request, trace_id=request.trace_id or self.fresh_id())
+        trace_id = request.trace_id or self.fresh_id()
         tried: set[str] = set()
         refusals: dict[str, McpError] = {}
         home: str | None = None
@@ -147,13 +143,15 @@ class Exchange:
                 raise attempts.out_of_time()
             address = self._pick(request, now, tried, home)
             tried.add(address)
-            failure = await self._prepared(prepare, address)
+            failure = None
+            if prepare is not None:
+                failure = await self._prepared(prepare, address)
+                home, now = address, self.clock.monotonic()
             if failure is None:
-                home = address if prepare is not None else None
-                now = self.clock.monotonic()
-                timeout_s = attempts.attempt_timeout(now, others=self.routing.untried(now, tried))
+                others = request.kind is not CallKind.INFER or self.routing.untried(now, tried)
+                timeout_s = attempts.attempt_timeout(now, others=others)
                 try:
-                    return await self.attempt(request, address, timeout_s)
+                    return await self.attempt(request, address, timeout_s, trace_id)
                 except McpError as error:
                     failure = self._failure(address, error, refusals)
             if elsewhere_at_once(failure):
@@ -173,13 +171,12 @@ class Exchange:
         if delay_s:
             await asyncio.sleep(delay_s)
 
-    async def _prepared(self, prepare: Prepare | None, address: str) -> McpError | None:
+    async def _prepared(self, prepare: Prepare, address: str) -> McpError | None:
         """Prepare the node; what went wrong, if anything did."""
-        if prepare is not None:
-            try:
-                await prepare(address)
-            except McpError as error:
-                return error
+        try:
+            await prepare(address)
+        except McpError as error:
+            return error
         return None
 
     def _pick(self, request: Request, now: float, tried: set[str], home: str | None) -> str:
@@ -196,14 +193,14 @@ class Exchange:
         refusals[address] = reason
         return reason if set(self.routing.addresses) <= refusals.keys() else error
 
-    async def attempt(self, request: Request, address: str, timeout_s: float) -> Answer:
+    async def attempt(self, request: Request, address: str, timeout_s: float, trace_id: str = "") -> Answer:
         """Send ``request`` once, to the node at ``address``, and note how that went."""
         began = self.clock.monotonic()
         outcome, node = Outcome.ABANDONED, None
         self.routing.started(request.kind, address)
         try:
-            node = await self._connect(address, timeout_s)
-            reply = await self._send(request, node, timeout_s, began)
+            node = self._connections.at_hand(address) or await self._connect(address, timeout_s)
+            reply = await self._send(request, node, timeout_s, began, trace_id)
             outcome = Outcome.ANSWERED
         except McpError as error:
             outcome = self._judge(request.kind, address, node, error)
@@ -215,13 +212,15 @@ class Exchange:
             self._maintain(now)
         return self._take(reply, address)
 
-    async def _send(self, request: Request, node: NodeConnection, timeout_s: float, began: float) -> Reply:
+    async def _send(
+        self, request: Request, node: NodeConnection, timeout_s: float, began: float, trace_id: str
+    ) -> Reply:
         await node.acquire(request.kind, timeout_s)
         try:
             left_s = timeout_s - (self.clock.monotonic() - began)
             if left_s <= 0:
                 raise Unavailable("the whole time went by before the request could be sent")
-            message = self._message(request, left_s)
+            message = self._message(request, left_s, trace_id)
             return await node.connection.request(message, request.segments, timeout_s=left_s)
         finally:
             node.release(request.kind)
@@ -232,19 +231,22 @@ class Exchange:
         except _REFUSALS as error:
             raise Unavailable(f"{address} refused the connection: {error.code}: {error}") from error
 
-    def _message(self, request: Request, timeout_s: float) -> Message:
+    def _message(self, request: Request, timeout_s: float, trace_id: str) -> Message:
+        payload = request.payload
         return Message(
-            type=request.type,
-            payload=request.payload_for(timeout_s),
-            id=self.fresh_id(),
-            trace_id=request.trace_id,
-            vector=self.vector,
-            ttl=Ttl(hops=self.limits.hops_max, ms=max(1, int(timeout_s * 1000))),
+            request.type,
+            payload(timeout_s) if callable(payload) else dict(payload),
+            self.fresh_id(),
+            trace_id or request.trace_id,
+            self.vector,
+            Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000))),
         )
 
     def _take(self, reply: Reply, address: str) -> Answer:
         payload = reply.message.payload
-        self.vector = self.vector.merge(reply.message.vector)
+        vector = reply.message.vector
+        if vector:
+            self.vector = self.vector.merge(vector)
         self._met(payload.get("index"))
         leader = payload.get("leader")
         if isinstance(leader, str):
@@ -278,11 +280,13 @@ class Exchange:
         """Begin what is due in the background: asking for the members, connecting to them."""
         if self.closed:
             return
-        source = self._connections.any_open
-        if source is not None and self._refresh is None and self.routing.refresh_due(now):
-            self.routing.refreshing(now)
-            self._refresh = self.spawn(self._ask_members(source))
-        self._connections.warm(self.routing.to_connect(now))
+        if self._refresh is None and self.routing.refresh_due(now):
+            source = self._connections.any_open
+            if source is not None:
+                self.routing.refreshing(now)
+                self._refresh = self.spawn(self._ask_members(source))
+        if not self.routing.all_connected:
+            self._connections.warm(self.routing.to_connect(now))
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` in the background, until the client is closed."""

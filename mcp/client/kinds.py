@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 
-class CallKind(enum.Enum):
+class CallKind(enum.StrEnum):
     """Why a request is sent: decides which node suits it and what a lost answer means."""
 
     COMMAND = "command"

@@ -123,6 +123,9 @@ class Routing:
 
     def address_of(self, node_id: str) -> str | None:
         """The address of a node, preferring one that is connected."""
+        for node in self._nodes.values():
+            if node.node_id == node_id and node.connected and not node.failures:
+                return node.address
         found = [node for node in self._nodes.values() if node.node_id == node_id]
         found.sort(key=lambda node: (not node.connected, node.failures))
         return found[0].address if found else None
@@ -147,8 +150,8 @@ class Routing:
         not set aside. A node that is set aside is picked only when all are: then the one whose
         time is up first.
         """
-        if to_leader or kind is CallKind.COMMAND:
-            leader = self.address_of(self._leader) if self._leader else None
+        if (to_leader or kind is CallKind.COMMAND) and self._leader is not None:
+            leader = self.address_of(self._leader)
             if leader and leader not in avoid and not self.in_backoff(leader, now):
                 return leader
         candidates = self._candidates(now, avoid)
@@ -182,6 +185,14 @@ class Routing:
     def to_connect(self, now: float) -> list[str]:
         """The nodes that are worth dialling: neither connected nor set aside."""
         return [n.address for n in self._nodes.values() if not n.connected and n.retry_at <= now]
+
+    @property
+    def all_connected(self) -> bool:
+        """Whether no node is missing."""
+        for node in self._nodes.values():  # noqa: SIM110 (a generator costs more than this)
+            if not node.connected:
+                return False
+        return True
 
     # -- what happened ----------------------------------------------------------------------------
 
@@ -246,6 +257,8 @@ class Routing:
 
     def leader_is(self, node_id: str | None) -> None:
         """A node named the leader, or (``None``) said that there is none."""
+        if node_id == self._leader:
+            return
         self._leader = node_id
         if node_id is not None and self.address_of(node_id) is None:
             self._stale = True

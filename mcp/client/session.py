@@ -16,8 +16,7 @@ Pure: no clock, no network. :mod:`mcp.client.commands` moves it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp.errors import InvalidArgument
 
@@ -57,7 +56,7 @@ class Session:
 
     def allocate(self) -> Ticket:
         """Give out the next number. Raises ``RuntimeError`` when the window has no room: ask first."""
-        if not self.has_room:
+        if self._next - self._ack >= self._window_max:
             raise RuntimeError("the session's window is full; ask has_room before allocate")
         ticket = Ticket(self, self._next)
         self._next += 1
@@ -67,14 +66,16 @@ class Session:
         """``seq`` will never be sent again. Resolving it twice changes nothing."""
         if not self._ack <= seq < self._next:
             return
+        if seq == self._ack and not self._resolved:
+            self._ack += 1
+            return
         self._resolved.add(seq)
         while self._ack in self._resolved:
             self._resolved.remove(self._ack)
             self._ack += 1
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """The right to send one command: a sequence number of a session."""
 
     session: Session
@@ -82,7 +83,8 @@ class Ticket:
 
     def header(self) -> dict[str, Any]:
         """The fields of a command's payload that make it safe to repeat, with ``ack`` as it is now."""
-        return {"session": self.session.id, "seq": self.seq, "ack": self.session.ack}
+        session = self.session
+        return {"session": session.id, "seq": self.seq, "ack": session._ack}
 
     def resolve(self) -> None:
         """This command will never be sent again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final
 
 from mcp.errors import Busy, McpError, OutcomeUnknown, Unavailable
@@ -14,11 +15,12 @@ _STREAMS: Final = 2**32
 class Call:
     """One request: its stream, its future, and the position in the outbox where its frame ends."""
 
-    __slots__ = ("end", "future", "stream")
+    __slots__ = ("deadline", "end", "future", "stream")
 
-    def __init__(self, stream: int, future: asyncio.Future[Reply]) -> None:
+    def __init__(self, stream: int, future: asyncio.Future[Reply], deadline: float) -> None:
         self.stream = stream
         self.future = future
+        self.deadline = deadline
         self.end = 0
 
 
@@ -39,7 +41,7 @@ class Calls:
         """How many answers the peer owes."""
         return len(self._calls) + len(self._abandoned)
 
-    def open(self, future: asyncio.Future[Reply], streams_max: int) -> Call:
+    def open(self, future: asyncio.Future[Reply], streams_max: int, deadline: float = math.inf) -> Call:
         """Start a call on a free stream. Raises :class:`~mcp.errors.Busy` at the peer's limit."""
         if len(self) >= streams_max:
             raise Busy(
@@ -51,8 +53,16 @@ class Calls:
         while stream in self._calls or stream in self._abandoned:
             stream = self._after(stream)
         self._next = self._after(stream)
-        call = self._calls[stream] = Call(stream, future)
+        call = self._calls[stream] = Call(stream, future, deadline)
         return call
+
+    def overdue(self, now: float) -> list[Call]:
+        """The calls whose deadline has passed."""
+        return [call for call in self._calls.values() if call.deadline <= now]
+
+    def next_deadline(self) -> float:
+        """When the next call is overdue; infinity when nobody waits."""
+        return min((call.deadline for call in self._calls.values()), default=math.inf)
 
     def discard(self, call: Call) -> None:
         """Forget a call that was never queued."""

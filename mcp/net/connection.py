@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from mcp.errors import (
     Busy,
@@ -34,6 +34,9 @@ from mcp.wire.codec import decode_error, decode_message, encode_error, encode_me
 from mcp.wire.frame import FRAME_OVERHEAD_BYTES_MAX, Buffer, Frame, FrameKind
 from mcp.wire.handshake import Handshake
 from mcp.wire.messages import Message
+
+TIMER_EARLY_S_MAX: Final = 0.001
+"""uvloop counts whole milliseconds, so its timers come up to one too early."""
 
 
 class Connection(Link):
@@ -56,6 +59,8 @@ class Connection(Link):
         self._parity = 1 if self._initiator else 0
         self._calls = Calls(first_stream=1 if self._initiator else 2)
         self._exchanges: dict[int, Exchange] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at = math.inf
         self._answers_end = 0  # the outbox position where the last answer ends
         self._dispatch |= {
             FrameKind.REQUEST: self._on_request,
@@ -86,14 +91,13 @@ class Connection(Link):
         task cancels the request.
         """
         call = self._open_call(message, segments, timeout_s)
-        timer = self._loop.call_later(timeout_s, self._expire, call, timeout_s)
+        if call.deadline < self._sweep_at:
+            self._sweep_by(call.deadline)
         try:
             return await call.future
         except asyncio.CancelledError:
             self._abandon(call)
             raise
-        finally:
-            timer.cancel()
 
     def notify(self, body: Buffer | Sequence[Buffer], *, corked: bool = False) -> bool:
         """Send a one-way message. ``False``: it was dropped, because too much is unsent or nobody is there.
@@ -116,7 +120,8 @@ class Connection(Link):
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left to send the request, and it was not sent")
         body = encode_message(message, ttl_ms=min(message.ttl.ms, math.ceil(timeout_s * 1000)))
-        call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max)
+        deadline = self._loop.time() + timeout_s
+        call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max, deadline)
         try:
             alone = len(self._calls) == 1
             self._send(FrameKind.REQUEST, call.stream, body, segments, corked=alone)
@@ -128,11 +133,24 @@ class Connection(Link):
             self.flush()  # others that come in the same turn of the loop share the next write
         return call
 
-    def _expire(self, call: Call, timeout_s: float) -> None:
-        if not call.future.done():
-            error = DeadlineExceeded(f"no answer came within {timeout_s:g} s, and the request was cancelled")
-            call.future.set_exception(error)
-        self._abandon(call)
+    def _sweep_by(self, deadline: float) -> None:
+        """Look for overdue calls at ``deadline``: one timer serves all of them, for most are answered."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweep_at = deadline
+        self._sweeper = self._loop.call_at(deadline + TIMER_EARLY_S_MAX, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper, self._sweep_at = None, math.inf
+        for call in self._calls.overdue(self._loop.time()):
+            if not call.future.done():
+                call.future.set_exception(
+                    DeadlineExceeded("no answer came in time, and the request was cancelled")
+                )
+            self._abandon(call)
+        deadline = self._calls.next_deadline()
+        if deadline < math.inf:
+            self._sweep_by(deadline)
 
     def _abandon(self, call: Call) -> None:
         if self._calls.abandon(call) and self._state is State.OPEN:
@@ -245,6 +263,8 @@ class Connection(Link):
         self._handler.on_connected(self)
 
     def _ended(self, position: int, reason: McpError | None) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         self._calls.fail_all(position, reason)
         for exchange in list(self._exchanges.values()):
             exchange._cancel()

@@ -21,12 +21,14 @@ from mcp.wire.codec import decode_map, encode_error
 from mcp.wire.frame import (
     HANDSHAKE_FRAME_BYTES_MAX,
     HANDSHAKE_KINDS,
+    JOIN_BYTES_MAX,
     OPEN_KINDS,
     Buffer,
     Frame,
     FrameKind,
     FrameReader,
     encode_frame,
+    encode_plain,
 )
 from mcp.wire.handshake import Established, Handshake, InitiatorHandshake, Step
 
@@ -60,6 +62,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(kinds=HANDSHAKE_KINDS, frame_bytes_max=HANDSHAKE_FRAME_BYTES_MAX)
         self._outbox = Outbox()
         self._peer: Peer | None = None
+        self._frame_bytes_max = HANDSHAKE_FRAME_BYTES_MAX  # that the peer takes
         self._reason: McpError | None = None
         self._flush_scheduled = False
         self._handling = False
@@ -163,7 +166,8 @@ class Link(asyncio.BufferedProtocol):
             self._refuse_peer(error)
         finally:
             self._handling = False
-        self._flush()
+        if not self._settled:
+            self._flush()
 
     def eof_received(self) -> bool:
         """The peer sends no more: it left. There is no half-closed connection in this protocol."""
@@ -222,8 +226,11 @@ class Link(asyncio.BufferedProtocol):
         *,
         corked: bool = False,
     ) -> None:
-        limit = HANDSHAKE_FRAME_BYTES_MAX if self._peer is None else self._peer.limits.frame_bytes_max
-        self._outbox.put(encode_frame(kind, stream, body, segments, frame_bytes_max=limit))
+        limit = self._frame_bytes_max
+        if not segments and type(body) is bytes and len(body) <= JOIN_BYTES_MAX:
+            self._outbox.put_one(encode_plain(kind, stream, body, frame_bytes_max=limit))
+        else:
+            self._outbox.put(encode_frame(kind, stream, body, segments, frame_bytes_max=limit))
         self._settled = False
         # What is sent while received frames are handled is flushed after the last of them.
         if not (self._flush_scheduled or self._handling or corked):
@@ -247,6 +254,9 @@ class Link(asyncio.BufferedProtocol):
         backlog = self._outbox.backlog_bytes
         if not backlog:
             self._refusals_unread = 0
+            if self._state is State.OPEN and not self._reading_paused:
+                self._settled = True
+                return
         if self._state is State.OPEN:
             stop = self._must_not_read(backlog)
             if stop != self._reading_paused:
@@ -280,6 +290,7 @@ class Link(asyncio.BufferedProtocol):
         self._peer = Peer(
             established.node_id, established.role, established.version, self._address, established.limits
         )
+        self._frame_bytes_max = established.limits.frame_bytes_max
         self._reader.expect(OPEN_KINDS, self._limits.frame_bytes_max)
         self._state = State.OPEN
         if self._timer is not None:

@@ -29,6 +29,7 @@ class Outbox:
         self._transport: asyncio.Transport | None = None
         self._queue: deque[Buffer] = deque()
         self._writable = True
+        self._holds_nothing = True
         self.queued = 0
         """The position after the last byte that was put."""
         self.handed = 0
@@ -40,6 +41,7 @@ class Outbox:
         # With TLS a mark of 0 would stop the queue for good: it counts as reached by nothing.
         secure = transport.get_extra_info("sslcontext") is not None
         transport.set_write_buffer_limits(high=_SMALL_BYTES if secure else 0)
+        self._holds_nothing = not secure
 
     def __bool__(self) -> bool:
         """Whether anything waits to be passed on."""
@@ -49,12 +51,19 @@ class Outbox:
     def backlog_bytes(self) -> int:
         """Bytes that the operating system has not taken yet."""
         unsent = self.queued - self.handed
-        return unsent if self._transport is None else unsent + self._transport.get_write_buffer_size()
+        if self._transport is None or (self._writable and self._holds_nothing):
+            return unsent
+        return unsent + self._transport.get_write_buffer_size()
 
     @property
     def sent(self) -> int:
         """The position after the last byte that the operating system took."""
         return self.queued - self.backlog_bytes
+
+    def put_one(self, buffer: bytes) -> None:
+        """Queue one buffer, which nobody changes."""
+        self._queue.append(buffer)
+        self.queued += len(buffer)
 
     def put(self, buffers: Iterable[Buffer]) -> None:
         """Queue buffers. They are sent by :meth:`flush`; leave them unchanged until then."""

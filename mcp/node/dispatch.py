@@ -13,7 +13,6 @@ from typing import Any
 
 from consensus.driver import Applied as Committed
 from consensus.errors import ConsensusError
-from mcp.causality.vector import VersionVector
 from mcp.errors import (
     InvalidArgument,
     McpError,
@@ -33,6 +32,7 @@ from mcp.node.translation import translated
 from mcp.state.commands import encode_command
 from mcp.state.state import Applied
 from mcp.wire.handshake import Role
+from mcp.wire.messages import EMPTY_VECTOR
 
 Operation = Callable[[Exchange], Coroutine[Any, Any, None]]
 REQUESTS_ACTIVE_MAX = 8_192
@@ -133,7 +133,7 @@ class Dispatch:
         return min(self._timeout_s_max, exchange.message.ttl.ms / 1000)
 
     def _reply(self, exchange: Exchange, kind: str, payload: dict[str, Any], index: int) -> None:
-        vector = VersionVector.from_mapping({"log": index}) if index else VersionVector()
+        vector = EMPTY_VECTOR.advance("log", index) if index else EMPTY_VECTOR
         exchange.reply(exchange.message.reply(kind, payload, vector))
 
     # -- ordered commands ---------------------------------------------------------------------------

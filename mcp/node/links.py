@@ -43,6 +43,7 @@ class PeerLinks:
         self._on_up = on_up
         self._on_down = on_down
         self._up: dict[str, Connection] = {}
+        self._corked: list[Connection] = []
         self._dialling: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -77,10 +78,13 @@ class PeerLinks:
         connection = self._up.get(peer)
         if connection is None or not connection.notify(message, corked=True):
             self.dropped += 1
+        elif connection not in self._corked:
+            self._corked.append(connection)
 
     def flush(self) -> None:
         """Put what is queued on the wire (:class:`consensus.driver.Network`)."""
-        for connection in self._up.values():
+        corked, self._corked = self._corked, []
+        for connection in corked:
             connection.flush()
 
     def adopt(self, connection: Connection) -> None:

@@ -254,8 +254,9 @@ class Node:
 
     def on_notice(self, connection: Connection, body: memoryview) -> None:
         """A peer's consensus message; from anybody else it is ignored."""
-        if self._is_peer(connection):
-            self._running().driver.on_message(connection.peer.node_id, bytes(body))
+        peer = connection.peer
+        if peer.role is Role.NODE and peer.node_id in self._peers and self._parts is not None:
+            self._parts.driver.on_message(peer.node_id, bytes(body))
 
     def on_closed(self, connection: Connection, reason: McpError | None) -> None:
         """A peer or a client is gone."""

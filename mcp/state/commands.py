@@ -7,9 +7,9 @@ the place 0: it is not deduplicated, so each such operation has the same effect 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -24,6 +24,9 @@ COMMAND_BYTES_MAX: Final = 256 << 10
 
 SEQ_MAX: Final = 2**63 - 1
 
+WRITERS_CACHED_MAX: Final = 4096
+"""So many sessions' published names are remembered: a session writes more than once."""
+
 
 class Command(NamedTuple):
     """One command, as it was read. Its ``args`` are not checked yet: that is the operation's part."""
@@ -35,11 +38,10 @@ class Command(NamedTuple):
     args: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """Where and when in the agreed order a command stands, and in whose session."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name, which nobody wants here
     position: int
     time_s: float
     session: str
@@ -49,7 +51,12 @@ class Moment:
 
 def writer_of(session: str) -> str:
     """Return the name under which others see a session: who knows its id could speak in its place."""
-    return hashlib.sha256(session.encode()).hexdigest()[:16] if session else ""
+    return _published(session) if session else ""
+
+
+@functools.lru_cache(maxsize=WRITERS_CACHED_MAX)
+def _published(session: str) -> str:
+    return hashlib.sha256(session.encode()).hexdigest()[:16]
 
 
 def encode_command(

@@ -34,7 +34,7 @@ Error = tuple[str, str, dict[str, Any]]
 """A code, a message and details, as of :class:`~mcp.errors.McpError`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Applied:
     """What a command gave: a value, or an error. The same on every node.
 

@@ -1,9 +1,12 @@
 """Messages and errors as msgpack, the form they have in frames.
 
 Why decoding hostile bytes is bounded: msgpack's parser sets memory aside for the elements that an array
-*claims* to have, so 4 KiB of nested headers can claim gigabytes. Each body is therefore walked once without
+*claims* to have, so 4 KiB of nested headers can claim gigabytes. A body is therefore walked once without
 building anything; that pass fails unless every claimed element is there, and an element takes a byte at
 least. What is built afterwards is within a constant factor of the body.
+
+Most bodies need no walk: a small one in which few bytes *could* begin a container is nested no deeper than
+they are many, and none of those bytes can claim more than 15 elements.
 
 Source of the format: the MessagePack specification (github.com/msgpack/msgpack, spec.md). Extension
 types, timestamps included, are refused, and so are maps with two equal keys.
@@ -30,6 +33,9 @@ ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200
 """Room that an error is always given."""
 
 _CONTAINERS: Final = frozenset({dict, list, tuple})
+_SMALL_BYTES: Final = 4096
+_LARGE_CLAIM: Final = 0xDC  # array 16, array 32, map 16 and map 32; below it maps and arrays of up to 15
+_NO_CONTAINER: Final = bytes(byte for byte in range(256) if not (0x80 <= byte < 0xA0 or 0xDC <= byte < 0xE0))
 _TEXT: Final = frozenset({str})
 
 
@@ -45,8 +51,10 @@ def encode_map(values: dict[str, Any]) -> bytes:
 
 def decode_map(body: Buffer) -> dict[str, Any]:
     """Decode a map of plain values. Raises :class:`~mcp.errors.ProtocolError` for anything else."""
+    harmless = _harmless(body)
     try:
-        _walk(body)
+        if not harmless:
+            _walk(body)
         value = msgpack.unpackb(
             body,
             raw=False,
@@ -60,10 +68,11 @@ def decode_map(body: Buffer) -> dict[str, Any]:
         raise ProtocolError(f"a body is not valid msgpack of this protocol: {reason}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a body must be a msgpack map, not {type(value).__name__}")
-    try:
-        _check_plain(value)
-    except InvalidArgument as error:
-        raise ProtocolError(error.message) from None
+    if not harmless:
+        try:
+            _check_plain(value)
+        except InvalidArgument as error:
+            raise ProtocolError(error.message) from None
     return value
 
 
@@ -72,7 +81,7 @@ def encode_message(message: Message, *, ttl_ms: int | None = None) -> bytes:
 
     Raises :class:`~mcp.errors.InvalidArgument` for a payload that is not of plain values.
     """
-    ttl = message.ttl
+    hops, ms = message.ttl
     return encode_map(
         {
             "id": message.id,
@@ -80,7 +89,7 @@ def encode_message(message: Message, *, ttl_ms: int | None = None) -> bytes:
             "trace_id": message.trace_id,
             "payload": message.payload,
             "vector": message.vector.to_mapping(),
-            "ttl": {"hops": ttl.hops, "ms": ttl.ms if ttl_ms is None else ttl_ms},
+            "ttl": {"hops": hops, "ms": ms if ttl_ms is None else ttl_ms},
         }
     )
 
@@ -98,17 +107,15 @@ def decode_message(body: Buffer) -> Message:
 
 def message_from_fields(fields: Mapping[str, Any]) -> Message:
     """Make a message of decoded fields. Raises :class:`~mcp.errors.InvalidArgument` naming the field."""
-    for name in ("type", "id", "payload"):
-        if name not in fields:
-            raise InvalidArgument(f'a message lacks the field "{name}"; type, id and payload are required')
-    return Message(
-        fields["type"],
-        fields["payload"],
-        fields["id"],
-        fields.get("trace_id", ""),
-        _vector(fields.get("vector")),
-        _ttl(fields.get("ttl")),
-    )
+    try:
+        type_, payload, id_ = fields["type"], fields["payload"], fields["id"]
+    except KeyError as error:
+        name = error.args[0]
+        raise InvalidArgument(
+            f'a message lacks the field "{name}"; type, id and payload are required'
+        ) from None
+    get = fields.get
+    return Message(type_, payload, id_, get("trace_id", ""), _vector(get("vector")), _ttl(get("ttl")))
 
 
 def encode_error(error: McpError, *, bytes_max: int = ERROR_BYTES_LEAST) -> bytes:
@@ -146,6 +153,14 @@ def _ttl(value: object) -> Ttl:
     return Ttl(value.get("hops", DEFAULT_TTL.hops), value.get("ms", DEFAULT_TTL.ms))
 
 
+def _harmless(body: Buffer) -> bool:
+    """Whether nothing in ``body`` can claim much, or be nested too deep, whatever it means."""
+    if len(body) > _SMALL_BYTES:
+        return False
+    heads = bytes(body).translate(None, _NO_CONTAINER)
+    return len(heads) <= DEPTH_MAX and max(heads, default=0) < _LARGE_CLAIM
+
+
 def _walk(body: Buffer) -> None:
     unpacker = msgpack.Unpacker(max_buffer_size=max(len(body), 1))
     unpacker.feed(body)
@@ -163,6 +178,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         raise ValueError(f"a map has {len(pairs) - len(unique)} keys twice")
+    if not _TEXT.issuperset(map(type, unique)):
+        raise ValueError("a key of a map is not a string, as all must be")
     return unique
 
 

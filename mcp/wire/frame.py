@@ -140,7 +140,7 @@ def encode_frame(
     frame would be over ``frame_bytes_max`` or have more than :data:`SEGMENTS_MAX` segments.
     """
     if not segments and type(body) is bytes and len(body) <= JOIN_BYTES_MAX:
-        return [_plain_frame(kind, stream, body, frame_bytes_max)]
+        return [encode_plain(kind, stream, body, frame_bytes_max=frame_bytes_max)]
     pieces = (body,) if isinstance(body, bytes | bytearray | memoryview) else body
     body_length = sum([piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in pieces])
     views = [as_bytes(segment) for segment in segments] if segments else []
@@ -166,11 +166,18 @@ def encode_frame(
     return buffers
 
 
-def _plain_frame(kind: FrameKind, stream: int, body: bytes, frame_bytes_max: int) -> bytes:
-    """Encode what most frames are: a small body and no segments."""
-    content = body + _PADDING[padding_bytes(HEADER_BYTES + len(body))]
-    _check_announced(HEADER_BYTES + len(content), 0, frame_bytes_max)
-    return _header(len(content), kind, 0, stream, len(body), zlib.crc32(content)) + content
+def encode_plain(kind: FrameKind, stream: int, body: bytes, *, frame_bytes_max: int) -> bytes:
+    """Encode what most frames are: a body of at most :data:`JOIN_BYTES_MAX` and no segments, as one buffer.
+
+    Raises :class:`~mcp.errors.FrameTooLarge`.
+    """
+    size = len(body)
+    content = body + _PADDING[-size % ALIGNMENT_BYTES]  # the header is a multiple of the alignment
+    length = len(content)
+    if length > frame_bytes_max - HEADER_BYTES:
+        _check_announced(HEADER_BYTES + length, 0, frame_bytes_max)
+    header = _HEADER.pack(length, kind, 0, 0, stream, size, zlib.crc32(content))
+    return header + _HEADER_CHECKSUM.pack(zlib.crc32(header)) + content
 
 
 def _header(
@@ -249,8 +256,10 @@ class FrameReader:
         if kind is None:
             raise self._unexpected(number)
         total = HEADER_BYTES + length
-        _check_announced(total, segment_count, self._frame_bytes_max)
-        _check_header(kind, flags, stream, segment_count)
+        if total > self._frame_bytes_max or segment_count > SEGMENTS_MAX:
+            _check_announced(total, segment_count, self._frame_bytes_max)
+        if flags or segment_count or (stream != 0) != (kind in _STREAM_KINDS):
+            _check_header(kind, flags, stream, segment_count)
         front = HEADER_BYTES + 4 * segment_count + body_length
         if total % ALIGNMENT_BYTES or front > total:
             raise ProtocolError(
@@ -265,7 +274,7 @@ class FrameReader:
             raise _damaged(f"a {kind.name} frame of {total} bytes")
         if segment_count:
             frame = self._with_segments(kind, stream, start, total, segment_count, front)
-        elif front + padding_bytes(front) == total:
+        elif front + -front % ALIGNMENT_BYTES == total:
             frame = Frame(kind, stream, self._view[start + HEADER_BYTES : start + front], ())
         else:
             raise _misfit(kind, total, front + padding_bytes(front))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from mcp.causality.vector import VersionVector
 from mcp.errors import InvalidArgument, MessageExpired
@@ -30,20 +30,31 @@ def _check_count(field: str, value: object, limit: int) -> None:
         raise _wrong(field, f"an integer in 0..{limit}", value)
 
 
-@dataclass(frozen=True, slots=True)
-class Ttl:
+class _TtlFields(NamedTuple):
+    hops: int
+    ms: int
+
+
+class Ttl(_TtlFields):
     """How far and how long a message may travel.
 
     ``hops``: how often it may still be forwarded, 0..255. ``ms``: milliseconds that remain until it
-    expires; relative, because clocks differ between machines.
+    expires; relative, because clocks differ between machines. Raises
+    :class:`~mcp.errors.InvalidArgument` naming the field.
     """
 
-    hops: int = 8
-    ms: int = 60_000
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        _check_count("ttl.hops", self.hops, HOPS_MAX)
-        _check_count("ttl.ms", self.ms, TTL_MS_MAX)
+    def __new__(cls, hops: int = 8, ms: int = 60_000) -> Self:
+        """Check both."""
+        if (
+            type(hops) is not int
+            or type(ms) is not int
+            or not (0 <= hops <= HOPS_MAX and 0 <= ms <= TTL_MS_MAX)
+        ):
+            _check_count("ttl.hops", hops, HOPS_MAX)
+            _check_count("ttl.ms", ms, TTL_MS_MAX)
+        return super().__new__(cls, hops, ms)
 
     @property
     def expired(self) -> bool:
@@ -77,9 +88,9 @@ EMPTY_VECTOR: Final = VersionVector()
 """What a message without a ``vector`` has seen: nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
-    """One request or reply.
+    """One request or reply. Whoever has one leaves it as it is: nothing is copied on its way.
 
     ``type`` names the operation. ``payload`` is a map of plain values (None, bool, integers of 64 bits,
     float, str, bytes, lists and maps with string keys). ``id`` is unique among the sender's messages; a
@@ -95,6 +106,18 @@ class Message:
     ttl: Ttl = DEFAULT_TTL
 
     def __post_init__(self) -> None:
+        if not (
+            type(self.type) is type(self.id) is type(self.trace_id) is str
+            and 0 < len(self.type) <= NAME_CHARS_MAX
+            and 0 < len(self.id) <= NAME_CHARS_MAX
+            and len(self.trace_id) <= NAME_CHARS_MAX
+            and type(self.payload) is dict
+            and type(self.vector) is VersionVector
+            and type(self.ttl) is Ttl
+        ):
+            self._find_fault()
+
+    def _find_fault(self) -> None:
         _check_name("type", self.type, empty=False)
         _check_name("id", self.id, empty=False)
         _check_name("trace_id", self.trace_id, empty=True)

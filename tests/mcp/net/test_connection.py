@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from mcp.net.limits import Limits
 from mcp.net.pair import memory_pair
 from mcp.wire.codec import encode_error, encode_message
 from mcp.wire.frame import FrameKind
-from mcp.wire.handshake import PeerLimits, Role
+from mcp.wire.handshake import Role
 from mcp.wire.messages import Message, Ttl
 from mcp.wire.tensors import pack_all, unpack_all
 
@@ -482,7 +481,7 @@ def test_a_half_closed_connection_is_closed(client, node, recorder):
 def test_a_peer_that_breaks_the_protocol_is_told_and_left(client, node, recorder, kind, stream, body, code):
     async def main():
         near, far = await pair(client, node, recorder(), frame_bytes_max=8192)
-        near._peer = replace(near.peer, limits=PeerLimits(1 << 20, 10))
+        near._frame_bytes_max = 1 << 20
         near._send(kind, stream, body)
         assert (await far.wait_closed()).code == code
         assert (await near.wait_closed()).code == code

@@ -150,13 +150,13 @@ def links_are_not_stopped(patch: pytest.MonkeyPatch) -> None:
 
 
 def reads_are_asked_at_network_speed(patch: pytest.MonkeyPatch) -> None:
-    refused = Reads.refused
+    hand_over = Reads.hand_over
 
-    def always(self: Reads, numbers: Any) -> None:
-        refused(self, numbers)
+    def always(self: Reads, now: float) -> None:
+        hand_over(self, now)
         self._again = True
 
-    patch.setattr(Reads, "refused", always)
+    patch.setattr(Reads, "hand_over", always)
 
 
 def first_failure(seeds: range) -> Outcome | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from consensus.errors import InvariantViolated
 from consensus.interface import Entry, HardState, InstalledSnapshot, Record, SnapshotMeta, Truncate
@@ -27,7 +27,7 @@ class LogPosition:
 
         Raises :class:`~consensus.errors.InvariantViolated` for a sequence that no correct engine writes.
         """
-        position = replace(self, lowest_cut=None)
+        position = LogPosition(self.hard_state, self.installed, self.next_index)
         index = position.next_index
         for record in records:
             if type(record) is Entry and record.index == index:

@@ -448,8 +448,6 @@ class RaftEngine:
     def on_message(self, peer: Peer, message: dict[str, Any]) -> None:
         """Take what PySyncObj sends. Called from inside :class:`Core`."""
         match message["type"]:
-            case "append_entries":
-                self._replication.send(peer, message)
             case "next_node_idx":
                 self._send_ack(peer, message)
             case "request_vote":

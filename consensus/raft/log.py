@@ -159,10 +159,7 @@ class MemoryLog(list[Slot]):
     # -- PySyncObj's Journal -----------------------------------------------------------------------
 
     def message_from(self, index: int) -> list[Slot]:
-        """What one message can carry of the slots from ``index`` on, which is behind the base.
-
-        PySyncObj would cut the whole rest of the log for every message, and then use its beginning.
-        """
+        """What one message can carry of the slots from ``index`` on, which is behind the base."""
         start = index - self._base_index
         slots = self[start : start + self._count_max]
         if len(slots) < 2:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from consensus.interface import Entry, Output
+from consensus.interface import Output
 from consensus.raft.config import RaftConfig
 from consensus.raft.flow import Flow
-from consensus.raft.log import MemoryLog
+from consensus.raft.log import MemoryLog, Slot
 from consensus.raft.messages import Ack, Codec, SnapshotPending
 from consensus.raft.seams import Core, Peer
 
@@ -152,7 +151,8 @@ class Replication:
             # An append promises nothing but that we lead the term, and that record is older as a rule.
             self._early = output.send if self._log.term_pending else output.send_early
             self._output = output
-            core.replicate(due)
+            for peer in due:
+                self._append_to(peer)
             self._encoded.clear()
         if due or core.heartbeat_at <= core.now:
             times = [flow.heartbeat_at for peer, flow in self._flows.items() if peer in core.connected]
@@ -183,30 +183,40 @@ class Replication:
             self.notice_at = now + self._config.commit_notice_s
         return due
 
-    def send(self, peer: Peer, message: dict[str, Any]) -> None:
-        """Send an append as PySyncObj built it, as far as the peer's window allows."""
-        core, flow = self._core, self._flows[peer]
-        if "entries" not in message:
+    def _append_to(self, peer: Peer) -> None:
+        """Send at least one message, and all that the peer lacks, as far as its window allows.
+
+        PySyncObj has a way of its own, which is cut off: it sends everything at once however long that is,
+        cuts large entries into pickled pieces (defect 10), and commits what nobody compared (defect 19).
+        """
+        core, log, flow = self._core, self._log, self._flows[peer]
+        next_index = core.next_index[peer]
+        if next_index <= log.base_index:
             self._ask_for_snapshot(peer, flow)
             return
-        entries, prev_index = message["entries"], message["prevLogIdx"]
-        if entries and not flow.has_room:
-            entries = ()
-            core.next_index[peer] = prev_index + 1
+        while True:
+            entries = log.message_from(next_index) if flow.has_room else ()
+            self._send(peer, flow, next_index - 1, entries)
+            if not entries:
+                return
+            core.next_index[peer] = next_index = entries[-1][1] + 1
+            if next_index > log.last_index or not flow.has_room:
+                return
+
+    def _send(self, peer: Peer, flow: Flow, prev_index: int, entries: Sequence[Slot]) -> None:
+        core = self._core
         number = 0
         if entries or flow.heartbeat_at <= core.now:
             self._number = number = self._number + 1
             flow.heartbeat_at = core.now + self._config.heartbeat_s
         flow.commit_sent = commit_index = core.commit_index
-        head = core.term, number, commit_index, prev_index, message["prevLogTerm"]
+        head = core.term, number, commit_index, prev_index, self._log.term_at(prev_index)
         data = self._codec.encode_append(head, self._encode(entries))
         self._early.append((peer.id, data))
         if entries:
             flow.sent(number, len(data))
-        if not flow.has_room:
-            core.stop_replicating(peer)
 
-    def _encode(self, entries: Sequence[tuple[bytes, int, int, Entry]]) -> bytes:
+    def _encode(self, entries: Sequence[Slot]) -> bytes:
         """Encode once what goes to several peers."""
         if not entries:
             return _NO_ENTRIES
@@ -217,12 +227,7 @@ class Replication:
         return encoded
 
     def _ask_for_snapshot(self, peer: Peer, flow: Flow) -> None:
-        """Defect 19: PySyncObj's message without a previous entry commits what nobody compared.
-
-        It becomes a heartbeat that speaks of no entry, once per heartbeat period. PySyncObj would
-        repeat it until its period is over (defect 21), so it is stopped after the first.
-        """
-        self._core.stop_replicating(peer)
+        """What the peer lacks is not in the log any more: a heartbeat that speaks of no entry (defect 19)."""
         self._number += 1
         flow.heartbeat_at = self._core.now + self._config.heartbeat_s
         self._output.snapshot_needed.append(peer.id)

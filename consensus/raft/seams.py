@@ -9,8 +9,8 @@ PySyncObj's Raft runs here without its sockets, threads, files, clock, randomnes
   so engines with clocks of their own, in one thread or in many, do not see one another's.
 - *Peers are integers.* PySyncObj keeps peers in sets and in dictionaries; small integers have the
   same hash in every process, so the same events give the same messages everywhere.
-- *Sending* is not left to PySyncObj's timer. It builds the appends, but :meth:`Core.replicate`
-  decides when and to whom, so that one append carries everything proposed in the meantime.
+- *Appends* are not sent by PySyncObj: :mod:`~consensus.raft.replication` decides when and to whom, and
+  what they carry, so that one has everything that was proposed in the meantime and no more than fits.
 - *Snapshots, compaction, membership, versions and commands* of PySyncObj are cut off: nothing that
   a peer or a user supplies is ever unpickled or called in here.
 """
@@ -195,7 +195,7 @@ class _Raft(_pysyncobj.SyncObj):  # type: ignore[misc, name-defined]
         self._sink.on_committed(self._SyncObj__raftLastApplied + 1)
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802 (PySyncObj's name)
-        """Wait: the engine asks for it, once for everything that happened since the last output."""
+        """Leave sending to the engine."""
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802 (PySyncObj's name)
         """Leave compaction to the engine."""
@@ -207,20 +207,13 @@ class _Raft(_pysyncobj.SyncObj):  # type: ignore[misc, name-defined]
         self,
         fromIDx: int | None,  # noqa: N803 (PySyncObj's names)
         count: int | None = None,
-        maxSizeBytes: int | None = None,  # noqa: N803
     ) -> list[Slot]:
-        """The slots from an index on. One limited in bytes is for a message, and ends where that is full."""
+        """The slots from an index on, without a look at each."""
         log: MemoryLog = self._SyncObj__raftLog
         if fromIDx is None or fromIDx < log.base_index:
             return []
-        if maxSizeBytes is not None:
-            return log.message_from(fromIDx)
         start = fromIDx - log.base_index
         return log[start:] if count is None else log[start : start + count]
-
-    def replicate(self) -> None:
-        """What PySyncObj does in its own ``__sendAppendEntries``."""
-        _pysyncobj.SyncObj._SyncObj__sendAppendEntries(self)
 
 
 def _as_it_is(peer: Peer) -> Peer:
@@ -385,18 +378,6 @@ class Core:
             self._enter(self.raft._onTick)
         finally:
             self._conf.leaderFallbackTimeout = math.inf
-
-    def replicate(self, peers: Iterable[Peer]) -> None:
-        """Build appends for ``peers``: for each one at least one message, and all that it lacks."""
-        self.raft._SyncObj__connectedNodes = set(peers)
-        try:
-            self._enter(self.raft.replicate)
-        finally:
-            self.raft._SyncObj__connectedNodes = self.connected
-
-    def stop_replicating(self, peer: Peer) -> None:
-        """During :meth:`replicate`: the message just built is the last one for ``peer``."""
-        self.raft._SyncObj__connectedNodes.discard(peer)
 
     def postpone_election(self) -> None:
         """Draw a new election deadline, from now."""

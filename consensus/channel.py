@@ -35,6 +35,10 @@ class Kind(enum.IntEnum):
     READ_ANSWER = 8
 
 
+ENGINE = bytes((Kind.ENGINE,))
+"""How an engine's message begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Please append these commands: I am not the leader, and I think that you are.
@@ -103,7 +107,7 @@ Message = Forward | Refused | Chunk | ChunkAck | Awaited | ReadAsk | ReadAnswer
 
 def engine_message(body: bytes) -> bytes:
     """An engine's message, marked as such."""
-    return b"\x01" + body
+    return ENGINE + body
 
 
 def encode(message: Message) -> bytes:

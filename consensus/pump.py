@@ -321,9 +321,10 @@ class Pump:
             except Malformed:
                 self._drop("malformed")
                 continue
+            if type(message) is bytes:
+                self._engine.receive(peer, message, now)
+                continue
             match message:
-                case bytes():
-                    self._engine.receive(peer, message, now)
                 case Forward():
                     self._submission.take_forward(peer, message, room=self._log_has_room())
                 case Refused():

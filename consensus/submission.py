@@ -99,15 +99,16 @@ class Submission:
     def hand_over(self, now: float) -> None:
         """Append what has gathered, or forward it to the leader."""
         role, _, leader = self._engine.leadership()
-        on_hold = self._is_on_hold(now)
         if role is Role.LEADER:
+            self._denied, self._hold_until = None, math.inf
             if self._engine.transferring() is not None:
                 # They wait for the outcome: the successor's term, or this node's again.
                 return
             if self._proposals.waiting:
                 attempt, taken = self._proposals.take_waiting(now)
                 left = self._append([(p.request_id, p.command) for p in taken], now)
-                self._proposals.not_appended(attempt, [request_id for request_id, _ in left])
+                if left:
+                    self._proposals.not_appended(attempt, [request_id for request_id, _ in left])
             if self._batch:
                 pairs, self._batch = self._batch, []
                 self._append(pairs, now)
@@ -115,6 +116,7 @@ class Submission:
                     self._engine.hurry(peer, self._appended, now)
                 self._forwarders.clear()
             return
+        on_hold = self._is_on_hold(now)
         # Whoever forwarded these sends them again once it learns of the next leader.
         self._batch.clear()
         self._forwarders.clear()

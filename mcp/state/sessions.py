@@ -64,6 +64,8 @@ class Sessions:
         self._open: OrderedDict[str, _Session] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._results_bytes = 0
+        self._none_idle_before = 0.0
+        """No session has been idle for too long before that time: the longest idle one was used since."""
         self.executed = 0
         """Commands executed in sessions."""
         self.deduplicated = 0
@@ -109,9 +111,14 @@ class Sessions:
 
     def expire(self, now_s: float) -> None:
         """End every session that was idle for more than ``session_idle_s``."""
+        if now_s < self._none_idle_before:
+            return
         while self._open:
             session = next(iter(self._open))
-            if now_s - self._open[session].last_s <= self._limits.session_idle_s:
+            last_s = self._open[session].last_s
+            if now_s - last_s <= self._limits.session_idle_s:
+                # A second earlier, so that no rounding makes a node that looks differ from one that does not.
+                self._none_idle_before = last_s + self._limits.session_idle_s - 1.0
                 return
             self._end(session)
             self.expired += 1
@@ -196,16 +203,18 @@ class Sessions:
 
     def _check_window(self, session: _Session) -> None:
         limits = self._limits
-        for kept, name, limit in (
-            (len(session.results), "session_results_max", limits.session_results_max),
-            (session.results_bytes, "session_results_bytes_max", limits.session_results_bytes_max),
-            (self._results_bytes, "results_bytes_max", limits.results_bytes_max),
-        ):
-            if kept >= limit:
-                raise Busy(
-                    f"{name}={limit} is reached by results that are not acknowledged; "
-                    "raise ack and send the same command again"
-                )
+        if len(session.results) >= limits.session_results_max:
+            reached = f"session_results_max={limits.session_results_max}"
+        elif session.results_bytes >= limits.session_results_bytes_max:
+            reached = f"session_results_bytes_max={limits.session_results_bytes_max}"
+        elif self._results_bytes >= limits.results_bytes_max:
+            reached = f"results_bytes_max={limits.results_bytes_max}"
+        else:
+            return
+        raise Busy(
+            f"{reached} is reached by results that are not acknowledged; "
+            "raise ack and send the same command again"
+        )
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal sessions."""

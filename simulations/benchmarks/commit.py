@@ -4,7 +4,8 @@ A client in this process, with its connections open, puts a key of its own with 
 waits for the acknowledgement before it puts the next one: no batching helps. A command needs at least
 one round trip between client and leader, one between leader and a follower, and one fdatasync each of
 leader and follower, which overlap. The yardstick is one fdatasync and one round trip, both measured in
-the same round.
+the same round; beside it stands the bare chain, which is what these steps cost in the same four processes
+when nothing has to be decided, checked or kept (:mod:`simulations.benchmarks.chain`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mcp.cli.demo.workload import Write
+from simulations.benchmarks.chain import chain
 from simulations.benchmarks.cluster import Bench, bench, timed_write
 from simulations.benchmarks.disk import RECORD_BYTES, measure_syncs
 from simulations.benchmarks.echo import RoundTrips, echo_process
@@ -45,32 +47,36 @@ class Rounds:
     commands: list[list[float]] = field(default_factory=list)
     syncs: list[list[float]] = field(default_factory=list)
     trips: list[list[float]] = field(default_factory=list)
+    chains: list[list[float]] = field(default_factory=list)
 
-    def ratios(self) -> list[float]:
-        """Of each round: the command against one sync and one round trip."""
-        medians = [list(map(statistics.median, of)) for of in (self.commands, self.syncs, self.trips)]
-        return [command / (sync + trip) for command, sync, trip in zip(*medians, strict=True)]
+    def ratios(self, of: list[list[float]]) -> list[float]:
+        """Of each round: these against one sync and one round trip."""
+        medians = [list(map(statistics.median, each)) for each in (of, self.syncs, self.trips)]
+        return [duration / (sync + trip) for duration, sync, trip in zip(*medians, strict=True)]
 
 
 async def measure(size: Size, steps: Steps) -> Report:
     """Run the suite."""
     steps.begin("commit", size.rounds)
     rounds, writes = Rounds(), list[Write]()
-    async with bench(NODES) as made, echo_process() as trips:
+    async with bench(NODES) as made, echo_process() as trips, chain(made.cluster.folder) as bare:
         await put_one_by_one(made, writes, size.warm_up)
         await trips.measure(size.warm_up)
+        await bare.measure(size.warm_up)
         for _ in range(size.rounds):
-            await one_round(made, trips, rounds, writes, size.samples)
+            await one_round(made, trips, bare, rounds, writes, size.samples)
             steps.done()
         wrong = await made.wrong(writes)
-    ratio = Figure.of_ratios("command / (fdatasync + round trip)", rounds.ratios())
+    ratio = Figure.of_ratios("command / (fdatasync + round trip)", rounds.ratios(rounds.commands))
     return Report(
         "commit",
         [
             Figure.of_rounds("command", rounds.commands),
             Figure.of_rounds(f"fdatasync of {RECORD_BYTES} B", rounds.syncs),
             Figure.of_rounds("loopback round trip", rounds.trips),
+            Figure.of_rounds("the bare chain", rounds.chains),
             ratio,
+            Figure.of_ratios("bare chain / (fdatasync + round trip)", rounds.ratios(rounds.chains)),
         ],
         # A process that waits for its disk waits for its turn on a core too: on a busy machine a sync takes
         # a scheduler's period, whatever the disk does, and every command looks fast beside it.
@@ -88,12 +94,13 @@ async def measure(size: Size, steps: Steps) -> Report:
 
 
 async def one_round(
-    made: Bench, trips: RoundTrips, rounds: Rounds, writes: list[Write], samples: int
+    made: Bench, trips: RoundTrips, bare: RoundTrips, rounds: Rounds, writes: list[Write], samples: int
 ) -> None:
     """Measure each thing in turn."""
     rounds.syncs.append(measure_syncs(made.cluster.folder, samples))
     rounds.commands.append(await put_one_by_one(made, writes, samples))
     rounds.trips.append(await trips.measure(samples))
+    rounds.chains.append(await bare.measure(samples))
 
 
 async def put_one_by_one(made: Bench, writes: list[Write], count: int) -> list[float]:

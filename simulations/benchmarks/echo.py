@@ -38,6 +38,7 @@ class RoundTrips(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._missing = 0
+        self._count = 0
         self._back: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,9 +62,11 @@ class RoundTrips(asyncio.Protocol):
 
     async def _once(self) -> float:
         self._missing = MESSAGE_BYTES
+        self._count += 1
         self._back = asyncio.get_running_loop().create_future()
         begun = time.perf_counter()
-        self._transport.write(bytes(MESSAGE_BYTES))
+        # Each is another one, so that nobody takes the answer to one for the answer to the next.
+        self._transport.write(self._count.to_bytes(MESSAGE_BYTES, "big"))
         await self._back
         return time.perf_counter() - begun
 

@@ -67,6 +67,10 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._sent)
 
+    def __bool__(self) -> bool:
+        """Whether any is pending."""
+        return bool(self._sent or self._waiting)
+
     @property
     def waiting(self) -> int:
         """How many have not been handed to a leader."""

@@ -103,6 +103,7 @@ class Pump:
         self._log_bytes = 0
         self._looked_at = 0
         self._in_turn = False
+        self._tick_at = -math.inf
         self._storing = False
         self._compact_to: SnapshotMeta | None = None
         self._seal_at = math.inf
@@ -222,7 +223,7 @@ class Pump:
         """The sink has executed all commands of the entry at ``index``."""
         while self._applying and self._applying[0][0] <= index:
             self._applied = self._applying.popleft()
-        if len(self._submission):
+        if not self._submission.idle:
             self._submission.executed(index, results)
         if self._to_apply:
             self._shell.wake()
@@ -291,10 +292,11 @@ class Pump:
         if not self._reads.idle:
             self._reads.expire(now)
             self._reads.hand_over(now)
-        if self._succession:
+        if self._succession.busy:
             self._succession.expire(now)
             self._succession.begin(now)
-        if now >= self._engine.next_deadline():
+        # What came in this turn may have put it off, and nothing makes it come before the last arming knew.
+        if now >= self._tick_at and now >= self._engine.next_deadline():
             self._engine.tick(now)
 
     def _note_link(self, peer: str, went_down: bool, is_up: bool) -> None:
@@ -426,7 +428,7 @@ class Pump:
             self._reads.confirmed(output.reads)
         if output.reads_refused:
             self._reads.refused(output.reads_refused)
-        if self._succession:
+        if self._succession.busy:
             self._succession.look()
 
     def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -487,14 +489,15 @@ class Pump:
         resting = self._under_way is not None
         at = min(self._seal_at, self._retry_at)
         if not resting:
-            at = min(at, self._engine.next_deadline())
+            self._tick_at = self._engine.next_deadline()
+            at = min(at, self._tick_at)
         if not self._submission.idle:
             at = min(at, self._submission.next_deadline())
         if not self._reads.idle:
             at = min(at, self._reads.next_deadline())
             if not resting:
                 at = min(at, self._reads.next_asking())
-        if self._succession:
+        if self._succession.busy:
             at = min(at, self._succession.next_deadline())
         self._shell.arm(at)
 

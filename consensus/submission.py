@@ -68,7 +68,7 @@ class Submission:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to hand over, to wait for or to give up."""
-        return not (self._batch or self._denied or len(self._proposals))
+        return not (self._proposals or self._batch or self._denied)
 
     @property
     def due(self) -> bool:

@@ -31,12 +31,10 @@ class Succession:
     def __init__(self, engine: Engine, *, mishandled: Callable[[Exception], None]) -> None:
         self._engine = engine
         self._mishandled = mishandled
+        self.busy = False
+        """Whether a request has no outcome yet."""
         self._waiting: list[_Request] = []
         self._begun: list[_Request] = []
-
-    def __len__(self) -> int:
-        """How many requests have no outcome yet."""
-        return len(self._waiting) + len(self._begun)
 
     def next_deadline(self) -> float:
         """When :meth:`expire` has something to do."""
@@ -54,6 +52,7 @@ class Succession:
                 f"{REQUESTS_MAX} requests to hand leadership over are under way; wait for their outcome"
             )
         self._waiting.append(_Request(target, deadline, done))
+        self.busy = True
 
     def begin(self, now: float) -> None:
         """Hand over, if somebody asked for it: what has gathered before is on its way by now."""
@@ -71,6 +70,7 @@ class Succession:
                 self._resolve([request], error)
             else:
                 self._begun.append(request)
+        self.busy = bool(self._begun)
 
     def look(self) -> None:
         """See what became of those that have begun."""
@@ -99,6 +99,7 @@ class Succession:
         self._resolve(gone, error)
 
     def _resolve(self, requests: Iterable[_Request], outcome: str | ConsensusError) -> None:
+        self.busy = bool(self._waiting or self._begun)
         for request in requests:
             try:
                 request.done(outcome)

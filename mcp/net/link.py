@@ -160,6 +160,8 @@ class Link(asyncio.BufferedProtocol):
                 counters.frames_received += 1
                 if self._state is State.OPEN:
                     self._dispatch[frame.kind](frame)
+                    if reader.is_empty:
+                        break
                 else:
                     self._take_step(self._handshake.receive(frame.kind, frame.body))
         except McpError as error:

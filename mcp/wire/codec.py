@@ -41,7 +41,10 @@ _TEXT: Final = frozenset({str})
 
 def encode_map(values: dict[str, Any]) -> bytes:
     """Encode a map of plain values. Raises :class:`~mcp.errors.InvalidArgument` naming what is not plain."""
-    _check_plain(values)
+    return _pack(_check_plain(values))
+
+
+def _pack(values: dict[str, Any]) -> bytes:
     try:
         encoded: bytes = msgpack.packb(values, use_bin_type=True)
     except (TypeError, ValueError, OverflowError) as error:
@@ -82,12 +85,12 @@ def encode_message(message: Message, *, ttl_ms: int | None = None) -> bytes:
     Raises :class:`~mcp.errors.InvalidArgument` for a payload that is not of plain values.
     """
     hops, ms = message.ttl
-    return encode_map(
+    return _pack(
         {
             "id": message.id,
             "type": message.type,
             "trace_id": message.trace_id,
-            "payload": message.payload,
+            "payload": _check_plain(message.payload, DEPTH_MAX - 1),
             "vector": message.vector.to_mapping(),
             "ttl": {"hops": hops, "ms": ms if ttl_ms is None else ttl_ms},
         }
@@ -183,10 +186,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _check_plain(values: dict[str, Any]) -> None:
-    """Check nesting and keys level by level, so that depth costs no stack."""
+def _check_plain(values: dict[str, Any], depth_max: int = DEPTH_MAX) -> dict[str, Any]:
+    """Check nesting and keys level by level, so that depth costs no stack; returns ``values``."""
     level: list[Any] = [values]
-    for _ in range(DEPTH_MAX):
+    for _ in range(depth_max):
         below: list[Any] = []
         for node in level:
             children = node
@@ -196,7 +199,7 @@ def _check_plain(values: dict[str, Any]) -> None:
                 children = node.values()
             below += [child for child in children if type(child) in _CONTAINERS]
         if not below:
-            return
+            return values
         level = below
     raise InvalidArgument(f"a message is nested deeper than depth_max={DEPTH_MAX} levels; flatten it")
 

@@ -210,6 +210,11 @@ class FrameReader:
         self._frame_bytes_max = frame_bytes_max
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was received that was not handed out."""
+        return self._start == self._end
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes that were received and belong to no complete frame yet, or were not asked for yet."""
         return self._end - self._start

@@ -64,12 +64,13 @@ def _card(run: Run, kind: str, moments: Sequence[Moment], most: float, low: int,
         width=axis.width(0, length_s),
         y=0,
         height=height,
-        class_=f"lasting bar family-{family_of(kind)}" + (" instant" if length_s < 0.02 else ""),
+        class_=f"lasting bar family-{family_of(kind)}",
     )
     bars = [
         titled(
             "rect",
-            f"{m.offset_s:+g} s: {number(m.per_s)} calls a second, p50 {seconds(m.p50_s)}, p99 {seconds(m.p99_s)}",
+            f"{m.offset_s:+g} s: {number(m.per_s)} calls a second"
+            + ("" if m.p50_s is None else f", p50 {seconds(m.p50_s)}, p99 {seconds(m.p99_s)}"),
             x=axis.percent(m.offset_s),
             width=axis.width(m.offset_s, m.offset_s + m.width_s),
             y=f"{HALF_PX - (HALF_PX - 4) * m.per_s / most:.1f}",
@@ -83,9 +84,7 @@ def _card(run: Run, kind: str, moments: Sequence[Moment], most: float, low: int,
         for name, values in (("p99", [m.p99_s for m in moments]), ("p50", [m.p50_s for m in moments]))
         for points in _unbroken(moments, values, log)
     ]
-    zero = element(
-        "line", x1=axis.percent(0), x2=axis.percent(0), y1=0, y2=height, class_="mark begins"
-    )
+    zero = element("line", x1=axis.percent(0), x2=axis.percent(0), y1=0, y2=height, class_="mark begins")
     floor = element("line", x1=0, x2="100%", y1=HALF_PX, y2=HALF_PX, class_="grid")
     words = [
         _letter(f"{number(most)}/s", "100%", 9, "end"),
@@ -94,16 +93,25 @@ def _card(run: Run, kind: str, moments: Sequence[Moment], most: float, low: int,
     ]
     feet = [
         _letter(f"{at:+g} s" if at else "begins", axis.percent(at), 11, anchor)
-        for at, anchor in ((-BEFORE_S, "start"), (0.0, "middle"), (2.0, "middle"), (4.0, "middle"), (AFTER_S, "end"))
+        for at, anchor in (
+            (-BEFORE_S, "start"),
+            (0.0, "middle"),
+            (2.0, "middle"),
+            (4.0, "middle"),
+            (AFTER_S, "end"),
+        )
     ]
     title = element(
         "h3",
         element("i", class_=f"swatch family-{family_of(kind)}"),
         text(kind),
-        element("small", text(f"×{len(mine)}, {MEANINGS.get(kind, '')}")),
+        element("small", text(f"×{len(mine)}")),
     )
-    picture = plot(height, ground, *bars, floor, stretched(height, *curves), zero, *words, label=f"around {kind}")
-    return element("div", title, picture, plot(14, *feet), class_="card")
+    meaning = element("p", text(MEANINGS.get(kind, "")), class_="quiet", title=MEANINGS.get(kind))
+    picture = plot(
+        height, ground, *bars, floor, stretched(height, *curves), zero, *words, label=f"around {kind}"
+    )
+    return element("div", title, meaning, picture, plot(14, *feet), class_="card")
 
 
 def _letter(what: str, x: str, y: float, anchor: str) -> str:

@@ -33,7 +33,7 @@ def timeline(run: Run) -> str:
     """All lanes of a run."""
     axis = Axis(0.0, run.ended_s)
     rows = [row("", scale(axis), kind="axis")]
-    rows += [head("Faults, by class")] + _fault_rows(run, axis) if run.faults else []
+    rows += [head("Faults, by class"), *_fault_rows(run, axis)] if run.faults else []
     rows += [head("Nodes"), *_node_rows(run, axis)]
     if run.calls:
         found = bins(run.calls, run.ended_s, BINS)
@@ -64,7 +64,15 @@ def head(what: str) -> str:
 def turning_points(run: Run, axis: Axis, height: float) -> str:
     """When everything was healed, when the run broke off, and when the observer itself stood still."""
     made = [
-        bar(axis, a, b, y=0, height=height, kind="stall", title=f"this machine stood still for {seconds(b - a)}")
+        bar(
+            axis,
+            a,
+            b,
+            y=0,
+            height=height,
+            kind="stall",
+            title=f"this machine stood still for {seconds(b - a)}",
+        )
         for a, b in run.stalls
     ]
     if run.healed_s is not None:
@@ -131,25 +139,43 @@ def _heights(
     ]
 
 
-def _node(
-    run: Run, axis: Axis, node: str, progress: Progress, peaks: Sequence[tuple[float, float]]
-) -> str:
+def _node(run: Run, axis: Axis, node: str, progress: Progress, peaks: Sequence[tuple[float, float]]) -> str:
     mine = [span for span in run.spans if span.node == node]
-    hits = [fault for fault in run.faults if node in (*fault.nodes, *fault.peers)]
+    # Weather that all nodes have all the time says nothing about one of them.
+    over_s = run.ended_s if run.healed_s is None else run.healed_s
+    hits = [
+        fault
+        for fault in run.faults
+        if node in (*fault.nodes, *fault.peers) and fault.ended_s - fault.begun_s < 0.99 * over_s
+    ]
     top, height = _COMMIT
     own = _heights(thinned(progress.of(node), axis.length_s / POINTS), progress.furthest, run.ended_s)
     parts = [
         grid(axis, NODE_PX),
         *(_span(axis, span) for span in mine),
         *(
-            bar(axis, s.begun_s, s.ended_s, y=0, height=ROLE_PX, kind="still",
-                title=f"{node} stands still for {seconds(s.ended_s - s.begun_s)}")
+            bar(
+                axis,
+                s.begun_s,
+                s.ended_s,
+                y=0,
+                height=ROLE_PX,
+                kind="still",
+                title=f"{node} stands still for {seconds(s.ended_s - s.begun_s)}",
+            )
             for s in run.stills
             if s.node == node
         ),
         *(
-            bar(axis, f.begun_s, f.ended_s, y=_STRIP[0], height=_STRIP[1],
-                kind=f"family-{family_of(f.kind)}", title=told(f))
+            bar(
+                axis,
+                f.begun_s,
+                f.ended_s,
+                y=_STRIP[0],
+                height=_STRIP[1],
+                kind=f"family-{family_of(f.kind)}",
+                title=told(f),
+            )
             for f in hits
         ),
         element("rect", x=0, width="100%", y=top, height=height, class_="commit-ground"),
@@ -174,13 +200,15 @@ def _span(axis: Axis, span: Span) -> str:
     words = {"leader": f"T{span.term}", "down": "down", "lost": "lost for good"}
     if span.state in words and wide:
         made += element(
-            "text", text(words[span.state]), x=axis.percent(span.begun_s), dx=4, y=14,
+            "text",
+            text(words[span.state]),
+            x=axis.percent(span.begun_s),
+            dx=4,
+            y=14,
             class_=f"in-bar in-{span.state}",
         )
     if span.state == "candidate":
-        made += titled(
-            "circle", title, cx=axis.percent(span.begun_s), cy=ROLE_PX / 2, r=3, class_="election"
-        )
+        made += titled("circle", title, cx=axis.percent(span.begun_s), cy=ROLE_PX / 2, r=3, class_="election")
     return made
 
 
@@ -201,7 +229,15 @@ def _throughput(run: Run, axis: Axis, found: Sequence[Bin]) -> str:
             if tall > 0:
                 bottom -= tall
                 parts.append(
-                    bar(axis, bin_.begun_s, bin_.ended_s, y=bottom, height=tall, kind=f"calls-{how}", title=title)
+                    bar(
+                        axis,
+                        bin_.begun_s,
+                        bin_.ended_s,
+                        y=bottom,
+                        height=tall,
+                        kind=f"calls-{how}",
+                        title=title,
+                    )
                 )
     parts.append(turning_points(run, axis, height))
     label = element("b", "calls") + element("small", "a second, by how they ended")
@@ -219,7 +255,10 @@ def _latency(run: Run, axis: Axis, found: Sequence[Bin]) -> str:
     height = LATENCY_PX
     least = min((b.p50_s for b in found if b.p50_s), default=1e-3)
     most = max((b.p99_s for b in found if b.p99_s), default=1.0)
-    low, high = math.floor(math.log10(least)), max(math.ceil(math.log10(most)), math.floor(math.log10(least)) + 1)
+    low, high = (
+        math.floor(math.log10(least)),
+        max(math.ceil(math.log10(most)), math.floor(math.log10(least)) + 1),
+    )
 
     def y(value: float) -> float:
         share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
@@ -262,7 +301,4 @@ def _pieces(
 
 
 def _across(tops: Iterable[float]) -> list[str]:
-    return [
-        element("line", x1=0, x2="100%", y1=f"{top:.1f}", y2=f"{top:.1f}", class_="grid")
-        for top in tops
-    ]
+    return [element("line", x1=0, x2="100%", y1=f"{top:.1f}", y2=f"{top:.1f}", class_="grid") for top in tops]

@@ -52,7 +52,7 @@ def moment(value: float, step: float = 1.0) -> str:
 
 def number(value: float) -> str:
     """A number that is easy to read: thousands apart, no more digits than count."""
-    if value == 0 or value >= 9.95:
+    if value >= 9.95 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 

@@ -112,6 +112,11 @@ class Calls:
         return self._first[at] - begun_s if at < len(self._first) else None
 
     @property
+    def usual_gap_s(self) -> float:
+        """So long, or less, nothing was acknowledged between 99 of 100 writes and the next."""
+        return percentile(sorted(b - a for a, b in itertools.pairwise(self._write_ends)), 0.99) or 0.0
+
+    @property
     def longest_gap_s(self) -> float:
         """The longest time without an acknowledged write."""
         return max((b - a for a, b in itertools.pairwise(self._write_ends)), default=0.0)
@@ -237,14 +242,21 @@ class Moment:
 
 
 def superposed(
-    calls: Sequence[Call], begins_s: Sequence[float], *, before_s: float, after_s: float, width_s: float,
+    calls: Sequence[Call],
+    begins_s: Sequence[float],
+    *,
+    before_s: float,
+    after_s: float,
+    width_s: float,
     until_s: float,
 ) -> tuple[Moment, ...]:
     """Throughput and latency as faults of a kind see them: laid over each other at their beginnings.
 
     Pieces of time that lie outside the run are not counted.
     """
-    ok = sorted((c.ended_s, c.ended_s - c.begun_s) for c in calls if c.ended == "ok" and c.ended_s is not None)
+    ok = sorted(
+        (c.ended_s, c.ended_s - c.begun_s) for c in calls if c.ended == "ok" and c.ended_s is not None
+    )
     ends = [ended_s for ended_s, _ in ok]
     found = []
     for number in range(round((before_s + after_s) / width_s)):

@@ -7,8 +7,8 @@ from typing import Final
 from simulations.report.around import cards, failovers
 from simulations.report.families import FAMILIES, family_of
 from simulations.report.lanes import timeline
-from simulations.report.markup import element, text
-from simulations.report.measures import AFTERMATH_S, AROUND_S, effects
+from simulations.report.markup import element, seconds, text
+from simulations.report.measures import AFTERMATH_S, AROUND_S, Calls, effects
 from simulations.report.record import Figure, Run
 from simulations.report.style import CSS, PATTERNS, SCRIPT
 from simulations.report.tables import around, checks, faults, recovery, story
@@ -65,7 +65,16 @@ def _header(run: Run) -> str:
         "div", element("code", text(run.command)), element("button", "copy", type="button"), class_="command"
     )
     title = element("div", element("h1", text(run.title)), again)
-    return element("header", element("div", text(run.verdict.upper()), class_=f"verdict {run.verdict}", style="flex:none;min-width:auto"), title)
+    return element(
+        "header",
+        element(
+            "div",
+            text(run.verdict.upper()),
+            class_=f"verdict {run.verdict}",
+            style="flex:none;min-width:auto",
+        ),
+        title,
+    )
 
 
 def _reasons(run: Run) -> str:
@@ -123,16 +132,18 @@ def _faults(run: Run) -> list[str]:
     if not run.faults and not run.planned:
         return []
     found = effects(run)
+    usual_s = Calls(run.calls).usual_gap_s
     made = [
         element("h2", "Recovery, by class of fault"),
         element(
             "p",
             text(
-                "No write for: the longest time without an acknowledged write while the fault was on or up to "
-                f"{AFTERMATH_S:g} s later. Next fresh write: from the fault's beginning to the first "
-                "acknowledgement of a write that was begun after it. Caught up: from the fault's end until the "
-                "nodes that it hit had committed all that anybody had by then. Faults that overlap share their "
-                "effects."
+                "No write for: the longest time without an acknowledged write while the fault was on or up "
+                f"to {AFTERMATH_S:g} s later. Next fresh write: from the fault's beginning to the first "
+                "acknowledgement of a write that was begun after it. Caught up: from the fault's end until "
+                "the nodes that it hit had committed all that anybody had by then. Faults that overlap share "
+                "their "
+                f"effects. In this run 99 of 100 writes were followed by another within {seconds(usual_s)}."
             ),
             class_="lead",
         ),
@@ -151,7 +162,12 @@ def _faults(run: Run) -> list[str]:
                 class_="lead",
             ),
             cards(run),
-            element("p", text(f"Medians over the faults of a class; {AROUND_S:g} s before and after:"), class_="lead", style="margin-top:1.2rem"),
+            element(
+                "p",
+                text(f"Medians over the faults of a class; {AROUND_S:g} s before and after:"),
+                class_="lead",
+                style="margin-top:1.2rem",
+            ),
             around(found),
         ]
     if found:

@@ -14,6 +14,9 @@ from simulations.report.markup import element, moment, step_of, text, ticks, tit
 
 INNER: Final = 10_000
 """The width of stretched pictures, in their own units."""
+INSTANT_SHARE: Final = 0.002
+INSTANT_PX: Final = 2
+"""What lasts for less than that share of the axis is so wide."""
 TICKS_MAX: Final = 12
 MINOR: Final = 5
 """Pieces between two ticks, told when a reader has zoomed in."""
@@ -54,20 +57,17 @@ class Axis:
         return ticks(self.begin_s, self.end_s, self.step_s)
 
 
-def bar(
-    axis: Axis, begun_s: float, ended_s: float, *, y: float, height: float, kind: str, title: str, rx: int = 0
-) -> str:
+def bar(axis: Axis, begun_s: float, ended_s: float, *, y: float, height: float, kind: str, title: str) -> str:
     """Some time, as a bar; however short it is, it can be seen."""
-    classes = f"bar {kind}" + (" instant" if axis.share(ended_s) - axis.share(begun_s) < 0.0015 else "")
+    short = axis.share(ended_s) - axis.share(begun_s) < INSTANT_SHARE
     return titled(
         "rect",
         title,
         x=axis.percent(begun_s),
-        width=axis.width(begun_s, ended_s),
+        width=INSTANT_PX if short else axis.width(begun_s, ended_s),
         y=f"{y:g}",
         height=f"{height:g}",
-        rx=rx or None,
-        class_=classes,
+        class_=f"bar {kind}" + (" instant" if short else ""),
     )
 
 

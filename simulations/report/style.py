@@ -26,8 +26,10 @@ body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-
 main{max-width:1320px;margin:0 auto;padding:1.5rem clamp(.8rem,3vw,2rem) 4rem}
 h1{font-size:1.35rem;margin:0;font-weight:600;text-wrap:balance}
 h2{font-size:1.15rem;margin:2.6rem 0 .2rem}
-h3{font-size:.9rem;margin:0 0 .3rem;display:flex;gap:.4rem;align-items:baseline}
-h3 small,.quiet,small,.lead{color:var(--quiet);font-weight:400}
+h3{font-size:.9rem;margin:0;display:flex;gap:.4rem;align-items:baseline}
+.card p{margin:0 0 .3rem;font-size:.78rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.card .tick{paint-order:stroke;stroke:var(--card);stroke-width:3px}
+.quiet,small,.lead{color:var(--quiet);font-weight:400}
 .lead{margin:.1rem 0 .8rem;max-width:75ch}
 header{display:flex;gap:1.2rem;align-items:center;flex-wrap:wrap;padding-bottom:1rem}
 header>div{flex:1 1 18rem;min-width:0}
@@ -46,11 +48,11 @@ border-radius:.4rem;padding:.35rem .7rem;margin:.4rem 0 0}
 button{font:inherit;font-size:.8rem;color:var(--ink);background:var(--paper);border:1px solid var(--rule);
 border-radius:.3rem;padding:.1rem .55rem;cursor:pointer}
 button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:1px;background:var(--rule);
-border:1px solid var(--rule);border-radius:.5rem;overflow:hidden;margin:0}
-.figures div{background:var(--card);padding:.6rem .8rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.5rem;margin:0}
+.figures div{background:var(--card);padding:.5rem .8rem;border:1px solid var(--rule);border-radius:.4rem}
 .figures dt{color:var(--quiet);font-size:.8rem}
-.figures dd{margin:0;font-size:1.2rem;font-weight:600;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+.figures dd{margin:0;font-size:1.2rem;font-weight:600;font-variant-numeric:tabular-nums;
+overflow-wrap:anywhere}
 .figures dd.note{font-size:.8rem;font-weight:400;color:var(--quiet)}
 .figures .bad{color:var(--bad)}
 .tools{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;align-items:center;margin:.3rem 0 .5rem;font-size:.82rem;
@@ -72,7 +74,7 @@ line-height:1.15}
 .value{position:absolute;right:.4rem;transform:translateY(-50%);color:var(--quiet);font-size:.7rem;
 font-variant-numeric:tabular-nums}
 .chart .label small{max-width:5rem}
-.note{position:absolute;color:var(--quiet);font-size:.72rem}
+.label .note{position:absolute;color:var(--quiet);font-size:.72rem}
 .lane-head{position:sticky;left:0;font-size:.75rem;font-weight:600;color:var(--quiet);border-bottom:1px solid
 var(--rule);margin:.7rem 0 .25rem;text-transform:uppercase;letter-spacing:.06em}
 .lane-head span{position:sticky;left:0}
@@ -82,14 +84,13 @@ svg.plot{display:block;overflow:visible}
 .tick{fill:var(--quiet);font-size:11px;font-variant-numeric:tabular-nums}
 .minor{display:none}.fine .minor{display:inline}
 .bar{shape-rendering:crispEdges}
-.bar.instant{stroke-width:2px}
 .family-process{fill:var(--process);stroke:var(--process);background:var(--process)}
 .family-machine{fill:var(--machine);stroke:var(--machine);background:var(--machine)}
 .family-network{fill:var(--network);stroke:var(--network);background:var(--network)}
 .family-disk{fill:var(--disk);stroke:var(--disk);background:var(--disk)}
 .family-clock{fill:var(--clock);stroke:var(--clock);background:var(--clock)}
 rect[class*=family-]{fill-opacity:.62;stroke-width:0}
-rect[class*=family-].instant{stroke-width:2px;fill-opacity:1}
+rect[class*=family-].instant{fill-opacity:1}
 rect.lasting{fill-opacity:.22}
 .state-follower{fill:var(--follower)}.state-up{fill:var(--up)}.state-candidate{fill:var(--candidate)}
 .state-down{fill:url(#hatch)}.state-lost{fill:var(--lost)}
@@ -102,7 +103,7 @@ rect.lasting{fill-opacity:.22}
 .key.calls-unknown{background:var(--unknown)}.key.p50{background:var(--p50);height:3px}
 .key.p99{background:var(--p99);height:3px}.key.own{background:var(--own);height:2px}
 .key.furthest{background:var(--furthest);height:2px}.key.healed{background:var(--good);width:2px}
-.still{fill:url(#stripes)}.state-candidate.instant,.state-leader.instant{stroke:currentColor;stroke-width:0}
+.still{fill:url(#stripes)}
 .election{fill:var(--candidate);stroke:var(--paper);stroke-width:1}
 .in-bar{font-size:11px;fill:#fff;pointer-events:none;font-weight:600}
 .in-down{fill:var(--ink);stroke:var(--paper);stroke-width:3px;paint-order:stroke}
@@ -123,6 +124,7 @@ white-space:nowrap}
 .card{border:1px solid var(--rule);border-radius:.5rem;padding:.6rem .7rem;background:var(--card);min-width:0}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;width:100%}
 th,td{text-align:left;padding:.28rem .6rem;border-bottom:1px solid var(--rule);vertical-align:top}
+tr.none td{color:var(--quiet)}tr.none .swatch{opacity:.35}
 th{color:var(--quiet);font-weight:500;vertical-align:bottom}
 .number{text-align:right;white-space:nowrap}
 td .swatch{margin-right:.4rem}
@@ -172,7 +174,8 @@ if(copy){copy.onclick=function(){navigator.clipboard.writeText(copy.previousSibl
 PATTERNS: Final = (
     '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
     '<pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    '<rect width="5" height="5" fill="var(--paper)"/><rect width="2" height="5" fill="var(--down)"/></pattern>'
+    '<rect width="5" height="5" fill="var(--paper)"/><rect width="2" height="5" fill="var(--down)"/>'
+    "</pattern>"
     '<pattern id="stripes" width="4" height="4" patternUnits="userSpaceOnUse">'
     '<rect width="1.5" height="4" fill="var(--ink)" fill-opacity=".55"/></pattern>'
     "</defs></svg>"

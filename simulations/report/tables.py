@@ -10,13 +10,17 @@ from simulations.report.markup import element, moment, number, seconds, text
 from simulations.report.measures import Effect, Typical, by_kind, typical
 from simulations.report.record import Check, Line, Run
 
+NOTHING: Final = "–"
 FAULTS_MAX: Final = 400
 STORY_MAX: Final = 3000
 VIOLATIONS_MAX: Final = 5
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
-    """A table; cells are markup. A head that begins with ``#`` is of numbers. Wide ones scroll."""
+    """A table; cells are markup. A head that begins with ``#`` is of numbers. Wide ones scroll.
+
+    Rows without a single figure, of what never happened, are pale.
+    """
     numeric = [head.startswith("#") for head in heads]
     top = element(
         "tr",
@@ -32,6 +36,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = ""
                 element("td", cell, class_="number" if is_number else None)
                 for cell, is_number in zip(cells, numeric, strict=True)
             ),
+            class_="none" if cells[-1] == NOTHING else None,
         )
         for cells in rows
     ]
@@ -115,25 +120,34 @@ def _kind(kind: str) -> str:
 def _times(found: Typical) -> tuple[str, str]:
     never = element("em", text(f"{found.never} never"), class_="bad") if found.never else ""
     if found.median is None:
-        return never or "–", "–"
+        return never or NOTHING, NOTHING
     return text(seconds(found.median)), " ".join(filter(None, (text(seconds(found.largest)), never)))
 
 
 def _middle(values: Iterable[float | None], shown: Callable[[float], str]) -> str:
     found = typical(values)
-    return "–" if found.median is None else text(shown(found.median))
+    return NOTHING if found.median is None else text(shown(found.median))
 
 
 def faults(effects: Sequence[Effect]) -> str:
     """Every single fault."""
-    heads = ("#at", "fault", "what", "#calls/s before", "#during", "#after", "#no write for", "#caught up after")
+    heads = (
+        "#at",
+        "fault",
+        "what",
+        "#calls/s before",
+        "#during",
+        "#after",
+        "#no write for",
+        "#caught up after",
+    )
     rows = [
         (
             text(moment(effect.fault.begun_s, 0.01)),
             _kind(effect.fault.kind),
             text(effect.fault.detail),
             number(effect.before.per_s),
-            number(effect.during.per_s) if effect.fault.ended_s > effect.fault.begun_s else "–",
+            number(effect.during.per_s) if effect.fault.ended_s > effect.fault.begun_s else NOTHING,
             number(effect.after.per_s),
             text(seconds(effect.gap_s)),
             text(seconds(effect.caught_up_s)),
@@ -153,7 +167,12 @@ def checks(found: Sequence[Check]) -> str:
     order = ("violation", "inconclusive", "ok", "not reached")
     rows = []
     for check in sorted(found, key=lambda check: order.index(check.status)):
-        mark = element("span", _MARKS[check.status], text(f" {_words(check)}"), class_=f"status {check.status.split()[0]}")
+        mark = element(
+            "span",
+            _MARKS[check.status],
+            text(f" {_words(check)}"),
+            class_=f"status {check.status.split()[0]}",
+        )
         told = [element("span", text(check.theory), class_="theory")]
         if check.note:
             told.append(element("p", text(check.note), class_="quiet"))
@@ -175,4 +194,3 @@ def story(lines: Sequence[Line]) -> str:
     told = "\n".join(f"{line.at_s:10.4f} s  {line.who:<{width}}  {line.what}" for line in shown)
     left = len(lines) - len(shown)
     return element("pre", text(told + (f"\n(and {left} more lines)" if left else "")), class_="story")
-

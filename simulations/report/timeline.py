@@ -19,7 +19,8 @@ def spans(
     Nodes are down until they are said to be up. What a node says while it is down was on its way when it
     died, and is not believed.
     """
-    events = [*(life for life in lives if life.state in ("up", *_DEAD)), *roles]
+    events: list[Role | Life] = [life for life in lives if life.state in ("up", *_DEAD)]
+    events += roles
     # Where several fall on one moment, being born comes before saying who one is.
     events.sort(key=lambda event: (event.at_s, isinstance(event, Role)))
     found = []

@@ -81,9 +81,7 @@ def checks(outcome: Outcome, recording: Recording) -> tuple[Check, ...]:
 COMES_BACK = "a healed cluster comes back"
 
 
-def _figures(
-    outcome: Outcome, recording: Recording, leaders: int, *, failed: bool
-) -> tuple[Figure, ...]:
+def _figures(outcome: Outcome, recording: Recording, leaders: int, *, failed: bool) -> tuple[Figure, ...]:
     calls = Calls(recording.made)
     ended = Counter(call.ended for call in recording.made)
     recovery_s = float(outcome.counts.get("recovery_s", 0.0))
@@ -91,9 +89,21 @@ def _figures(
     if failed and back is None:
         back = Figure("back after healing", "not reached", bad=True)
     found = [
-        Figure("virtual time", seconds(outcome.virtual_seconds), f"{number(outcome.counts.get('events', 0))} events"),
-        Figure("faults", number(sum(1 for _ in recording.faults)), f"{number(sum(outcome.faults.values()))} effects, {len(outcome.faults)} kinds"),
-        Figure("calls", number(len(recording.made)), ", ".join(f"{number(n)} {how}" for how, n in sorted(ended.items()))),
+        Figure(
+            "virtual time",
+            seconds(outcome.virtual_seconds),
+            f"{number(outcome.counts.get('events', 0))} events",
+        ),
+        Figure(
+            "faults",
+            number(sum(1 for _ in recording.faults)),
+            f"{number(sum(outcome.faults.values()))} effects, {len(outcome.faults)} kinds",
+        ),
+        Figure(
+            "calls",
+            number(len(recording.made)),
+            ", ".join(f"{number(n)} {how}" for how, n in sorted(ended.items())),
+        ),
         Figure("longest time without a write", seconds(calls.longest_gap_s)),
         Figure("terms with a leader", number(outcome.counts.get("terms", leaders))),
         *([back] if back else []),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
 
 from simulations.report.families import MEANINGS, family_of, ordered
-from simulations.report.markup import element, number, seconds, text, titled
+from simulations.report.markup import element, number, power, seconds, text, titled
 from simulations.report.measures import Moment, superposed
 from simulations.report.picture import Axis, line, plot, stretched
 from simulations.report.record import Failover, Run
@@ -22,21 +23,19 @@ AFTER_S: Final = 6.0
 WIDTH_S: Final = 0.25
 HALF_PX: Final = 52
 GAP_PX: Final = 10
+CARD_PX: Final = 2 * HALF_PX + GAP_PX
 FAILOVER_PX: Final = 64
 
 
 def cards(run: Run) -> str:
-    """One picture for each class of faults that happened."""
+    """One picture for each class of faults that happened, all with the same scales."""
+    kinds = ordered({fault.kind for fault in run.faults})
+    every = {kind: _moments(run, kind) for kind in kinds}
+    heights = Heights.of(moment for moments in every.values() for moment in moments)
     made = []
-    every = [_moments(run, kind) for kind in ordered({fault.kind for fault in run.faults})]
-    # One scale for all, so that they can be compared.
-    most = max((moment.per_s for moments in every for moment in moments), default=1.0) or 1.0
-    slow = [moment.p99_s for moments in every for moment in moments if moment.p99_s]
-    fast = [moment.p50_s for moments in every for moment in moments if moment.p50_s]
-    low = math.floor(math.log10(min(fast, default=1e-3)))
-    high = max(low + 1, math.ceil(math.log10(max(slow, default=1.0))))
-    for kind, moments in zip(ordered({fault.kind for fault in run.faults}), every, strict=True):
-        made.append(_card(run, kind, moments, most, low, high))
+    for kind in kinds:
+        lengths_s = [fault.ended_s - fault.begun_s for fault in run.faults if fault.kind == kind]
+        made.append(_card(kind, lengths_s, every[kind], heights))
     return element("div", *made, class_="cards")
 
 
@@ -47,71 +46,86 @@ def _moments(run: Run, kind: str) -> tuple[Moment, ...]:
     )
 
 
-def _card(run: Run, kind: str, moments: Sequence[Moment], most: float, low: int, high: int) -> str:
-    axis = Axis(-BEFORE_S, AFTER_S)
-    mine = [fault for fault in run.faults if fault.kind == kind]
-    length_s = statistics.median(fault.ended_s - fault.begun_s for fault in mine)
-    height = 2 * HALF_PX + GAP_PX
+@dataclass(frozen=True, slots=True)
+class Heights:
+    """The scales that all cards share: the most calls a second, and powers of ten of latency."""
 
-    def log(value: float) -> float:
-        share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
-        return height - 2 - (HALF_PX - 4) * share
+    most: float
+    low: int
+    high: int
 
+    @classmethod
+    def of(cls, every: Iterable[Moment]) -> Self:
+        """Scales with room for all of these."""
+        seen = list(every)
+        fast = min((moment.p50_s for moment in seen if moment.p50_s), default=1e-3)
+        slow = max((moment.p99_s for moment in seen if moment.p99_s), default=1.0)
+        low = math.floor(math.log10(fast))
+        most = max((moment.per_s for moment in seen), default=1.0) or 1.0
+        return cls(most, low, max(low + 1, math.ceil(math.log10(slow))))
+
+    def calls(self, per_s: float) -> float:
+        """How tall so many calls a second are."""
+        return (HALF_PX - 4) * per_s / self.most
+
+    def latency(self, value: float) -> float:
+        """How far from the top a latency is."""
+        share = (math.log10(max(value, 10.0**self.low)) - self.low) / (self.high - self.low)
+        return CARD_PX - 2 - (HALF_PX - 4) * share
+
+
+def _card(kind: str, lengths_s: Sequence[float], moments: Sequence[Moment], heights: Heights) -> str:
+    axis, family = Axis(-BEFORE_S, AFTER_S), family_of(kind)
+    length_s = statistics.median(lengths_s)
     ground = titled(
         "rect",
         f"{kind}: half of them last longer than {seconds(length_s)}",
         x=axis.percent(0),
         width=axis.width(0, length_s),
         y=0,
-        height=height,
-        class_=f"lasting bar family-{family_of(kind)}",
+        height=CARD_PX,
+        class_=f"lasting bar family-{family}",
     )
-    bars = [
-        titled(
-            "rect",
-            f"{m.offset_s:+g} s: {number(m.per_s)} calls a second"
-            + ("" if m.p50_s is None else f", p50 {seconds(m.p50_s)}, p99 {seconds(m.p99_s)}"),
-            x=axis.percent(m.offset_s),
-            width=axis.width(m.offset_s, m.offset_s + m.width_s),
-            y=f"{HALF_PX - (HALF_PX - 4) * m.per_s / most:.1f}",
-            height=f"{(HALF_PX - 4) * m.per_s / most:.1f}",
-            class_="bar calls-ok",
-        )
-        for m in moments
-    ]
     curves = [
         line(axis, points, kind=name)
         for name, values in (("p99", [m.p99_s for m in moments]), ("p50", [m.p50_s for m in moments]))
-        for points in _unbroken(moments, values, log)
+        for points in _unbroken(moments, values, heights.latency)
     ]
-    zero = element("line", x1=axis.percent(0), x2=axis.percent(0), y1=0, y2=height, class_="mark begins")
-    floor = element("line", x1=0, x2="100%", y1=HALF_PX, y2=HALF_PX, class_="grid")
-    words = [
-        _letter(f"{number(most)}/s", "100%", 9, "end"),
-        _letter(f"{seconds(10.0**high)}", "100%", HALF_PX + GAP_PX + 7, "end"),
-        _letter(f"{seconds(10.0**low)}", "100%", height - 3, "end"),
+    parts = [
+        ground,
+        *(_calls(axis, moment, heights) for moment in moments),
+        element("line", x1=0, x2="100%", y1=HALF_PX, y2=HALF_PX, class_="grid"),
+        stretched(CARD_PX, *curves),
+        element("line", x1=axis.percent(0), x2=axis.percent(0), y1=0, y2=CARD_PX, class_="mark begins"),
+        _letter(f"{number(heights.most)}/s", "100%", 9, "end"),
+        _letter(power(heights.high), "100%", HALF_PX + GAP_PX + 7, "end"),
+        _letter(power(heights.low), "100%", CARD_PX - 3, "end"),
     ]
-    feet = [
-        _letter(f"{at:+g} s" if at else "begins", axis.percent(at), 11, anchor)
-        for at, anchor in (
-            (-BEFORE_S, "start"),
-            (0.0, "middle"),
-            (2.0, "middle"),
-            (4.0, "middle"),
-            (AFTER_S, "end"),
-        )
-    ]
-    title = element(
-        "h3",
-        element("i", class_=f"swatch family-{family_of(kind)}"),
-        text(kind),
-        element("small", text(f"×{len(mine)}")),
-    )
+    swatch = element("i", class_=f"swatch family-{family}")
+    title = element("h3", swatch, text(kind), element("small", text(f"×{len(lengths_s)}")))
     meaning = element("p", text(MEANINGS.get(kind, "")), class_="quiet", title=MEANINGS.get(kind))
-    picture = plot(
-        height, ground, *bars, floor, stretched(height, *curves), zero, *words, label=f"around {kind}"
+    picture = plot(CARD_PX, *parts, label=f"around {kind}")
+    return element("div", title, meaning, picture, plot(14, *_feet(axis)), class_="card")
+
+
+def _calls(axis: Axis, moment: Moment, heights: Heights) -> str:
+    tall = heights.calls(moment.per_s)
+    latency = "" if moment.p50_s is None else f", p50 {seconds(moment.p50_s)}, p99 {seconds(moment.p99_s)}"
+    return titled(
+        "rect",
+        f"{moment.offset_s:+g} s: {number(moment.per_s)} calls a second{latency}",
+        x=axis.percent(moment.offset_s),
+        width=axis.width(moment.offset_s, moment.offset_s + moment.width_s),
+        y=f"{HALF_PX - tall:.1f}",
+        height=f"{tall:.1f}",
+        class_="bar calls-ok",
     )
-    return element("div", title, meaning, picture, plot(14, *feet), class_="card")
+
+
+def _feet(axis: Axis) -> list[str]:
+    between = [(at, "middle") for at in (0.0, 2.0, 4.0)]
+    ends = [(-BEFORE_S, "start"), *between, (AFTER_S, "end")]
+    return [_letter(f"{at:+g} s" if at else "begins", axis.percent(at), 11, anchor) for at, anchor in ends]
 
 
 def _letter(what: str, x: str, y: float, anchor: str) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from simulations.chronicle import Happening
 from simulations.report.families import MEANINGS, family_of, ordered
-from simulations.report.markup import element, moment, number, seconds, step_of, text, ticks, titled
+from simulations.report.markup import element, moment, number, power, seconds, step_of, text, ticks, titled
 from simulations.report.measures import Bin, Progress, bins
 from simulations.report.picture import Axis, bar, grid, line, mark, plot, scale, stairs, stretched, thinned
 from simulations.report.record import Run, Span
@@ -31,8 +31,9 @@ LETTERS_SHARE: Final = 0.03
 
 def timeline(run: Run) -> str:
     """All lanes of a run."""
-    axis = Axis(0.0, run.ended_s)
-    rows = [row("", scale(axis), kind="axis")]
+    # Room for the end of a run that broke off.
+    axis = Axis(0.0, run.ended_s * (1.0 if run.failed_s is None else 1.015))
+    rows = [row("", scale(axis), kind="axis"), _phases(run, axis)]
     rows += [head("Faults, by class"), *_fault_rows(run, axis)] if run.faults else []
     rows += [head("Nodes"), *_node_rows(run, axis)]
     if run.calls:
@@ -82,6 +83,25 @@ def turning_points(run: Run, axis: Axis, height: float) -> str:
         title = f"{moment(run.failed_s, 0.001)}: {run.verdict}"
         made.append(mark(axis, run.failed_s, height, kind="failed", title=title))
     return "".join(made)
+
+
+def _phases(run: Run, axis: Axis) -> str:
+    """What the whole run was about, from when to when."""
+    healed_s = run.ended_s if run.healed_s is None else run.healed_s
+    phases = [("under fire", 0.0, healed_s, "fire"), ("healed", healed_s, run.ended_s, "peace")]
+    made = []
+    for name, begun_s, ended_s, kind in phases:
+        if ended_s > begun_s:
+            title = f"{name}: {moment(begun_s, 0.01)} to {moment(ended_s, 0.01)}"
+            made.append(bar(axis, begun_s, ended_s, y=1, height=12, kind=kind, title=title))
+            if axis.share(ended_s) - axis.share(begun_s) > LETTERS_SHARE * 2:
+                made.append(element("text", text(name), x=axis.percent(begun_s), dx=4, y=11, class_="phase"))
+    if run.failed_s is not None:
+        words = f"{run.verdict} at {moment(run.failed_s, 0.01)}"
+        at = axis.percent(run.failed_s)
+        made.append(element("text", text(words), x=at, dx=-5, y=11, text_anchor="end", class_="phase bad"))
+    label = element("span", element("b", "the run"), class_="name")
+    return row(label, plot(14, *made, turning_points(run, axis, 14), label="the run"), kind="fault")
 
 
 # -- faults -------------------------------------------------------------------------------------------
@@ -264,7 +284,7 @@ def _latency(run: Run, axis: Axis, found: Sequence[Bin]) -> str:
         share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
         return height - 4 - (height - 12) * share
 
-    values = [(y(10.0**power), seconds(10.0**power)) for power in range(low, high + 1)]
+    values = [(y(10.0**exponent), power(exponent)) for exponent in range(low, high + 1)]
     curves = [
         line(axis, points, kind=kind)
         for kind, latencies in (("p99", [b.p99_s for b in found]), ("p50", [b.p50_s for b in found]))

@@ -42,6 +42,14 @@ def seconds(value: float | None) -> str:
     return f"{value:.{2 if value < 9.995 else 1}f} s" if value < 120 else moment(value)
 
 
+def power(exponent: int) -> str:
+    """Ten to that power, as a duration on a scale."""
+    for unit, least in (("s", 0), ("ms", -3), ("µs", -6)):
+        if exponent >= least:
+            return f"{10 ** (exponent - least)} {unit}"
+    return f"1e{exponent} s"
+
+
 def moment(value: float, step: float = 1.0) -> str:
     """A point in time: seconds, or minutes and seconds where the steps allow it."""
     if value >= 120 and step >= 1:

@@ -79,17 +79,21 @@ def typical(values: Iterable[float | None]) -> Typical:
 class Calls:
     """The calls of a run, to be asked about times."""
 
-    def __init__(self, calls: Iterable[Call]) -> None:
-        ok = sorted((c.ended_s, c.ended_s - c.begun_s) for c in calls if c.ended == "ok" and c.ended_s)
+    def __init__(self, calls: Sequence[Call]) -> None:
+        ok = sorted(
+            (call.ended_s, call.begun_s) for call in calls if call.ended == "ok" and call.ended_s is not None
+        )
         self._ended = [ended_s for ended_s, _ in ok]
-        self._took = [took_s for _, took_s in ok]
-        writes = [c for c in calls if c.write and c.ended == "ok" and c.ended_s is not None]
-        self._write_ends = sorted(c.ended_s for c in writes if c.ended_s is not None)
-        writes.sort(key=lambda call: call.begun_s)
-        self._write_begins = [call.begun_s for call in writes]
-        ends = [call.ended_s or 0.0 for call in writes]
+        self._took = [ended_s - begun_s for ended_s, begun_s in ok]
+        writes = sorted(
+            (call.begun_s, call.ended_s)
+            for call in calls
+            if call.write and call.ended == "ok" and call.ended_s is not None
+        )
+        self._write_begins = [begun_s for begun_s, _ in writes]
+        self._write_ends = sorted(ended_s for _, ended_s in writes)
         # Of every write and all later ones, which is acknowledged first.
-        self._first = list(itertools.accumulate(reversed(ends), min))[::-1]
+        self._first = list(itertools.accumulate((ended_s for _, ended_s in reversed(writes)), min))[::-1]
 
     def window(self, begun_s: float, ended_s: float) -> Window:
         """The calls that ended from ``begun_s`` to ``ended_s``."""

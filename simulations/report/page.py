@@ -14,6 +14,8 @@ from simulations.report.style import CSS, PATTERNS, SCRIPT
 from simulations.report.tables import around, checks, faults, recovery, story
 
 REASON_CHARACTERS_MAX: Final = 4000
+FIGURE_CHARACTERS: Final = 12
+"""A longer value is told in smaller letters."""
 ZOOMS: Final = (1, 2, 4, 8, 16)
 
 _LEGEND: Final = (
@@ -92,12 +94,18 @@ def _figures(found: tuple[Figure, ...]) -> str:
         element(
             "div",
             element("dt", text(figure.name)),
-            element("dd", text(figure.value), class_="bad" if figure.bad else None),
+            element("dd", text(figure.value), class_=_manner(figure)),
             element("dd", text(figure.note), class_="note") if figure.note else "",
         )
         for figure in found
     ]
     return element("dl", *made, class_="figures") if made else ""
+
+
+def _manner(figure: Figure) -> str | None:
+    if figure.bad:
+        return "bad"
+    return "long" if len(figure.value) > FIGURE_CHARACTERS else None
 
 
 def _timeline(run: Run) -> list[str]:

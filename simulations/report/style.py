@@ -53,6 +53,7 @@ button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
 .figures dt{color:var(--quiet);font-size:.8rem}
 .figures dd{margin:0;font-size:1.2rem;font-weight:600;font-variant-numeric:tabular-nums;
 overflow-wrap:anywhere}
+.figures dd.long{font:.85rem/1.5 ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}
 .figures dd.note{font-size:.8rem;font-weight:400;color:var(--quiet)}
 .figures .bad{color:var(--bad)}
 .tools{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;align-items:center;margin:.3rem 0 .5rem;font-size:.82rem;
@@ -115,6 +116,8 @@ rect.lasting{fill-opacity:.22}
 .sense{fill:transparent}.sense:hover{fill:var(--ink);fill-opacity:.08}
 .mark{stroke-width:2px}.mark.healed{stroke:var(--good)}.mark.failed{stroke:var(--bad)}
 .mark.begins{stroke:var(--ink);stroke-width:1px;stroke-dasharray:3 2}
+.fire{fill:var(--bad);fill-opacity:.14}.peace{fill:var(--good);fill-opacity:.25}
+.phase{font-size:10.5px;fill:var(--ink)}.phase.bad{fill:var(--bad);font-weight:700}
 .stall{fill:var(--ink);fill-opacity:.08}
 .dot{fill:var(--t1);stroke:var(--paper)}.dot.company{fill:var(--network)}
 .cursor{position:absolute;top:0;bottom:0;width:1px;background:var(--ink);opacity:.55;pointer-events:none;z-index:1}
@@ -138,7 +141,8 @@ details{margin:.8rem 0}summary{cursor:pointer;font-weight:600}
 border-radius:.4rem}
 @media (max-width:640px){:root{--label:6.2rem}body{font-size:14px}.label{font-size:.72rem}
 .chart .label small{display:none}.zoom{margin-left:0}th,td{padding:.28rem .4rem}
-.checks tr{display:grid;grid-template-columns:auto 1fr auto;border-bottom:1px solid var(--rule)}
+.checks,.checks tbody{display:block}.checks tr{display:grid;
+grid-template-columns:auto 1fr auto;border-bottom:1px solid var(--rule)}
 .checks td{border:0}.checks td:last-child{grid-column:1/-1;padding-top:0}.checks thead{display:none}}
 @media print{:root{color-scheme:light}main{max-width:none;padding:0}.zoom,.command button{display:none}
 .lanes{width:100%!important;min-width:0}.scroll{overflow:visible}.card,.lane,tr{break-inside:avoid}

@@ -36,7 +36,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = ""
                 element("td", cell, class_="number" if is_number else None)
                 for cell, is_number in zip(cells, numeric, strict=True)
             ),
-            class_="none" if cells[-1] == NOTHING else None,
+            class_="none" if set(cells[-2:]) == {NOTHING} else None,
         )
         for cells in rows
     ]

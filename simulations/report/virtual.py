@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from simulations.chronicle import Recording
 from simulations.faults import FaultPlan
@@ -14,8 +15,11 @@ from simulations.report.theories import THEORIES
 from simulations.report.timeline import elections, spans, stills, within
 from simulations.verdict import Outcome, Verdict
 
-_LEVELS = {"engine": "consensus engines", "node": "whole nodes and their clients"}
-_NOTES = (
+_LEVELS: Final = {"engine": "consensus engines", "node": "whole nodes and their clients"}
+COMES_BACK: Final = "a healed cluster comes back"
+REST_S: Final = 1.0
+"""So much of the time after the cluster was back is shown."""
+_NOTES: Final = (
     "Times are virtual: they pass as fast as the simulation computes, and are the same in every run of the "
     "seed. Effects count each time at which a fault did something: a message that was lost, a sync that was "
     "slow.",
@@ -24,7 +28,7 @@ _NOTES = (
 
 def virtual_run(outcome: Outcome, recording: Recording, nodes: Sequence[str], plan: FaultPlan) -> Run:
     """What is known of a simulated run. ``plan``: its faults, as they were planned."""
-    until_s = outcome.virtual_seconds
+    until_s = _end_s(outcome, recording)
     found = spans(nodes, recording.roles, recording.lives, until_s)
     failed = outcome.verdict not in (Verdict.CLEAN, Verdict.VOID)
     return Run(
@@ -42,8 +46,8 @@ def virtual_run(outcome: Outcome, recording: Recording, nodes: Sequence[str], pl
         spans=found,
         stills=stills(nodes, recording.lives, until_s),
         faults=within(recording.faults, recording.healed_s, until_s),
-        commits=tuple(recording.commits),
-        calls=tuple(recording.made),
+        commits=tuple(commit for commit in recording.commits if commit.at_s <= until_s),
+        calls=tuple(call for call in recording.made if call.begun_s <= until_s),
         checks=checks(outcome, recording),
         planned=Counter(str(fault.kind) for fault in plan.faults),
         effects=dict(outcome.faults),
@@ -52,6 +56,14 @@ def virtual_run(outcome: Outcome, recording: Recording, nodes: Sequence[str], pl
         notes=_NOTES,
         story=tuple(Line(line.at_s, line.who, line.what) for line in outcome.story.lines),
     )
+
+
+def _end_s(outcome: Outcome, recording: Recording) -> float:
+    """Where the picture ends: reading everything back, when the cluster is back, is not part of it."""
+    recovery_s = float(outcome.counts.get("recovery_s", 0.0))
+    if outcome.failed_at_s is not None or recording.healed_s is None or not recovery_s:
+        return outcome.virtual_seconds
+    return min(outcome.virtual_seconds, recording.healed_s + recovery_s + REST_S)
 
 
 def checks(outcome: Outcome, recording: Recording) -> tuple[Check, ...]:
@@ -76,9 +88,6 @@ def checks(outcome: Outcome, recording: Recording) -> tuple[Check, ...]:
         theory = THEORIES.get(rule, "")
         made.append(Check(rule, theory, status, checked, notes.get(rule, ""), violations))
     return tuple(made)
-
-
-COMES_BACK = "a healed cluster comes back"
 
 
 def _figures(outcome: Outcome, recording: Recording, leaders: int, *, failed: bool) -> tuple[Figure, ...]:

@@ -200,6 +200,11 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
 
     ``page_folder``: where a page of the run is to be written.
     """
+    if page_folder:
+        try:
+            page_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlanInvalid(f"--report {page_folder}: {error.strerror or error}") from error
     folder = keep or Path(tempfile.mkdtemp(prefix="mcp-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):

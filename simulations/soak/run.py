@@ -114,15 +114,7 @@ async def soak(
 
     volumes = check_settings(settings, folder)
     (folder / "plan.json").write_text(plan_json(settings.plan))
-    supervisor = Supervisor(
-        settings.nodes,
-        folder,
-        clock,
-        seed=settings.seed,
-        plain=settings.plain,
-        log_entries=settings.log_entries,
-        volume_bytes=VOLUME_BYTES if volumes else 0,
-    )
+    supervisor = _supervisor(settings, folder, clock, volumes=volumes)
     with (folder / "history.jsonl").open("w") as sink:
         addresses = {name: node.address for name, node in supervisor.nodes.items()}
         watch = Watch(addresses, supervisor.key, clock, now)
@@ -160,6 +152,18 @@ async def soak(
     (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2))
     (folder / "story.jsonl").write_text("".join(json.dumps(line) + "\n" for line in report.story))
     return report
+
+
+def _supervisor(settings: Settings, folder: Path, clock: Clock, *, volumes: bool) -> Supervisor:
+    return Supervisor(
+        settings.nodes,
+        folder,
+        clock,
+        seed=settings.seed,
+        plain=settings.plain,
+        log_entries=settings.log_entries,
+        volume_bytes=VOLUME_BYTES if volumes else 0,
+    )
 
 
 def _listen(run: Soak) -> None:

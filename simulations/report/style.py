@@ -48,7 +48,7 @@ border-radius:.4rem;padding:.35rem .7rem;margin:.4rem 0 0}
 button{font:inherit;font-size:.8rem;color:var(--ink);background:var(--paper);border:1px solid var(--rule);
 border-radius:.3rem;padding:.1rem .55rem;cursor:pointer}
 button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.5rem;margin:0}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(10rem,1fr));gap:.5rem;margin:0}
 .figures div{background:var(--card);padding:.5rem .8rem;border:1px solid var(--rule);border-radius:.4rem}
 .figures dt{color:var(--quiet);font-size:.8rem}
 .figures dd{margin:0;font-size:1.2rem;font-weight:600;font-variant-numeric:tabular-nums;

@@ -93,29 +93,17 @@ def checks(outcome: Outcome, recording: Recording) -> tuple[Check, ...]:
 def _figures(outcome: Outcome, recording: Recording, leaders: int, *, failed: bool) -> tuple[Figure, ...]:
     calls = Calls(recording.made)
     ended = Counter(call.ended for call in recording.made)
+    told = ", ".join(f"{number(ended[how])} {how}" for how in ("ok", "failed", "unknown") if ended[how])
     recovery_s = float(outcome.counts.get("recovery_s", 0.0))
-    back = Figure("back after healing", seconds(recovery_s)) if recovery_s else None
-    if failed and back is None:
-        back = Figure("back after healing", "not reached", bad=True)
-    found = [
-        Figure(
-            "virtual time",
-            seconds(outcome.virtual_seconds),
-            f"{number(outcome.counts.get('events', 0))} events",
-        ),
-        Figure(
-            "faults",
-            number(sum(1 for _ in recording.faults)),
-            f"{number(sum(outcome.faults.values()))} effects, {len(outcome.faults)} kinds",
-        ),
-        Figure(
-            "calls",
-            number(len(recording.made)),
-            ", ".join(f"{number(n)} {how}" for how, n in sorted(ended.items())),
-        ),
-        Figure("longest time without a write", seconds(calls.longest_gap_s)),
+    back = "not reached" if not recovery_s else seconds(recovery_s)
+    effects = f"{number(sum(outcome.faults.values()))} effects, {len(outcome.faults)} kinds"
+    events = f"{number(outcome.counts.get('events', 0))} events"
+    return (
+        Figure("virtual time", seconds(outcome.virtual_seconds), events),
+        Figure("faults", number(len(recording.faults)), effects),
+        Figure("calls", number(len(recording.made)), told),
+        Figure("no write for at most", seconds(calls.longest_gap_s)),
         Figure("terms with a leader", number(outcome.counts.get("terms", leaders))),
-        *([back] if back else []),
+        Figure("back after healing", back, bad=failed and not recovery_s),
         Figure("trace", outcome.trace_hash, "the same in every process"),
-    ]
-    return tuple(found)
+    )

@@ -129,7 +129,7 @@ def _figures(report: Report, leaders: int) -> tuple[Figure, ...]:
         Figure("faults with an effect", number(fired), note),
         Figure("kills", number(report.kills), f"{report.kills_starting} of nodes that were starting"),
         Figure("terms with a leader", number(leaders), f"{number(report.snapshots)} snapshots"),
-        Figure("longest time without a write", seconds(report.longest_gap_s)),
+        Figure("no write for at most", seconds(report.longest_gap_s)),
         Figure("settled after healing", settled, bad=report.settled_s is None),
     )
 

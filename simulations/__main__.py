@@ -211,6 +211,11 @@ def replay_command(
     page_folder: Path | None,
 ) -> None:
     """Run one seed and tell its story: what happened, when, to whom."""
+    planned = len(LEVELS[level].plan(seed).faults)
+    if beyond := [number for number in numbers or () if not 0 <= number < planned]:
+        raise click.UsageError(
+            f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
+        )
     outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
     if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
         outcome = shrink(LEVELS[level], outcome)

@@ -152,6 +152,9 @@ def soak(
         report = run_kept(settings, keep, page_folder)
     except PlanInvalid as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:
+        click.echo(f"this machine does not let the soak run: {error}", err=True)
+        ctx.exit(EXIT_CODES[Verdict.CRASH])
     except McpError as error:
         click.echo(f"the cluster did not even start: {error.code}: {error.message}", err=True)
         ctx.exit(EXIT_CODES[Verdict.CRASH])

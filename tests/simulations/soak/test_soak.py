@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,16 @@ def test_a_folder_that_is_not_empty_is_not_written_into(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(soak_command, ["--keep", str(tmp_path), "--only", "kill"])
     assert outcome.exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_machine_that_does_not_start_processes_is_told_of_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    outcome = CliRunner().invoke(soak_command, ["--keep", str(tmp_path / "kept"), "--only", "kill"])
+    assert outcome.exit_code == EXIT_CODES[Verdict.CRASH]
+    assert "this machine does not let the soak run" in outcome.output
+    assert isinstance(outcome.exception, SystemExit)
 
 
 def test_a_kept_plan_is_read_again(tmp_path: Path) -> None:

@@ -191,8 +191,8 @@ def _failovers(run: Run) -> list[str]:
     never = sum(failover.seconds is None for failover in run.failovers)
     lead = (
         "From the SIGKILL of a leader to the first acknowledgement of a write that was begun after it; the "
-        f"dashed line is the median. {len(run.failovers)} leaders were killed, {alone} of them while nothing "
-        "else was wrong (blue)."
+        f"dashed line is the median. Leaders that were killed: {len(run.failovers)}; {alone} of them while "
+        "nothing else was wrong (blue)."
     )
     if never:
         lead += f" {never} times no such write followed."

@@ -15,6 +15,7 @@ from simulations.soak.run import Soak
 from simulations.soak.watch import POLL_S, Sighting
 from simulations.verdict import Verdict
 
+RESULTS_ARE_RIGHT: Final = "a result is the model's"
 REASONS_MAX: Final = 5
 """How many findings of a sort the page begins with."""
 
@@ -86,8 +87,13 @@ def checks(run: Soak) -> tuple[Check, ...]:
     made.append(_audited("no node ends by itself", len(run.supervisor.nodes), fallen))
     settled = [] if report.settled_s is not None else report.findings.get(Verdict.LIVENESS, [])
     made.append(_audited("the healed cluster settles", 1, settled))
+    answers = sum(
+        counts.get("ok", 0) for sort, counts in report.operations.items() if sort in ("infer", "result")
+    )
+    made.append(_audited(RESULTS_ARE_RIGHT, answers, run.record.wrong))
     if report.settled_s is not None:
-        told = {str(verdict.violations[0]) for verdict in report.checkers if verdict.violations}
+        told = {*run.record.wrong}
+        told |= {str(verdict.violations[0]) for verdict in report.checkers if verdict.violations}
         wrong = [
             what
             for what in report.findings.get(Verdict.SAFETY, [])

@@ -108,7 +108,7 @@ def test_a_fault_is_held_against_what_was_before_and_after_it() -> None:
             Happening("kill", 2.0, 4.0, ("n1", "n2")),
             Happening("bit_flip", 3.0, 3.0, ("n2",)),
         ),
-        commits=(Commit(0.0, "n1", 5), Commit(5.0, "n2", 6), Commit(6.0, "n1", 6)),
+        commits=(Commit(0.0, "n1", 5), Commit(2.5, "n3", 7), Commit(5.0, "n1", 6), Commit(6.0, "n1", 7)),
         calls=(*before, *after),
     )
     kill, flip = effects(run)
@@ -117,7 +117,7 @@ def test_a_fault_is_held_against_what_was_before_and_after_it() -> None:
     assert kill.after.per_s == pytest.approx(3.5)
     assert kill.gap_s == pytest.approx(4.7 - 1.91)
     assert kill.fresh_s == pytest.approx(2.7)
-    assert kill.caught_up_s == 0.0  # n2 is lost for good, and n1 had what anybody had
+    assert kill.caught_up_s == 2.0  # n2 is lost for good, and n1 was behind n3 when it was over
     assert flip.during == Window(0.0, None, None)
     assert list(by_kind([kill, flip])) == ["bit_flip", "kill"]
 

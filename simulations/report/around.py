@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from simulations.report.families import MEANINGS, family_of, ordered
-from simulations.report.markup import element, number, power, seconds, text, titled
+from simulations.report.markup import element, number, power, seconds, step_of, text, ticks, titled
 from simulations.report.measures import Moment, superposed
 from simulations.report.picture import Axis, line, plot, stretched
 from simulations.report.record import Failover, Run
@@ -25,6 +25,8 @@ HALF_PX: Final = 52
 GAP_PX: Final = 10
 CARD_PX: Final = 2 * HALF_PX + GAP_PX
 FAILOVER_PX: Final = 64
+FAILOVER_TICKS_MAX: Final = 5
+"""So many have room on a phone."""
 
 
 def cards(run: Run) -> str:
@@ -180,7 +182,7 @@ def failovers(found: Sequence[Failover]) -> str:
             text_anchor="start" if at == 0 else "end" if axis.share(at) > 0.97 else "middle",
             class_="tick",
         )
-        for at in axis.ticks
+        for at in ticks(0.0, axis.end_s, step_of(axis.length_s, FAILOVER_TICKS_MAX))
     ]
     label = f"how long each of {len(ended)} failovers took"
     return plot(height, *dots, centre, *feet, label=label)

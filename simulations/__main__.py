@@ -6,13 +6,18 @@ import importlib
 import json
 import signal
 import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from simulations.chronicle import Recording
 from simulations.levels import LEVELS, run_seed
+from simulations.report.virtual import virtual_run
+from simulations.report.write import write
 from simulations.shrink import shrink
 from simulations.swarm import Totals, swarm, timed
 from simulations.verdict import EXIT_CODES, Outcome, Verdict
@@ -83,6 +88,17 @@ SECONDS = click.option(
 )
 
 
+REPORT = click.option(
+    "--report",
+    "page_folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a page of the run, a timeline with everything that it did to the clients, into this folder.",
+)
+
+PAGES_MAX = 20
+"""How many runs of a swarm have a page written."""
+
+
 class Commands(click.Group):
     """Imports the soak, and with it the product's whole node, only when it is asked for."""
 
@@ -125,19 +141,29 @@ Examples:
     "--shrink/--no-shrink", "shrinking", default=True, help="Make failing runs small. [default: on]"
 )
 @click.option("--json", "as_json", is_flag=True, help="One object per run, and one with the totals.")
+@REPORT
 def swarm_command(
-    seeds: range, level: str, seconds: float | None, jobs: int, shrinking: bool, as_json: bool
+    seeds: range,
+    level: str,
+    seconds: float | None,
+    jobs: int,
+    shrinking: bool,
+    as_json: bool,
+    page_folder: Path | None,
 ) -> None:
     """Run many seeds and say what became of each.
 
     A seed draws the cluster, its limits, its load and its faults. Safety is checked after every step.
     Then everything heals, and within five times the longest election timeout there must be one leader,
-    a fresh write must succeed, and all states must be equal.
+    a fresh write must succeed, and all states must be equal. With --report, the runs that were not clean
+    have a page each.
     """
     # So that a swarm that is told to stop takes its processes along.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     totals = Totals()
     outcomes = timed(swarm(level, seeds, jobs=jobs, seconds=seconds, shrinking=shrinking), totals)
+    if page_folder is not None:
+        outcomes = _with_pages(outcomes, page_folder)
     if as_json:
         for outcome in outcomes:
             click.echo(json.dumps(outcome.to_dict()))
@@ -165,7 +191,8 @@ def swarm_command(
 Examples:
   python -m simulations replay 17
   python -m simulations replay 17 --seconds 12.5 --faults 3,7
-  python -m simulations replay 17 --shrink""",
+  python -m simulations replay 17 --shrink
+  python -m simulations replay 17 --report pages""",
 )
 @click.argument("seed", type=click.IntRange(min=0))
 @LEVEL
@@ -173,6 +200,7 @@ Examples:
 @click.option("--faults", "numbers", type=FaultNumbers(), help="Only these faults of the seed's plan.")
 @click.option("--shrink", "shrinking", is_flag=True, help="Make it small first, if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="The outcome as JSON, without the story.")
+@REPORT
 def replay_command(
     seed: int,
     level: str,
@@ -180,11 +208,19 @@ def replay_command(
     numbers: tuple[int, ...] | None,
     shrinking: bool,
     as_json: bool,
+    page_folder: Path | None,
 ) -> None:
     """Run one seed and tell its story: what happened, when, to whom."""
+    planned = len(LEVELS[level].plan(seed).faults)
+    if beyond := [number for number in numbers or () if not 0 <= number < planned]:
+        raise click.UsageError(
+            f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
+        )
     outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
     if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
         outcome = shrink(LEVELS[level], outcome)
+    if page_folder is not None:
+        _write_page(outcome, page_folder)
     if as_json:
         click.echo(json.dumps(outcome.to_dict()))
     else:
@@ -192,6 +228,37 @@ def replay_command(
             click.echo(line)
         click.echo(f"\n{_summary(outcome)}")
     sys.exit(EXIT_CODES[outcome.verdict])
+
+
+def _with_pages(outcomes: Iterable[Outcome], folder: Path) -> Iterator[Outcome]:
+    """The same outcomes; of those that are not clean, the first few have a page each."""
+    left = PAGES_MAX
+    for outcome in outcomes:
+        if outcome.verdict is not Verdict.CLEAN and left:
+            left -= 1
+            _write_page(outcome, folder)
+        yield outcome
+
+
+def _write_page(outcome: Outcome, folder: Path) -> None:
+    """Run it again, with somebody who writes down what happens: it is the same run."""
+    level, recording = LEVELS[outcome.level], Recording()
+    again = run_seed(
+        level,
+        outcome.seed,
+        seconds=outcome.seconds,
+        fault_numbers=outcome.fault_numbers,
+        chronicle=recording,
+    )
+    plan = level.plan(outcome.seed)
+    if outcome.fault_numbers is not None:
+        plan = plan.keep(outcome.fault_numbers)
+    run = virtual_run(again, recording, level.nodes(outcome.seed), plan)
+    try:
+        page = write(run, folder, f"{level.name}-{outcome.seed}.html")
+    except OSError as error:
+        raise click.ClickException(f"--report {folder}: {error.strerror or error}") from error
+    click.echo(f"a page of the run is in {page}", err=True)
 
 
 def _summary(outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from simulations.chronicle import Happening
 from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
 from simulations.faulty_disk import FaultyDisk
 from simulations.network import Network
@@ -52,6 +53,19 @@ class Machine(Protocol):
 
 
 Act = Callable[[Fault], None]
+
+AT_ONCE = frozenset(
+    {
+        FaultKind.POWER_LOSS,
+        FaultKind.BLACKOUT,
+        FaultKind.TORN_WRITE,
+        FaultKind.IO_ERROR,
+        FaultKind.BIT_FLIP,
+        FaultKind.CLOCK_LEAP,
+        FaultKind.WALL_JUMP,
+    }
+)
+"""What is done in one moment, whatever duration was drawn; what follows from it is not the fault."""
 
 
 class Chaos:
@@ -98,6 +112,7 @@ class Chaos:
     def heal(self) -> None:
         """Everything is well from now on: nothing of the plan happens any more, and what was done ends."""
         self._over = True
+        self._world.chronicle.healed(self._world.now)
         self._network.heal()
         for machine in self._machines.values():
             machine.disk.heal()
@@ -113,6 +128,11 @@ class Chaos:
         if self._over:
             return
         self._world.tell("chaos", f"{fault}")
+        now = self._world.now
+        ends_s = now if fault.kind in AT_ONCE else now + fault.duration_s
+        self._world.chronicle.fault(
+            Happening(str(fault.kind), now, ends_s, fault.nodes, fault.peers, str(fault))
+        )
         if fault.kind in self._begin:
             self._begin[fault.kind](fault)
         else:

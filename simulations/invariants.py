@@ -152,6 +152,11 @@ class LogMatching:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, int], tuple[bytes, int | None]] = {}
 
+    @property
+    def written(self) -> int:
+        """How many entries, by index and term, were written anywhere."""
+        return len(self._seen)
+
     def wrote(self, node: str, entry: Entry, previous_term: int | None) -> None:
         """``node`` writes ``entry`` behind one of ``previous_term`` (``None``: not known)."""
         key = (entry.index, entry.term)
@@ -345,6 +350,11 @@ class ProposalsResolveOnce:
     def __init__(self) -> None:
         self._outcomes: dict[bytes, str] = {}
         self._committed: dict[bytes, int] = {}
+
+    @property
+    def ended(self) -> int:
+        """How many proposals have an outcome."""
+        return len(self._outcomes)
 
     def resolved(self, command: bytes, index: int | None, error: ConsensusError | None) -> None:
         """A proposal of ``command`` ends: executed at ``index``, or with ``error``."""

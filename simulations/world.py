@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from simulations.chronicle import SILENT, Chronicle
 from simulations.story import Story
 
 WALL_EPOCH_S = 1.7e9
@@ -37,10 +38,14 @@ class Standstill(Exception):
 
 
 class World:
-    """See the head of this module. ``now`` is in virtual seconds from the start."""
+    """See the head of this module. ``now`` is in virtual seconds from the start.
 
-    def __init__(self, seed: int) -> None:
+    ``chronicle`` is told what happens, for whoever wants a picture of it; it decides nothing.
+    """
+
+    def __init__(self, seed: int, chronicle: Chronicle = SILENT) -> None:
         self.seed = seed
+        self.chronicle = chronicle
         self.now = 0.0
         self.story = Story()
         self.events = 0

@@ -7,11 +7,12 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass
 
-from consensus.errors import ConsensusError
+from consensus.errors import ConsensusError, OutcomeUnknown
 from consensus.interface import Role
 from consensus.ports import Applied
 from simulations.chaos import Chaos
-from simulations.engine.node import Node, State
+from simulations.chronicle import SILENT, Chronicle, Ended
+from simulations.engine.node import READS_WHAT_IT_LEFT, STOPS_FOR_FAULTS, Node, State
 from simulations.engine.observer import Observer
 from simulations.engine.process import Process
 from simulations.engine.scenario import Scenario
@@ -28,6 +29,11 @@ OVERDUE_S = 0.05
 """How much later than its deadline a proposal may resolve: a turn has to come first."""
 
 
+COMES_BACK = "a healed cluster comes back"
+COMMAND = "command"
+"""The one sort of call that this level has."""
+
+
 class NotRecovered(Exception):
     """The cluster did not come back in time."""
 
@@ -39,15 +45,17 @@ class Ticket:
     command: bytes
     process: Process
     deadline: float
+    begun_s: float
+    """By the world's clock."""
     outcome: Applied | ConsensusError | None = None
 
 
 class Cluster:
-    """One run of one scenario."""
+    """One run of one scenario; ``chronicle`` is told what happens."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, chronicle: Chronicle = SILENT) -> None:
         self.scenario = scenario
-        self.world = World(scenario.seed)
+        self.world = World(scenario.seed, chronicle)
         self.fired: Counter[FaultKind] = Counter()
         self.counts: Counter[str] = Counter()
         self.observer = Observer(scenario.nodes)
@@ -103,6 +111,8 @@ class Cluster:
         counts["starts"] = sum(node.lives for node in self.nodes.values())
         counts["events"] = self.world.events
         counts["recovery_s"] = round(self.recovery_s, 6)
+        for rule, checked in (self.observer.checked | self._checked_of_lives()).items():
+            self.world.chronicle.checked(rule, checked)
         return Outcome(
             self.scenario.seed,
             "engine",
@@ -116,6 +126,10 @@ class Cluster:
             counts,
             story=self.world.story,
         )
+
+    def _checked_of_lives(self) -> dict[str, int]:
+        lives = sum(node.lives for node in self.nodes.values())
+        return {STOPS_FOR_FAULTS: lives, READS_WHAT_IT_LEFT: lives, COMES_BACK: int(self.recovery_s > 0)}
 
     def _run(self) -> None:
         for node in self.nodes.values():
@@ -148,12 +162,13 @@ class Cluster:
         assert process is not None
         self._commands += 1
         command = b"%08x" % self._commands + bytes(size)
-        ticket = Ticket(command, process, node.clock.now() + timeout_s)
+        ticket = Ticket(command, process, node.clock.now() + timeout_s, self.world.now)
         self.counts["submitted"] += 1
         try:
             process.pump.submit(command, functools.partial(self._resolved, ticket), ticket.deadline)
         except ConsensusError as error:
             self.counts[f"refused {error.code}"] += 1
+            self.world.chronicle.call(self.world.now, self.world.now, COMMAND, "failed", write=True)
             self.observer.resolved(command, error)
             return None
         self._look_at_deadline(node, ticket)
@@ -162,6 +177,7 @@ class Cluster:
     def _resolved(self, ticket: Ticket, outcome: Applied | ConsensusError) -> None:
         ticket.outcome = outcome
         self.counts["applied" if isinstance(outcome, Applied) else outcome.code] += 1
+        self.world.chronicle.call(ticket.begun_s, self.world.now, COMMAND, how_it_ended(outcome), write=True)
         self.observer.resolved(ticket.command, outcome)
 
     def _look_at_deadline(self, node: Node, ticket: Ticket) -> None:
@@ -226,6 +242,13 @@ class Cluster:
         return leading[0]
 
 
-def run(scenario: Scenario) -> Outcome:
+def how_it_ended(outcome: Applied | ConsensusError) -> Ended:
+    """A proposal's outcome, as a call of a client."""
+    if isinstance(outcome, Applied):
+        return "ok"
+    return "unknown" if isinstance(outcome, OutcomeUnknown) else "failed"
+
+
+def run(scenario: Scenario, chronicle: Chronicle = SILENT) -> Outcome:
     """Run ``scenario`` to its end. The same scenario gives the same outcome, in any process."""
-    return Cluster(scenario).run()
+    return Cluster(scenario, chronicle).run()

@@ -19,6 +19,9 @@ from simulations.world import Clock, World
 
 Fired = Callable[[FaultKind], None]
 
+STOPS_FOR_FAULTS = "a node stops only for a fault"
+READS_WHAT_IT_LEFT = "a disk that was not damaged is read"
+
 SOCKET_MESSAGES_MAX = 1000
 """What a system keeps for a process that stands still."""
 
@@ -114,7 +117,7 @@ class Node:
             self.world.soon(self._stop, process, f"stopped itself: {error}")
             self.start_later()
         else:
-            raise Violation("a node stops only for a fault", f"{self.name} stopped itself: {error}")
+            raise Violation(STOPS_FOR_FAULTS, f"{self.name} stopped itself: {error}")
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class Node:
             self.start_later()
         except StorageCorrupt as error:
             if not self.flipped:
-                raise Violation("a disk that was not damaged is read", str(error)) from error
+                raise Violation(READS_WHAT_IT_LEFT, str(error)) from error
             self._lose(error)
         else:
             self._begin(process)
@@ -146,6 +149,7 @@ class Node:
         notes = "; ".join(process.journal.recovered_notes)
         last = process.engine.status().last_index
         self.world.tell(self.name, f"starts with entries up to {last}{': ' if notes else ''}{notes}")
+        self.world.chronicle.life(self.world.now, self.name, "up")
         self.network.joined(self.name)
         self.perform(process, process.pump.start)
 
@@ -187,6 +191,7 @@ class Node:
         self.paused = 0
         self.disk.reopened()
         self.world.tell(self.name, why)
+        self.world.chronicle.life(self.world.now, self.name, "down", why)
 
     def _lose(self, error: ConsensusError) -> None:
         if self.process is not None:
@@ -195,12 +200,14 @@ class Node:
         self.state = State.LOST
         self._fired(FaultKind.BIT_FLIP)
         self.world.tell(self.name, f"lost for good: {error}")
+        self.world.chronicle.life(self.world.now, self.name, "lost", str(error))
 
     # -- what may happen to it ----------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stand still."""
         self.paused += 1
+        self.world.chronicle.life(self.world.now, self.name, "still")
 
     def resume(self) -> None:
         """Go on, with everything that has come in meanwhile."""
@@ -208,6 +215,7 @@ class Node:
         if self.paused:
             return
         self.resumed_at = self.world.now
+        self.world.chronicle.life(self.world.now, self.name, "going")
         held, self._held = self._held, deque()
         for process, call, arguments in held:
             self.perform(process, call, *arguments)

@@ -45,6 +45,26 @@ class Observer:
         self._states: dict[int, bytes] = {}
         self._commit = dict.fromkeys(nodes, 0)
         self._term = dict.fromkeys(nodes, 0)
+        self.messages = 0
+        """That were handed to the network."""
+        self.steps = 0
+        """Outputs that were performed completely."""
+
+    @property
+    def checked(self) -> dict[str, int]:
+        """How many things each rule was held against so far, by the rule's name."""
+        led, committed = len(self.elections.leaders), self.agreement.tip
+        return {
+            "election safety": led,
+            "leader completeness": led,
+            "log matching": self.matching.written,
+            "state machine safety": committed,
+            "committed never changes": committed,
+            "quorum durability": committed,
+            "promises are durable": self.messages,
+            "nothing goes back": self.steps,
+            "proposals resolve once": self.proposals.ended,
+        }
 
     # -- disks --------------------------------------------------------------------------------------
 
@@ -83,6 +103,7 @@ class Observer:
 
     def stepped(self, node: str, status: EngineStatus) -> None:
         """``node`` has performed an output completely."""
+        self.steps += 1
         NothingGoesBack.advanced(node, "the commit index", self._commit[node], status.commit_index)
         NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
         self._commit[node], self._term[node] = status.commit_index, status.term
@@ -127,6 +148,7 @@ class Observer:
 
     def sent(self, node: str, peer: str, message: bytes) -> None:
         """``node`` hands a message to the network."""
+        self.messages += 1
         durable = self.disks.durable[node]
         if message[0] == Kind.ENGINE:
             if len(message) <= _PROMISE_BYTES_MAX:

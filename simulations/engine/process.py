@@ -140,7 +140,9 @@ class Process:
         self._stepped()
 
     def _stepped(self) -> None:
-        self._node.observer.stepped(self._node.name, self.engine.status())
+        node, status = self._node, self.engine.status()
+        node.observer.stepped(node.name, status)
+        node.world.chronicle.commit(self._world.now, node.name, status.commit_index)
 
     def arm(self, at: float) -> None:
         """See :class:`consensus.ports.Shell`. Deadlines mostly move away: an early timer looks again."""
@@ -209,6 +211,8 @@ class Process:
         """See :class:`consensus.ports.Shell`."""
         node = self._node
         node.observer.changed(node.name, status)
+        chronicle = self._world.chronicle
+        chronicle.role(self._world.now, node.name, str(status.role), status.term, status.leader)
         leader = "no leader" if status.leader is None else f"leader {status.leader}"
         self._world.tell(node.name, f"{status.role} in term {status.term}, {leader}")
 

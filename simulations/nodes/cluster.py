@@ -17,7 +17,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -29,16 +29,17 @@ from simulations.checking.check import Evidence, check
 from simulations.checking.history import History
 from simulations.checking.operations import Absent, Found, Put, Written
 from simulations.checking.verdict import Status
-from simulations.engine.cluster import NotRecovered
+from simulations.chronicle import SILENT, Chronicle
+from simulations.engine.cluster import COMES_BACK, NotRecovered
 from simulations.faults import FaultKind
 from simulations.invariants import Violation
 from simulations.network import Network
 from simulations.nodes import tally
 from simulations.nodes.executed import Executed
-from simulations.nodes.ledger import Ledger
-from simulations.nodes.machine import Machine, State
+from simulations.nodes.ledger import SAME_COMMANDS, SAME_STATES, Ledger
+from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.scenario import Scenario
-from simulations.nodes.workload import ClientTasks
+from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
 from simulations.streams import HostNetwork, Streams
 from simulations.verdict import Outcome, Verdict
 from simulations.virtual_time import VirtualClock, VirtualLoop
@@ -76,12 +77,12 @@ class Undecided(Exception):
 
 
 class Cluster:
-    """One run of one scenario. ``path`` is where blobs lie."""
+    """One run of one scenario. ``path`` is where blobs lie; ``chronicle`` is told what happens."""
 
-    def __init__(self, scenario: Scenario, path: Path) -> None:
+    def __init__(self, scenario: Scenario, path: Path, chronicle: Chronicle = SILENT) -> None:
         self.scenario = scenario
         self.path = path
-        self.world = World(scenario.seed)
+        self.world = World(scenario.seed, chronicle)
         self.done: Counter[str] = Counter()
         self.faults: Counter[FaultKind] = Counter()
         self.problems: list[Exception] = []
@@ -190,6 +191,8 @@ class Cluster:
             if parts is None:
                 continue
             status = parts.driver.status()
+            self.world.chronicle.role(self.world.now, name, str(status.role), status.term, status.leader)
+            self.world.chronicle.commit(self.world.now, name, status.commit_index)
             if status.role is Role.LEADER:
                 other = self._leaders.setdefault(status.term, name)
                 if other != name:
@@ -377,6 +380,7 @@ class Cluster:
         verdicts = [*check(self.history, evidence), self.executed.check(self._tally)]
         for verdict in verdicts:
             self.done[f"checked {verdict.rule}"] += verdict.checked
+            self.world.chronicle.checked(verdict.rule, verdict.checked, verdict.note)
             if verdict.status is Status.VIOLATION:
                 raise Violation(verdict.rule, str(verdict))
         undecided = [verdict for verdict in verdicts if not verdict.ok]
@@ -395,6 +399,9 @@ class Cluster:
         counts["bytes"] = self.streams.bytes_sent
         counts["most turns"] = self._turns_most
         counts["recovery_s"] = round(self.recovery_s, 6)
+        self.world.chronicle.calls(self.history)
+        for rule, checked in self._checked_under_fire(counts).items():
+            self.world.chronicle.checked(rule, checked)
         return Outcome(
             self.scenario.seed,
             "node",
@@ -408,6 +415,21 @@ class Cluster:
             counts,
             story=self.world.story,
         )
+
+    def _checked_under_fire(self, counts: Mapping[str, float]) -> dict[str, int]:
+        """How many things each rule was held against that is looked at all the time."""
+        calls, starts = int(counts["operations"]), int(counts["starts"])
+        return {
+            ONE_LEADER: len(self._leaders),
+            SAME_COMMANDS: self.ledger.counts["commands"],
+            SAME_STATES: self.ledger.compared,
+            STOPS_FOR_FAULTS: starts,
+            STARTS_AGAIN: starts,
+            NO_SPINNING: int(self.world.now / LOOK_S),
+            CALLS_END: calls,
+            NO_DEFECTS: calls,
+            COMES_BACK: int(self.recovery_s > 0),
+        }
 
     def _bury(self) -> None:
         """Free what dead processes hold, and whatever still waits in living ones."""
@@ -485,9 +507,9 @@ def _warned(cluster: Cluster, message: Warning | str, category: type[Warning], *
         cluster.fail(Crash(f"warned: {message}"))
 
 
-def run(scenario: Scenario) -> Outcome:
+def run(scenario: Scenario, chronicle: Chronicle = SILENT) -> Outcome:
     """Run ``scenario`` to its end. The same scenario gives the same outcome, in any process."""
     shared = Path("/dev/shm")  # noqa: S108
     folder = functools.partial(tempfile.TemporaryDirectory, dir=shared if shared.is_dir() else None)
     with folder(prefix="mcp-simulation-") as path:
-        return Cluster(scenario, Path(path)).run()
+        return Cluster(scenario, Path(path), chronicle).run()

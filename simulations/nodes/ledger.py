@@ -59,6 +59,11 @@ class Ledger:
         self._last: Place = (0, -1)
         self._grants: dict[str, Granted] = {}
 
+    @property
+    def compared(self) -> int:
+        """At how many log indexes the digests of states were compared."""
+        return len(self._digests)
+
     def watch(self, name: str, state: ReplicatedState) -> None:
         """From now on write down what the replica ``name`` applies to its ``state``."""
         apply = state.apply

@@ -143,6 +143,7 @@ class Machine:
         network = HostNetwork(around.streams, self._host, loop)
         self.process = Process(loop, network, self._node(network))
         around.world.tell(self.name, "starts")
+        around.world.chronicle.life(around.world.now, self.name, "up")
         loop.create_task(self._live(self.process))
 
     def _node(self, network: HostNetwork) -> Node:
@@ -187,6 +188,7 @@ class Machine:
             self._around.fired(FaultKind.BIT_FLIP)
             self._end(f"lost for good: {error}", tell=True)
             self.state = State.LOST
+            self._around.world.chronicle.life(self._around.world.now, self.name, "lost", str(error))
         elif isinstance(error, DiskFull) or (
             isinstance(error, StorageError) and self.disk.failures > self._failures_before
         ):
@@ -234,6 +236,7 @@ class Machine:
         self.disk = cast(MachineDisk, self.disk).handed_over()
         self.state, self.paused = State.DOWN, 0
         self._around.world.tell(self.name, why)
+        self._around.world.chronicle.life(self._around.world.now, self.name, "down", why)
 
     def _cut_uploads(self) -> None:
         """Blobs are on the real disk: of those that are not whole nothing was synced."""
@@ -274,12 +277,15 @@ class Machine:
     def pause(self) -> None:
         """Let the process stand still."""
         self.paused += 1
+        self._around.world.chronicle.life(self._around.world.now, self.name, "still")
         if self.process is not None:
             self.process.loop.stand_still()
 
     def resume(self) -> None:
         """Let it go on."""
         self.paused = max(0, self.paused - 1)
+        if not self.paused:
+            self._around.world.chronicle.life(self._around.world.now, self.name, "going")
         if not self.paused and self.process is not None:
             self.process.loop.go_on()
 

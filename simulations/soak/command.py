@@ -20,6 +20,8 @@ from mcp.cli.output import print_parts
 from mcp.cli.serve import loop_factory
 from mcp.errors import McpError
 from simulations.chaos_mesh import plan_from_yaml
+from simulations.chronicle import SILENT, Chronicle, Recording
+from simulations.report.write import write
 from simulations.soak.display import showing, shown
 from simulations.soak.kinds import Kind, kind_named
 from simulations.soak.plan import (
@@ -32,6 +34,7 @@ from simulations.soak.plan import (
     PlanInvalid,
     walk,
 )
+from simulations.soak.recorded import soak_run
 from simulations.soak.report import Report
 from simulations.soak.run import LOG_ENTRIES, Settings, Soak
 from simulations.soak.run import soak as run_soak
@@ -56,7 +59,8 @@ EPILOG: Final = (
 Examples:
   python -m simulations soak --seed 1 --seconds 60 --keep-quorum
   python -m simulations soak --plan examples/network_chaos.yaml --seconds 30
-  python -m simulations soak --seed 7 --only kill,pause --json | jq .failover"""
+  python -m simulations soak --seed 7 --only kill,pause --json | jq .failover
+  python -m simulations soak --seed 3 --seconds 120 --report pages"""
 )
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -108,6 +112,12 @@ def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep logs, history, plan and report in this folder, also of a clean run.",
 )
+@click.option(
+    "--report",
+    "page_folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a page of the run, a timeline with everything that it did to the clients, into this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.pass_context
 def soak(
@@ -121,6 +131,7 @@ def soak(
     plain: bool,
     log_entries: int,
     keep: Path | None,
+    page_folder: Path | None,
     as_json: bool,
 ) -> None:
     """Put a cluster of real node processes under load and faults, and check every promise.
@@ -138,9 +149,12 @@ def soak(
         settings = Settings(
             plan, seconds, nodes, seed, keep_quorum, plain, log_entries, command=command_line(sys.argv[1:])
         )
-        report = run_kept(settings, keep)
+        report = run_kept(settings, keep, page_folder)
     except PlanInvalid as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:
+        click.echo(f"this machine does not let the soak run: {error}", err=True)
+        ctx.exit(EXIT_CODES[Verdict.CRASH])
     except McpError as error:
         click.echo(f"the cluster did not even start: {error.code}: {error.message}", err=True)
         ctx.exit(EXIT_CODES[Verdict.CRASH])
@@ -184,16 +198,34 @@ def read_plan(path: Path, *, seed: int, seconds: float, nodes: int) -> LivePlan:
     return plan_from_yaml(text.decode("utf-8", "replace"), names, seconds=seconds, seed=seed)
 
 
-def run_kept(settings: Settings, keep: Path | None) -> Report:
-    """Run, and keep what it left behind if somebody will want to look at it."""
+def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = None) -> Report:
+    """Run, and keep what it left behind if somebody will want to look at it.
+
+    ``page_folder``: where a page of the run is to be written.
+    """
+    if page_folder:
+        try:
+            page_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlanInvalid(f"--report {page_folder}: {error.strerror or error}") from error
     folder = keep or Path(tempfile.mkdtemp(prefix="mcp-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise PlanInvalid(f"{folder} is not empty: name a new folder to keep the run in")
     report = None
+    recording = Recording() if page_folder else None
+    seen: list[Soak] = []
     try:
         with showing() as show, asyncio.Runner(loop_factory=loop_factory()) as runner:
-            report = runner.run(stoppable(settings, folder, show))
+
+            def begun(run: Soak) -> None:
+                seen.append(run)
+                show(run)
+
+            report = runner.run(stoppable(settings, folder, begun, recording or SILENT))
+        if page_folder and recording:
+            page = write(soak_run(seen[0], recording), page_folder, f"soak-{settings.seed}.html")
+            click.echo(f"a page of the run is in {page}", err=True)
         return report
     finally:
         clean = report is not None and report.verdict is Verdict.CLEAN
@@ -205,9 +237,11 @@ def run_kept(settings: Settings, keep: Path | None) -> Report:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-async def stoppable(settings: Settings, folder: Path, show: Callable[[Soak], None]) -> Report:
+async def stoppable(
+    settings: Settings, folder: Path, show: Callable[[Soak], None], chronicle: Chronicle
+) -> Report:
     """Run; SIGTERM ends it as Ctrl-C does, with everything stopped."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run_soak(settings, folder, show)
+    return await run_soak(settings, folder, show, chronicle)

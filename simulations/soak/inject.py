@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mcp.errors import McpError
+from simulations.chronicle import SILENT, Chronicle, Happening
 from simulations.faults import FaultKind
 from simulations.soak.controls import Ailments, Hits, Operation
 from simulations.soak.kinds import Kind, LiveKind
@@ -77,6 +78,8 @@ class Injector:
     seed: int = 0
     keep_quorum: bool = False
     on_kill: Callable[[Kill], None] = lambda kill: None
+    chronicle: Chronicle = SILENT
+    """Is told what happens, for whoever wants a picture of the run."""
     fired: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
     events: list[Event] = field(default_factory=list)
@@ -104,7 +107,9 @@ class Injector:
         async with asyncio.TaskGroup() as group:
             late_s = 0.0
             for fault in self.plan.faults:
-                await asyncio.sleep(max(0.0, fault.at_s + late_s - self.now()))
+                # What comes too late is told at once: nobody waits for a time that is not there.
+                due_s = min(fault.at_s + late_s, self.seconds)
+                await asyncio.sleep(max(0.0, due_s - self.now()))
                 admitted = await self._admitted(fault)
                 late_s = max(0.0, self.now() - fault.at_s)
                 if admitted is None:
@@ -136,6 +141,7 @@ class Injector:
                 node.volume.relieve()
             while node.paused:
                 node.resume(node.starts)
+        self.chronicle.healed(self.now())
         self._tell("everything is healed")
 
     def _tell(self, what: str) -> None:
@@ -149,6 +155,7 @@ class Injector:
             return
         if node.fell:
             self._tell(f"{name} ended by itself")
+            self.chronicle.life(self.now(), name, "down", "ended by itself")
             if not self._is_excused(name):
                 self._fell(f"{name} ended by itself; {node.last_words()}")
         self._starting[name] = asyncio.ensure_future(self._start(node))
@@ -157,6 +164,7 @@ class Injector:
         try:
             if await node.start():
                 self._tell(f"{node.node} is up again")
+                self.chronicle.life(self.now(), node.node, "up")
         except McpError as error:
             if not self._is_excused(node.node):
                 self._fell(error.message)
@@ -193,6 +201,9 @@ class Injector:
             if await self._handler(fault)(fault, alone):
                 self.fired[str(fault.kind)] += 1
             self.happened.append(Happened(str(fault.kind), begun, self.now()))
+            self.chronicle.fault(
+                Happening(str(fault.kind), begun, self.now(), fault.nodes, fault.peers, str(fault))
+            )
             await self._recovered(broken)
         finally:
             self._broken.subtract(broken)
@@ -202,7 +213,7 @@ class Injector:
         since = self.now()
         while True:
             named = replace(fault, nodes=self._whom(fault.nodes))
-            if self.now() > self.seconds or self.now() - since > BEARABLE_WITHIN_S:
+            if self.now() >= self.seconds or self.now() - since > BEARABLE_WITHIN_S:
                 return None
             if not self.keep_quorum or self._bearable(self._breaks(named)):
                 return named
@@ -269,15 +280,21 @@ class Injector:
         kill = Kill(self.now(), name, led, alone, name in self._starting)
         self.kills.append(kill)
         self.on_kill(kill)
+        self.chronicle.life(kill.at_s, name, "down", "SIGKILL")
         return await node.kill()
 
     async def _pause(self, fault: LiveFault, _alone: bool) -> bool:
         paused = [(node, node.pause()) for node in map(self.supervisor.nodes.__getitem__, fault.nodes)]
+        for node, pause in paused:
+            if pause:
+                self.chronicle.life(self.now(), node.node, "still")
         try:
             await asyncio.sleep(fault.duration_s)
         finally:
             for node, pause in paused:
                 node.resume(pause)
+                if not node.paused:
+                    self.chronicle.life(self.now(), node.node, "going")
         return any(pause for _, pause in paused)
 
     async def _stress(self, fault: LiveFault, _alone: bool) -> bool:

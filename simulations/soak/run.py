@@ -16,6 +16,7 @@ from mcp.clock import Clock, SystemClock
 from mcp.errors import DeadlineExceeded, McpError
 from simulations import checking
 from simulations.checking.operations import Found
+from simulations.chronicle import SILENT, Chronicle
 from simulations.faults import FaultKind
 from simulations.soak.audit import Findings, read_each, read_through, settled
 from simulations.soak.inject import Injector, Kill
@@ -65,7 +66,10 @@ class Soak:
     pulse: Pulse
     clock: Clock
     report: Report
+    chronicle: Chronicle = SILENT
     phase: str = "starting"
+    ended_s: float = 0.0
+    """When the cluster had come to rest, or was given up."""
 
     @property
     def now(self) -> float:
@@ -88,8 +92,15 @@ class Soak:
         )
 
 
-async def soak(settings: Settings, folder: Path, show: Callable[[Soak], None] = lambda run: None) -> Report:
+async def soak(
+    settings: Settings,
+    folder: Path,
+    show: Callable[[Soak], None] = lambda run: None,
+    chronicle: Chronicle = SILENT,
+) -> Report:
     """Run it in ``folder``, which keeps logs, history and plan. ``show`` is called once it has begun.
+
+    ``chronicle`` is told what happens, for whoever wants a picture of the run.
 
     Raises :class:`~simulations.soak.plan.PlanInvalid` when the plan cannot be run as set, and
     :class:`~mcp.errors.McpError` when the cluster does not even start.
@@ -103,15 +114,7 @@ async def soak(settings: Settings, folder: Path, show: Callable[[Soak], None] = 
 
     volumes = check_settings(settings, folder)
     (folder / "plan.json").write_text(plan_json(settings.plan))
-    supervisor = Supervisor(
-        settings.nodes,
-        folder,
-        clock,
-        seed=settings.seed,
-        plain=settings.plain,
-        log_entries=settings.log_entries,
-        volume_bytes=VOLUME_BYTES if volumes else 0,
-    )
+    supervisor = _supervisor(settings, folder, clock, volumes=volumes)
     with (folder / "history.jsonl").open("w") as sink:
         addresses = {name: node.address for name, node in supervisor.nodes.items()}
         watch = Watch(addresses, supervisor.key, clock, now)
@@ -131,19 +134,43 @@ async def soak(settings: Settings, folder: Path, show: Callable[[Soak], None] = 
             pulse,
             clock,
             report,
+            chronicle,
         )
         run.workload.client = run.new_client
         show(run)
         async with supervisor, background(watch.run()):
             await prepare(run)
-            begin[0] = clock.monotonic()
+            begun = clock.monotonic()
+            watch.rebase(begun - begin[0])
+            begin[0] = begun
+            _listen(run)
             async with background(pulse.run()):
                 await under_fire(run)
+                run.ended_s = run.now
                 await afterwards(run)
         fill(report, injector, watch, record, pulse)
     (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2))
     (folder / "story.jsonl").write_text("".join(json.dumps(line) + "\n" for line in report.story))
     return report
+
+
+def _supervisor(settings: Settings, folder: Path, clock: Clock, *, volumes: bool) -> Supervisor:
+    return Supervisor(
+        settings.nodes,
+        folder,
+        clock,
+        seed=settings.seed,
+        plain=settings.plain,
+        log_entries=settings.log_entries,
+        volume_bytes=VOLUME_BYTES if volumes else 0,
+    )
+
+
+def _listen(run: Soak) -> None:
+    """The chronicle is told of the run itself, not of what came before it."""
+    run.watch.chronicle = run.injector.chronicle = run.chronicle
+    for node in run.supervisor.nodes:
+        run.chronicle.life(0.0, node, "up")
 
 
 def _workload(settings: Settings, record: Record) -> Workload:

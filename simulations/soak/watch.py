@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mcp.clock import Clock, new_id
@@ -18,6 +18,7 @@ from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.wire.handshake import Identity, Role
 from mcp.wire.messages import Message
+from simulations.chronicle import SILENT, Chronicle
 
 POLL_S: Final = 0.1
 ANSWER_TIMEOUT_S: Final = 1.0
@@ -49,7 +50,10 @@ class Sighting:
 
 @dataclass(slots=True)
 class Watch:
-    """``now`` is seconds since the beginning of the run. :meth:`run` until cancelled."""
+    """``now`` is seconds since the beginning of the run. :meth:`run` until cancelled.
+
+    ``chronicle`` is told all that is seen, for whoever wants a picture of the run.
+    """
 
     addresses: Mapping[str, str]
     key: bytes
@@ -57,12 +61,20 @@ class Watch:
     now: Callable[[], float]
     latest: dict[str, Sighting] = field(default_factory=dict)
     story: list[Sighting] = field(default_factory=list)
+    chronicle: Chronicle = SILENT
 
     async def run(self) -> None:
         """Ask for ever."""
         async with asyncio.TaskGroup() as group:
             for node, address in self.addresses.items():
                 group.create_task(self._follow(node, address))
+
+    def rebase(self, by_s: float) -> None:
+        """The run begins now: what was seen so far was before it, ``by_s`` earlier than it was noted."""
+        self.story = [replace(seen, at_s=round(seen.at_s - by_s, 3)) for seen in self.story]
+        self.latest = {
+            node: replace(seen, at_s=round(seen.at_s - by_s, 3)) for node, seen in self.latest.items()
+        }
 
     def fresh(self) -> dict[str, Sighting]:
         """Who answered lately, and what."""
@@ -122,5 +134,7 @@ class Watch:
         )
         before = self.latest.get(node)
         self.latest[node] = seen
+        self.chronicle.role(seen.at_s, node, seen.role, seen.term, seen.leader)
+        self.chronicle.commit(seen.at_s, node, seen.commit_index)
         if (before is None or before.story != seen.story) and len(self.story) < SIGHTINGS_MAX:
             self.story.append(seen)

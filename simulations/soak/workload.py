@@ -41,6 +41,7 @@ from simulations.checking.operations import (
     Unknown,
     Written,
 )
+from simulations.chronicle import sort_of
 from simulations.soak.pulse import Pulse
 
 MODEL: Final = "digits"
@@ -151,20 +152,6 @@ class Record:
     def unanswered(self) -> int:
         """Calls that never came back."""
         return sum(operation.outcome is None for operation in self.history)
-
-
-def sort_of(call: Call) -> str:
-    """What a table calls it."""
-    match call:
-        case Get(_, consistency):
-            return f"get ({consistency})"
-        case CompareAndSet():
-            return "compare and set"
-        case Submit(_, mode):
-            return f"submit ({mode})"
-        case Fetch():
-            return "result"
-    return type(call).__name__.lower()
 
 
 async def outcome_of(answer: Callable[[], Awaitable[Result]]) -> Outcome:

@@ -28,6 +28,7 @@ from simulations.soak.audit import Findings
 from simulations.soak.inject import Happened, Kill
 from simulations.soak.plan import LivePlan, walk
 from simulations.soak.pulse import BEAT_S, STALL_S, Pulse
+from simulations.soak.recorded import checks
 from simulations.soak.report import Failover, Report, effects, failovers, gaps, judge
 from simulations.soak.workload import LATE_S, TIMEOUT_S, Keys, Pace, Record, outcome_of
 from simulations.verdict import Verdict
@@ -188,3 +189,32 @@ def test_keys_are_retired_after_so_many_calls() -> None:
     assert max(picked.values()) == 5
     assert set(keys.all) >= set(picked)
     assert len(keys.all) >= 40
+
+
+def test_each_finding_breaks_the_rule_that_it_is_about() -> None:
+    made = record()
+    made.wrong.append("scan 3 is 4, not 9")
+    broken = checking.Verdict("fencing", checking.Status.VIOLATION, 1, (checking.Violation("this"),), 1)
+    report = judged(
+        Findings(wrong=["n1 holds something else"], unresolved=["soak-1 on n1: assigned"]),
+        made,
+        checkers=(broken,),
+        falls=("n1 ended",),
+    )
+    report.settled_s = 0.1
+    nodes = dict.fromkeys(("n1", "n2", "n3"))
+    run: Any = SimpleNamespace(report=report, record=made, supervisor=SimpleNamespace(nodes=nodes))
+    found = {check.rule: check.violations for check in checks(run)}
+    assert found == {
+        "fencing": ("this",),
+        "a result is the model's": ("scan 3 is 4, not 9",),
+        "every node holds the same": ("n1 holds something else",),
+        "every call comes back in time": ("not finished: soak-1 on n1: assigned",),
+        "no node ends by itself": ("n1 ended",),
+        "the healed cluster settles": (),
+    }
+    assert {check.status for check in checks(run)} == {"violation", "ok"}
+    report.settled_s = None
+    told = {check.rule: check.status for check in checks(run)}
+    assert told["the healed cluster settles"] == "violation"
+    assert "every node holds the same" not in told  # nobody looked

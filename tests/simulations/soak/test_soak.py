@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 from click.testing import CliRunner
 
 from simulations import checking
+from simulations.chronicle import Recording
 from simulations.faults import FaultKind
+from simulations.report.page import page
+from simulations.report.record import Run
 from simulations.soak.command import command_line, read_plan
 from simulations.soak.command import soak as soak_command
+from simulations.soak.inject import Injector
 from simulations.soak.mesh import CLIENTS
 from simulations.soak.plan import LEADER, LiveFault, LivePlan, PlanInvalid
+from simulations.soak.recorded import soak_run
 from simulations.soak.run import Settings, Soak, check_settings, plan_json, soak
 from simulations.verdict import EXIT_CODES, Verdict
 
@@ -34,7 +42,8 @@ SECONDS = 8.0
 def test_three_kills_lose_nothing_double_nothing_and_leave_nothing_unanswered(tmp_path: Path) -> None:
     seen: list[Soak] = []
     settings = Settings(PLAN, SECONDS, seed=1, log_entries=100)
-    report = asyncio.run(soak(settings, tmp_path, seen.append))
+    recording = Recording()
+    report = asyncio.run(soak(settings, tmp_path, seen.append, recording))
     (run,) = seen
 
     assert report.findings == {}
@@ -61,10 +70,49 @@ def test_three_kills_lose_nothing_double_nothing_and_leave_nothing_unanswered(tm
     assert plain["kills"]["total"] == 3
     assert read_plan(tmp_path / "plan.json", seed=0, seconds=1.0, nodes=3) == PLAN
 
+    has_all_that_a_page_needs(soak_run(run, recording))
+
     below = str(tmp_path)
     left = [p.pid for p in psutil.process_iter(["cmdline"]) if below in " ".join(p.info["cmdline"] or ())]
     assert left == []
     assert below not in Path("/proc/mounts").read_text() if Path("/proc/mounts").exists() else True
+
+
+def has_all_that_a_page_needs(run: Run) -> None:
+    assert (run.verdict, run.reasons, run.real) == ("clean", (), True)
+    assert [(fault.kind, round(fault.begun_s)) for fault in run.faults if fault.kind == "one_way"] == [
+        ("one_way", 2)
+    ]
+    assert sorted(fault.kind for fault in run.faults) == ["kill", "kill", "kill", "one_way"]
+    downs = [span for span in run.spans if span.state == "down"]
+    assert len(downs) == 3
+    for span in downs:
+        # As long as it was held down, and then until it was ready; in the lane of the node that was killed.
+        assert span.ended_s - span.begun_s >= 0.3
+        assert any(f.nodes == (span.node,) and f.begun_s <= span.begun_s <= f.ended_s for f in run.faults)
+    assert len({span.term for span in run.spans if span.state == "leader"}) >= 2
+    assert {commit.node for commit in run.commits} == set(run.nodes)
+    assert run.healed_s is not None
+    assert SECONDS <= run.healed_s <= run.ended_s
+    assert all(0 <= span.begun_s < span.ended_s <= run.ended_s for span in run.spans)
+    assert all(0 <= call.begun_s <= run.ended_s for call in run.calls)
+    assert {check.status for check in run.checks} == {"ok"}
+    assert all(check.theory and check.checked for check in run.checks)
+    assert {"every node holds the same", "every call comes back in time"} <= {c.rule for c in run.checks}
+    assert len(run.failovers) >= 1
+    assert "3 real nodes" in page(run)
+
+
+def test_nobody_waits_for_faults_for_which_there_is_no_time() -> None:
+    async def scenario() -> int:
+        supervisor: Any = SimpleNamespace(nodes={"n1": None, "n2": None, "n3": None})
+        plan = LivePlan(tuple(LiveFault(at_s=at, nodes=("n1",), **KILL) for at in (1.0, 100.0, 1000.0)))  # type: ignore[arg-type]
+        watch: Any = SimpleNamespace(leader=lambda: None)
+        injector = Injector(supervisor, watch, plan, lambda: 20.0, seconds=20.0)
+        await asyncio.wait_for(injector.run(), 30.0)
+        return injector.skipped
+
+    assert asyncio.run(scenario()) == 3
 
 
 @pytest.mark.parametrize(
@@ -113,6 +161,16 @@ def test_a_folder_that_is_not_empty_is_not_written_into(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(soak_command, ["--keep", str(tmp_path), "--only", "kill"])
     assert outcome.exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_machine_that_does_not_start_processes_is_told_of_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    outcome = CliRunner().invoke(soak_command, ["--keep", str(tmp_path / "kept"), "--only", "kill"])
+    assert outcome.exit_code == EXIT_CODES[Verdict.CRASH]
+    assert "this machine does not let the soak run" in outcome.output
+    assert isinstance(outcome.exception, SystemExit)
 
 
 def test_a_kept_plan_is_read_again(tmp_path: Path) -> None:

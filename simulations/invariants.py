@@ -7,6 +7,7 @@ opinion. A rule that is broken raises :class:`Violation` in the very step that b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -138,6 +139,120 @@ class ElectionSafety:
             raise Violation(
                 "election safety", f"{node} leads term {term} with votes of {sorted(votes)} alone"
             )
+
+
+class ElectionsAreWanted:
+    """Nobody calls an election that a majority does not want, and a leader wants none (Ongaro 2014, 9.6).
+
+    A term that counts up deposes a leader that serves everybody else. So whoever asks for votes must have
+    been told by a majority, itself included, that they would vote for it, in answer to its last asking; or
+    the leader of the term before has told it to take over. A node that leads never tells anybody so.
+    """
+
+    def __init__(self, voters: int) -> None:
+        self._majority = voters // 2 + 1
+        self._asked: dict[str, tuple[int, int]] = {}
+        self._consents: dict[str, set[str]] = {}
+        self._successors: set[tuple[str, int]] = set()
+        self._reigns: dict[str, int] = {}
+
+    def asked(self, node: str, term: int, number: int) -> None:
+        """``node`` asks whether it would win ``term``; ``number`` is that of the asking."""
+        if self._asked.get(node) != (term, number):
+            self._asked[node] = term, number
+            self._consents[node] = {node}
+
+    def consented(self, voter: str, node: str, term: int, number: int) -> None:
+        """``voter``, which is in ``term``, says yes to ``node``."""
+        if self._reigns.get(voter) == term:
+            raise Violation("elections are wanted", f"{voter} leads term {term} and consents to an election")
+        if number == self._asked.get(node, (0, 0))[1]:
+            self._consents[node].add(voter)
+
+    def told_to_take_over(self, node: str, term: int) -> None:
+        """The leader of ``term`` asks ``node`` to call an election."""
+        self._successors.add((node, term))
+
+    def reigns(self, node: str, term: int | None) -> None:
+        """``node`` leads ``term``, or leads no more."""
+        self._reigns[node] = -1 if term is None else term
+
+    def called(self, node: str, term: int, *, handed_over: bool) -> None:
+        """``node`` asks for votes in ``term``."""
+        rule = "elections are wanted"
+        if handed_over:
+            if (node, term - 1) not in self._successors:
+                raise Violation(rule, f"{node} calls an election in term {term} as if it had been told to")
+            return
+        consents = self._consents[node] if self._asked.get(node, (0, 0))[0] == term else {node}
+        if len(consents) < self._majority:
+            raise Violation(
+                rule, f"{node} calls an election in term {term} with the consent of {sorted(consents)} alone"
+            )
+
+
+class LeadersAreHeard:
+    """Who hears from no majority for ``fallback_s`` leads no more (PySyncObj's defect 12).
+
+    A leader that is cut off can commit nothing, and whoever asks it waits in vain; meanwhile the others have
+    elected another. The observer counts whatever reached the node, which is more than what it may count.
+    """
+
+    ROUNDING_S = 1e-5
+
+    def __init__(self, voters: Sequence[str], fallback_s: float) -> None:
+        self._others_needed = len(voters) // 2
+        self._fallback_s = fallback_s
+        self._heard: dict[str, dict[str, float]] = {
+            node: {peer: -math.inf for peer in voters if peer != node} for node in voters
+        }
+        self._led_since: dict[str, float] = {}
+
+    def heard(self, node: str, peer: str, now: float) -> None:
+        """Something of ``peer`` has reached ``node``, at ``now`` on its clock."""
+        self._heard[node][peer] = now
+
+    def led(self, node: str, now: float, *, leads: bool) -> None:
+        """``node`` leads, or does not, from ``now`` on."""
+        if leads:
+            self._led_since[node] = now
+        else:
+            self._led_since.pop(node, None)
+
+    def looked(self, node: str, now: float) -> None:
+        """``node`` has done everything that is due at ``now``."""
+        since = self._led_since.get(node)
+        if since is None or not self._others_needed:
+            return
+        contact = max(since, sorted(self._heard[node].values(), reverse=True)[self._others_needed - 1])
+        if now - contact > self._fallback_s + self.ROUNDING_S:
+            raise Violation(
+                "leaders are heard", f"{node} leads on, {now - contact:.3f} s after a majority was heard"
+            )
+
+
+class ReadsAreFresh:
+    """A read sees all that was committed before it came, and ends by its deadline (Ongaro 2014, 6.4).
+
+    An acknowledged command is committed. So a position that is confirmed for a read must not lie before any
+    entry that was committed anywhere when the read came: a leader that was deposed and does not know it would
+    confirm such a one.
+    """
+
+    @staticmethod
+    def confirmed(node: str, index: int, floor: int) -> None:
+        """A read on ``node`` may be answered at ``index``; ``floor`` was committed when it was asked for."""
+        if index < floor:
+            raise Violation(
+                "reads are fresh", f"{node} confirms {index} for a read that came when {floor} was committed"
+            )
+
+    @staticmethod
+    def overdue(node: str, late_s: float) -> None:
+        """A running node has not ended a read although its deadline was ``late_s`` ago."""
+        raise Violation(
+            "reads are fresh", f"a read on {node} has not ended {late_s:.3f} s after its deadline"
+        )
 
 
 class LogMatching:

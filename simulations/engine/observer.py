@@ -16,7 +16,9 @@ from simulations.invariants import (
     Agreement,
     Disks,
     ElectionSafety,
+    ElectionsAreWanted,
     LeaderCompleteness,
+    LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
     PromisesAreDurable,
@@ -32,13 +34,17 @@ _VOTE, _ACK = 2, 4
 _PROMISING = {1: "a request for votes", _VOTE: "a vote", 3: "an append", _ACK: "an answer", 5: "a heartbeat"}
 """The engine's messages that speak in the name of a term; the others promise nothing."""
 
+_REQUEST, _PRE_VOTE, _PRE_VOTE_ANSWER, _TRANSFER_VOTE, _TIMEOUT_NOW = 1, 6, 7, 8, 10
+
 
 class Observer:
     """Stands above the cluster. Every method may raise :class:`~simulations.invariants.Violation`."""
 
-    def __init__(self, nodes: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[str], *, fallback_s: float) -> None:
         self.disks = Disks(nodes)
         self.elections = ElectionSafety(len(nodes))
+        self.consent = ElectionsAreWanted(len(nodes))
+        self.contact = LeadersAreHeard(nodes, fallback_s)
         self.matching = LogMatching()
         self.agreement = Agreement()
         self.proposals = ProposalsResolveOnce()
@@ -96,6 +102,8 @@ class Observer:
         )
         self.disks.restarted(node, recovered)
         self._commit[node] = self._term[node] = 0
+        self.consent.reigns(node, None)
+        self.contact.led(node, 0.0, leads=False)
         if self.agreement.tip:
             self._durable(self.agreement.history[-1])
 
@@ -108,9 +116,12 @@ class Observer:
         NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
         self._commit[node], self._term[node] = status.commit_index, status.term
 
-    def changed(self, node: str, status: EngineStatus) -> None:
-        """Role, term or leader of ``node`` changed."""
-        if status.role is Role.LEADER:
+    def changed(self, node: str, status: EngineStatus, now: float) -> None:
+        """Role, term or leader of ``node`` changed, at ``now`` on its clock."""
+        leads = status.role is Role.LEADER
+        self.consent.reigns(node, status.term if leads else None)
+        self.contact.led(node, now, leads=leads)
+        if leads:
             self.elections.led(node, status.term)
             LeaderCompleteness.led(node, status.term, self.disks.live[node], self.agreement.history)
 
@@ -161,6 +172,7 @@ class Observer:
     def _spoke(self, node: str, peer: str, fields: Sequence[int]) -> None:
         durable = self.disks.durable[node]
         kind, term = fields[0], fields[1]
+        self._look_at_election(node, peer, kind, fields)
         if kind not in _PROMISING:
             return
         PromisesAreDurable.spoke(node, _PROMISING[kind], term, durable)
@@ -169,6 +181,16 @@ class Observer:
             self.elections.voted(node, peer, term)
         elif kind == _ACK and fields[4]:
             PromisesAreDurable.acknowledged(node, fields[3] - 1, term, durable)
+
+    def _look_at_election(self, node: str, peer: str, kind: int, fields: Sequence[int]) -> None:
+        if kind == _PRE_VOTE:
+            self.consent.asked(node, fields[1], fields[2])
+        elif kind == _PRE_VOTE_ANSWER and fields[3]:
+            self.consent.consented(node, peer, fields[1], fields[2])
+        elif kind == _TIMEOUT_NOW:
+            self.consent.told_to_take_over(peer, fields[1])
+        elif kind in (_REQUEST, _TRANSFER_VOTE):
+            self.consent.called(node, fields[1], handed_over=kind == _TRANSFER_VOTE)
 
 
 class WatchedJournal:

@@ -94,7 +94,7 @@ class Process:
             generator=generator,
         )
         self._outbox: list[tuple[str, bytes]] = []
-        self._awake = False
+        self._awake = self._syncing = False
         self._timer_at = self._deadline = math.inf
         self.pump = Pump(
             self.engine,
@@ -136,8 +136,16 @@ class Process:
 
     def _turn(self) -> None:
         self._awake = False
-        self.pump.turn(self._node.clock.now())
+        now, busy = self._node.clock.now(), self._busy
+        self.pump.turn(now)
         self._stepped()
+        if not busy and not self._busy:
+            self._node.observer.contact.looked(self._node.name, now)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether the engine rests: a write is under way, or waits for room."""
+        return self._syncing or self.pump.disk_full
 
     def _stepped(self) -> None:
         node, status = self._node, self.engine.status()
@@ -172,6 +180,7 @@ class Process:
 
     def sync(self) -> None:
         """See :class:`consensus.ports.Shell`."""
+        self._syncing = True
         delay_s = self._node.sync_delay_s()
         if delay_s == 0:
             self._sync()
@@ -183,7 +192,7 @@ class Process:
         self._stepped()
 
     def _sync(self) -> None:
-        error = None
+        error, self._syncing = None, False
         try:
             self._watched.sync()
         except ConsensusError as failure:
@@ -210,7 +219,7 @@ class Process:
     def changed(self, status: EngineStatus) -> None:
         """See :class:`consensus.ports.Shell`."""
         node = self._node
-        node.observer.changed(node.name, status)
+        node.observer.changed(node.name, status, node.clock.now())
         chronicle = self._world.chronicle
         chronicle.role(self._world.now, node.name, str(status.role), status.term, status.leader)
         leader = "no leader" if status.leader is None else f"leader {status.leader}"

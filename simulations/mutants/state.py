@@ -70,16 +70,17 @@ def snapshots_lack_an_executor(patch: Patch) -> None:
 
 
 @GROUP.mutant()
-def results_are_dropped_when_they_are_kept(patch: Patch) -> None:
-    """Only the result of the latest command of a session is kept, whatever the client acknowledged."""
-    keep = patch.original(Sessions, "keep")
+def a_repeated_command_gets_the_latest_result(patch: Patch) -> None:
+    """A command that is sent again gets what the session's latest command gave, not what it gave itself."""
+    kept = patch.original(Sessions, "kept")
 
-    def short(self: Sessions, command: Any, outcome: Any) -> None:
-        keep(self, command, outcome)
-        session = self._open[command.session]
-        self._acknowledge(session, max(session.floor, command.seq))
+    def latest(self: Sessions, command: Any, now_s: float) -> Any:
+        session = self._open.get(command.session)
+        if session is None or command.seq not in session.results:
+            return kept(self, command, now_s)
+        return kept(self, replace(command, seq=max(session.results)), now_s)
 
-    patch.method(Sessions, "keep", short)
+    patch.method(Sessions, "kept", latest)
 
 
 @GROUP.mutant()
@@ -133,16 +134,6 @@ def fencing_tokens_are_not_compared(patch: Patch) -> None:
         return complete(self, args, moment)
 
     patch.method(Inferences, "complete", trusting)
-
-
-@GROUP.mutant()
-def inferences_of_a_lost_node_stay_with_it(patch: Patch) -> None:
-    """What a node that is down was to run is given to nobody else."""
-
-    def nothing(_self: Inferences, _node: str, _moment: Any) -> list[Any]:
-        return []
-
-    patch.method(Inferences, "lost", nothing)
 
 
 @GROUP.mutant()

@@ -165,18 +165,6 @@ def checksums_are_not_compared(patch: Patch) -> None:
 
 
 @GROUP.mutant()
-def batches_claim_too_much(patch: Patch) -> None:
-    """A batch states that all bytes before it are durable, also those that no sync has covered."""
-    encode = patch.original(segment, "encode_batch")
-
-    def boastful(records: Sequence[Record], *, sequence: int, offset: int, durable: int) -> bytes:
-        data: bytes = encode(records, sequence=sequence, offset=offset, durable=offset)
-        return data
-
-    patch.function(segment, "encode_batch", boastful)
-
-
-@GROUP.mutant()
 def a_full_segment_is_not_synced(patch: Patch) -> None:
     """The journal goes on in a new segment before the last writes to the old one are durable."""
     rotate = patch.original(Journal, "_rotate")

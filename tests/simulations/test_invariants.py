@@ -18,12 +18,15 @@ from simulations.invariants import (
     Agreement,
     Disks,
     ElectionSafety,
+    ElectionsAreWanted,
     LeaderCompleteness,
+    LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
     PromisesAreDurable,
     ProposalsResolveOnce,
     QuorumDurability,
+    ReadsAreFresh,
     Shadow,
     Violation,
 )
@@ -269,3 +272,69 @@ def test_outcomes_that_are_not(events: list[str]) -> None:
 def test_a_proposal_without_an_outcome_is_a_violation() -> None:
     with pytest.raises(Violation, match=r"no outcome on n1 0\.500 s after its deadline"):
         ProposalsResolveOnce.overdue(b"a", "n1", 0.5)
+
+
+def test_an_election_needs_the_consent_of_a_majority_to_this_very_asking() -> None:
+    rule = ElectionsAreWanted(5)
+    rule.asked("a", 3, 70)
+    rule.consented("b", "a", 2, 70)
+    rule.consented("b", "a", 2, 70)
+    with pytest.raises(
+        Violation, match=r"a calls an election in term 3 with the consent of \['a', 'b'\] alone"
+    ):
+        rule.called("a", 3, handed_over=False)
+    rule.consented("c", "a", 2, 70)
+    rule.called("a", 3, handed_over=False)
+    rule.asked("a", 3, 71)
+    rule.consented("d", "a", 2, 70)
+    with pytest.raises(Violation, match="elections are wanted"):
+        rule.called("a", 3, handed_over=False)
+    rule.consented("d", "a", 2, 71)
+    rule.consented("e", "a", 2, 71)
+    with pytest.raises(Violation, match="in term 4"):
+        rule.called("a", 4, handed_over=False)
+    ElectionsAreWanted(1).called("a", 1, handed_over=False)
+
+
+def test_who_takes_over_was_told_to() -> None:
+    rule = ElectionsAreWanted(3)
+    rule.told_to_take_over("b", 4)
+    rule.called("b", 5, handed_over=True)
+    with pytest.raises(Violation, match="as if it had been told to"):
+        rule.called("b", 6, handed_over=True)
+    with pytest.raises(Violation, match="as if it had been told to"):
+        rule.called("c", 5, handed_over=True)
+
+
+def test_a_leader_wants_no_election_in_its_term() -> None:
+    rule = ElectionsAreWanted(3)
+    rule.asked("a", 3, 70)
+    rule.reigns("b", 2)
+    with pytest.raises(Violation, match="b leads term 2 and consents"):
+        rule.consented("b", "a", 2, 70)
+    rule.consented("b", "a", 3, 70)
+    rule.reigns("b", None)
+    rule.consented("b", "a", 2, 70)
+
+
+def test_a_leader_that_hears_no_majority_leads_no_more() -> None:
+    rule = LeadersAreHeard(("a", "b", "c", "d", "e"), 1.0)
+    rule.looked("a", 100.0)
+    rule.led("a", 100.0, leads=True)
+    rule.heard("a", "b", 101.5)
+    rule.looked("a", 101.0)
+    with pytest.raises(Violation, match=r"a leads on, 1\.500 s after a majority was heard"):
+        rule.looked("a", 101.5)
+    rule.heard("a", "c", 101.2)
+    rule.looked("a", 102.2)
+    rule.led("a", 103.0, leads=False)
+    rule.looked("a", 200.0)
+    LeadersAreHeard(("a",), 1.0).looked("a", 9.0)
+
+
+def test_a_read_sees_what_was_committed_when_it_came_and_ends() -> None:
+    ReadsAreFresh.confirmed("a", 7, 7)
+    with pytest.raises(Violation, match="a confirms 6 for a read that came when 7 was committed"):
+        ReadsAreFresh.confirmed("a", 6, 7)
+    with pytest.raises(Violation, match=r"has not ended 0\.200 s after its deadline"):
+        ReadsAreFresh.overdue("a", 0.2)

@@ -126,7 +126,7 @@ class ElectionSafety:
         self._votes: dict[tuple[int, str], set[str]] = {}
 
     def voted(self, node: str, candidate: str, term: int) -> None:
-        """``node`` sends a vote."""
+        """A vote of ``node`` has reached ``candidate``."""
         self._votes.setdefault((term, candidate), {candidate}).add(node)
 
     def led(self, node: str, term: int) -> None:
@@ -139,6 +139,12 @@ class ElectionSafety:
             raise Violation(
                 "election safety", f"{node} leads term {term} with votes of {sorted(votes)} alone"
             )
+
+    def followed(self, node: str, leader: str, term: int) -> None:
+        """``node`` takes ``leader`` for the one that leads ``term``."""
+        known = self.leaders.get(term, leader)
+        if known != leader:
+            raise Violation("election safety", f"{node} follows {leader} in term {term}, which {known} leads")
 
 
 class ElectionsAreWanted:
@@ -384,6 +390,39 @@ class QuorumDurability:
             )
 
 
+class CommitsAreCounted:
+    """A leader commits an entry of its own term that a majority has acknowledged to it in that term.
+
+    *Of its own term* (section 5.4.2, figure 8): an entry of an earlier one may be on a majority and still be
+    overwritten by a leader that a majority without it elects; with an entry of the leader's term behind it
+    that cannot be. *Acknowledged in that term* (figure 2): what was acknowledged earlier may be gone since.
+    The observer counts what has reached the leader, in answers to entries and to snapshots.
+    """
+
+    def __init__(self, voters: int) -> None:
+        self._others_needed = voters // 2
+        self._reigns: dict[str, int] = {}
+        self._acknowledged: dict[tuple[str, int], dict[str, int]] = {}
+
+    def acknowledged(self, leader: str, peer: str, term: int, index: int) -> None:
+        """``leader`` is told by ``peer``, which is in ``term``, that everything up to ``index`` is there."""
+        indexes = self._acknowledged.setdefault((leader, term), {})
+        indexes[peer] = max(index, indexes.get(peer, 0))
+
+    def stepped(self, node: str, term: int, index: int, log: Shadow, *, leads: bool, moved: bool) -> None:
+        """``node`` is in ``term`` with everything up to ``index`` committed, which ``moved`` in this step."""
+        led = self._reigns.get(node) == term
+        self._reigns[node] = term if leads else -1
+        if not (leads and led and moved and self._others_needed):
+            return  # An only voter has nobody to wait for: all that is durable is committed.
+        rule, found = "commits are counted", log.term_at(index)
+        if found not in (None, term):
+            raise Violation(rule, f"{node} commits entry {index} of term {found} in term {term}")
+        told = sorted(p for p, upto in self._acknowledged.get((node, term), {}).items() if upto >= index)
+        if len(told) < self._others_needed:
+            raise Violation(rule, f"{node} commits entry {index} in term {term}, which {told} alone have")
+
+
 class NothingGoesBack:
     """Terms, votes, promised entries and commit indexes never go back, restarts included (figure 2).
 
@@ -426,6 +465,15 @@ class PromisesAreDurable:
     """
 
     @staticmethod
+    def synced(node: str, unsynced_bytes: int) -> None:
+        """A sync of ``node``'s journal has returned, and the disk has so much of it only in its cache."""
+        if unsynced_bytes:
+            raise Violation(
+                "promises are durable",
+                f"{node} has synced its journal, without {unsynced_bytes} of its bytes",
+            )
+
+    @staticmethod
     def spoke(node: str, what: str, term: int, durable: Shadow) -> None:
         """``node`` sends a message of ``term``."""
         if term > durable.hard_state.term:
@@ -451,6 +499,16 @@ class PromisesAreDurable:
             raise Violation(
                 "promises are durable",
                 f"{node} acknowledges entry {index}; entries up to {durable.last} are on its disk",
+            )
+
+    @staticmethod
+    def agreed(node: str, index: int, held: Shadow, leader: str, wanted: Shadow) -> None:
+        """``node`` says to ``leader`` that it has everything up to ``index``: it has the same, then."""
+        ours, theirs = held.term_at(index), wanted.term_at(index)
+        if None not in (ours, theirs) and ours != theirs:
+            raise Violation(
+                "acknowledgements are true",
+                f"{node} acknowledges entry {index}, which is of term {ours} here and {theirs} on {leader}",
             )
 
 

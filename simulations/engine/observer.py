@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgpack
 
@@ -14,6 +14,7 @@ from consensus.journal import Journal
 from consensus.ports import Applied
 from simulations.invariants import (
     Agreement,
+    CommitsAreCounted,
     Disks,
     ElectionSafety,
     ElectionsAreWanted,
@@ -47,7 +48,10 @@ class Observer:
         self.contact = LeadersAreHeard(nodes, fallback_s)
         self.matching = LogMatching()
         self.agreement = Agreement()
+        self.commits = CommitsAreCounted(len(nodes))
         self.proposals = ProposalsResolveOnce()
+        self.on_reign: Callable[[], None] = lambda: None
+        """Called when the first entry of a later term than any before is committed."""
         self._states: dict[int, bytes] = {}
         self._commit = dict.fromkeys(nodes, 0)
         self._term = dict.fromkeys(nodes, 0)
@@ -114,6 +118,14 @@ class Observer:
         self.steps += 1
         NothingGoesBack.advanced(node, "the commit index", self._commit[node], status.commit_index)
         NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
+        self.commits.stepped(
+            node,
+            status.term,
+            status.commit_index,
+            self.disks.live[node],
+            leads=status.role is Role.LEADER,
+            moved=status.commit_index > self._commit[node],
+        )
         self._commit[node], self._term[node] = status.commit_index, status.term
 
     def changed(self, node: str, status: EngineStatus, now: float) -> None:
@@ -121,13 +133,18 @@ class Observer:
         leads = status.role is Role.LEADER
         self.consent.reigns(node, status.term if leads else None)
         self.contact.led(node, now, leads=leads)
+        if status.leader is not None:
+            self.elections.followed(node, status.leader, status.term)
         if leads:
             self.elections.led(node, status.term)
             LeaderCompleteness.led(node, status.term, self.disks.live[node], self.agreement.history)
 
     def committed(self, node: str, entry: Entry, batch: Batch, after: int) -> None:
         """``node`` is about to execute ``entry``, behind index ``after``."""
+        before = self.agreement.history[-1].term if self.agreement.tip else 0
         if self.agreement.committed(node, entry, after):
+            if entry.term > before:
+                self.on_reign()
             self._durable(entry)
             for command in batch.commands:
                 self.proposals.committed(command, entry.index)
@@ -169,6 +186,21 @@ class Observer:
             if done:
                 PromisesAreDurable.acknowledged(node, index, term, durable)
 
+    def received(self, node: str, peer: str, message: bytes, now: float) -> None:
+        """A message of ``peer`` has reached ``node``, at ``now`` on its clock."""
+        self.contact.heard(node, peer, now)
+        if message[0] == Kind.ENGINE:
+            if message[2] == _VOTE:
+                self.elections.voted(peer, node, msgpack.unpackb(message[1:])[1])
+            elif message[2] == _ACK:
+                _, term, _, next_index, success, _ = msgpack.unpackb(message[1:])
+                if success:
+                    self.commits.acknowledged(node, peer, term, next_index - 1)
+        elif message[0] == Kind.CHUNK_ACK:
+            term, index, _, done = msgpack.unpackb(message[1:])
+            if done:
+                self.commits.acknowledged(node, peer, term, index)
+
     def _spoke(self, node: str, peer: str, fields: Sequence[int]) -> None:
         durable = self.disks.durable[node]
         kind, term = fields[0], fields[1]
@@ -178,9 +210,14 @@ class Observer:
         PromisesAreDurable.spoke(node, _PROMISING[kind], term, durable)
         if kind == _VOTE:
             PromisesAreDurable.voted(node, peer, term, durable)
-            self.elections.voted(node, peer, term)
         elif kind == _ACK and fields[4]:
-            PromisesAreDurable.acknowledged(node, fields[3] - 1, term, durable)
+            self._acknowledged(node, peer, term, fields[3] - 1)
+
+    def _acknowledged(self, node: str, peer: str, term: int, index: int) -> None:
+        disks = self.disks
+        PromisesAreDurable.acknowledged(node, index, term, disks.durable[node])
+        if term == disks.live[peer].hard_state.term == disks.live[node].hard_state.term:
+            PromisesAreDurable.agreed(node, index, disks.live[node], peer, disks.live[peer])
 
     def _look_at_election(self, node: str, peer: str, kind: int, fields: Sequence[int]) -> None:
         if kind == _PRE_VOTE:

@@ -23,6 +23,7 @@ from simulations.engine.observer import Observer, WatchedJournal
 from simulations.engine.register import Register
 from simulations.engine.scenario import Scenario
 from simulations.faulty_disk import FaultyDisk
+from simulations.invariants import PromisesAreDurable
 from simulations.network import Network
 from simulations.world import TIMER_STEP_S, Clock, World
 
@@ -195,6 +196,10 @@ class Process:
         error, self._syncing = None, False
         try:
             self._watched.sync()
+            cached = self._node.disk.unsynced_bytes()
+            PromisesAreDurable.synced(
+                self._node.name, sum(count for path, count in cached.items() if path.startswith(JOURNAL))
+            )
         except ConsensusError as failure:
             error = failure
         self.pump.synced(self._node.clock.now(), error)

@@ -1,7 +1,9 @@
 """What is asked of a cluster of engines beside commands: reads, and to hand leadership over.
 
 Both come at random times on random nodes, at a pace that the seed draws, from a stream of their own: so a
-scenario has the same cluster, load and faults with them as without.
+scenario has the same cluster, load and faults with them as without. Whenever a new leader has committed
+its first entry every node is asked for a read, several times: one may be the leader before, which does
+not know yet.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from simulations.world import World
 READS_PER_S = (0.0, 0.5, 2.0)
 HANDOVERS_PER_S = (0.0, 0.0, 0.1)
 """Of these one is drawn; on average."""
+
+ROUNDS_PER_REIGN = 3
+"""So often all nodes are asked within a heartbeat of a new leader's first commit."""
 
 OVERDUE_S = 0.05
 """How much later than its deadline a read may end: a turn has to come first."""
@@ -46,6 +51,17 @@ class Requests:
         """Ask from now on."""
         self._later(self._reads_per_s, self._read)
         self._later(self._handovers_per_s, self._hand_over)
+        if self._reads_per_s > 0:
+            self._observer.on_reign = self._read_everywhere_soon
+
+    def _read_everywhere_soon(self) -> None:
+        for _ in range(ROUNDS_PER_REIGN):
+            self._world.after(self._random.random() * self._scenario.raft.heartbeat_s, self._read_everywhere)
+
+    def _read_everywhere(self) -> None:
+        for node in self._nodes.values():
+            if node.process is not None and not node.paused:
+                self._read(node, node.process)
 
     def _later(self, per_s: float, ask: Callable[[Node, Process], None]) -> None:
         if per_s > 0:
@@ -74,7 +90,8 @@ class Requests:
             process.pump.read_index(done, deadline)
         except ConsensusError:
             return
-        self._look(node, process, deadline, ended)
+        due = max(node.clock.when(deadline), node.resumed_at) + OVERDUE_S
+        self._world.at(due, self._look, node, process, deadline, ended)
 
     def _look(self, node: Node, process: Process, deadline: float, ended: list[bool]) -> None:
         """Look again when the read has to have ended."""

@@ -28,6 +28,7 @@ CAUGHT_MIN = 0.95
 """Of all mutants, at least. The others have to have a reason."""
 
 _OWN_ERRORS = re.compile(r"\b(AttributeError|NameError|TypeError|UnboundLocalError)\b")
+_OWN_PLACE = "simulations/mutants/"
 
 
 class Fate(enum.StrEnum):
@@ -97,7 +98,7 @@ def hunt(mutant: Mutant, seeds: Sequence[int]) -> Hunt:
     if caught is None:
         return Hunt(mutant.name, Fate.SURVIVED, count, time.monotonic() - begun)
     fate = Fate.CAUGHT
-    if _OWN_ERRORS.search(caught.reason):
+    if _OWN_ERRORS.search(caught.reason) or _OWN_PLACE in caught.reason:
         fate = Fate.BROKEN
     elif run_seed(level, caught.seed).verdict is not Verdict.CLEAN:
         fate = Fate.UNCLEAN

@@ -134,27 +134,6 @@ def deadlines_pass_unnoticed(patch: Patch) -> None:
 
 
 @GROUP.mutant()
-def a_new_leader_is_not_asked(patch: Patch) -> None:
-    """What was sent to a leader that is gone is not sent to the next: it stays unknown."""
-
-    def nothing(self: Submission) -> None:
-        self._appended_ids.clear()
-        self._proposals.wait_again([])
-
-    patch.method(Submission, "wait_again", nothing)
-
-
-@GROUP.mutant()
-def a_command_is_forwarded_once(patch: Patch) -> None:
-    """Defect 9: a forward that is lost is not sent again while the leader stays the same."""
-
-    def never(_self: Proposals, _sent_before: float) -> list[bytes]:
-        return []
-
-    patch.method(Proposals, "stale", never)
-
-
-@GROUP.mutant()
 def commands_of_an_entry_are_dropped_at_the_limit(patch: Patch) -> None:
     """What does not fit into the first of several entries is forgotten, and its proposers wait in vain."""
     append = patch.original(Submission, "_append")

@@ -103,7 +103,7 @@ def _commits(patch: Patch, needed: Any) -> None:
     def counting(self: Core) -> None:
         held = sorted(self.match_index.values(), reverse=True) if self.is_leader else []
         count = needed(len(held))
-        if count and held[count - 1] > self.commit_index:
+        if count > 0 and held[count - 1] > self.commit_index:
             self.committed_to(min(held[count - 1], self._log.last_index), applied=False)
         advance(self)
 

@@ -70,20 +70,6 @@ def snapshots_lack_an_executor(patch: Patch) -> None:
 
 
 @GROUP.mutant()
-def a_repeated_command_gets_the_latest_result(patch: Patch) -> None:
-    """A command that is sent again gets what the session's latest command gave, not what it gave itself."""
-    kept = patch.original(Sessions, "kept")
-
-    def latest(self: Sessions, command: Any, now_s: float) -> Any:
-        session = self._open.get(command.session)
-        if session is None or command.seq not in session.results:
-            return kept(self, command, now_s)
-        return kept(self, replace(command, seq=max(session.results)), now_s)
-
-    patch.method(Sessions, "kept", latest)
-
-
-@GROUP.mutant()
 def sessions_are_not_waited_for(patch: Patch) -> None:
     """A read in a session is answered at once, also by a node that has not executed what the session saw."""
 

@@ -170,8 +170,12 @@ def a_full_segment_is_not_synced(patch: Patch) -> None:
     rotate = patch.original(Journal, "_rotate")
 
     def hasty(self: Journal) -> None:
-        self._active.durable = self._active.end
-        rotate(self)
+        active = self._active
+        file, active.file = active.file, Deaf(active.file, "sync")
+        try:
+            rotate(self)
+        finally:
+            active.file = file
 
     patch.method(Journal, "_rotate", hasty)
 

@@ -209,21 +209,27 @@ class LeadersAreHeard:
     def __init__(self, voters: Sequence[str], fallback_s: float) -> None:
         self._others_needed = len(voters) // 2
         self._fallback_s = fallback_s
+        self._came: dict[str, set[str]] = {node: set() for node in voters}
         self._heard: dict[str, dict[str, float]] = {
             node: {peer: -math.inf for peer in voters if peer != node} for node in voters
         }
         self._led_since: dict[str, float] = {}
 
-    def heard(self, node: str, peer: str, now: float) -> None:
-        """Something of ``peer`` has reached ``node``, at ``now`` on its clock."""
-        self._heard[node][peer] = now
+    def came(self, node: str, peer: str) -> None:
+        """Something of ``peer`` has reached ``node``, and waits for its turn."""
+        self._came[node].add(peer)
 
     def led(self, node: str, now: float, *, leads: bool) -> None:
-        """``node`` leads, or does not, from ``now`` on."""
+        """``node`` leads, or does not, from ``now`` on, on its clock."""
         if leads:
             self._led_since[node] = now
         else:
             self._led_since.pop(node, None)
+
+    def heard(self, node: str, now: float) -> None:
+        """``node`` has looked at all that came, at ``now``."""
+        self._heard[node].update(dict.fromkeys(self._came[node], now))
+        self._came[node].clear()
 
     def looked(self, node: str, now: float) -> None:
         """``node`` has done everything that is due at ``now``."""

@@ -73,7 +73,7 @@ class Node:
             self.perform(self.process, self._receive, self.process, peer, message)
 
     def _receive(self, process: Process, peer: str, message: bytes) -> None:
-        self.observer.received(self.name, peer, message, self.clock.now())
+        self.observer.received(self.name, peer, message)
         process.pump.message(peer, message)
 
     def link_up(self, peer: str) -> None:

@@ -186,9 +186,9 @@ class Observer:
             if done:
                 PromisesAreDurable.acknowledged(node, index, term, durable)
 
-    def received(self, node: str, peer: str, message: bytes, now: float) -> None:
-        """A message of ``peer`` has reached ``node``, at ``now`` on its clock."""
-        self.contact.heard(node, peer, now)
+    def received(self, node: str, peer: str, message: bytes) -> None:
+        """A message of ``peer`` has reached ``node``."""
+        self.contact.came(node, peer)
         if message[0] == Kind.ENGINE:
             if message[2] == _VOTE:
                 self.elections.voted(peer, node, msgpack.unpackb(message[1:])[1])

@@ -140,8 +140,10 @@ class Process:
         now, busy = self._node.clock.now(), self._busy
         self.pump.turn(now)
         self._stepped()
-        if not busy and not self._busy:
-            self._node.observer.contact.looked(self._node.name, now)
+        if not busy:
+            self._node.observer.contact.heard(self._node.name, now)
+            if not self._busy:
+                self._node.observer.contact.looked(self._node.name, now)
 
     @property
     def _busy(self) -> bool:

@@ -131,14 +131,3 @@ def deadlines_pass_unnoticed(patch: Patch) -> None:
         return
 
     patch.method(Submission, "expire", patient)
-
-
-@GROUP.mutant()
-def commands_of_an_entry_are_dropped_at_the_limit(patch: Patch) -> None:
-    """What does not fit into the first of several entries is forgotten, and its proposers wait in vain."""
-    append = patch.original(Submission, "_append")
-
-    def short(self: Submission, pairs: list[tuple[bytes, bytes]], now: float) -> Any:
-        return append(self, pairs[: self._entry_end(pairs, 0)], now)
-
-    patch.method(Submission, "_append", short)

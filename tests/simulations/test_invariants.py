@@ -16,6 +16,7 @@ from consensus.interface import (
 )
 from simulations.invariants import (
     Agreement,
+    CommitsAreCounted,
     Disks,
     ElectionSafety,
     ElectionsAreWanted,
@@ -321,12 +322,16 @@ def test_a_leader_that_hears_no_majority_leads_no_more() -> None:
     rule = LeadersAreHeard(("a", "b", "c", "d", "e"), 1.0)
     rule.looked("a", 100.0)
     rule.led("a", 100.0, leads=True)
-    rule.heard("a", "b", 101.5)
+    rule.came("a", "b")
+    rule.heard("a", 101.0)
     rule.looked("a", 101.0)
+    rule.came("a", "c")  # and waits for its turn
     with pytest.raises(Violation, match=r"a leads on, 1\.500 s after a majority was heard"):
         rule.looked("a", 101.5)
-    rule.heard("a", "c", 101.2)
-    rule.looked("a", 102.2)
+    rule.heard("a", 101.6)
+    rule.looked("a", 102.0)
+    with pytest.raises(Violation, match="leaders are heard"):
+        rule.looked("a", 102.1)
     rule.led("a", 103.0, leads=False)
     rule.looked("a", 200.0)
     LeadersAreHeard(("a",), 1.0).looked("a", 9.0)
@@ -338,3 +343,55 @@ def test_a_read_sees_what_was_committed_when_it_came_and_ends() -> None:
         ReadsAreFresh.confirmed("a", 6, 7)
     with pytest.raises(Violation, match=r"has not ended 0\.200 s after its deadline"):
         ReadsAreFresh.overdue("a", 0.2)
+
+
+def test_a_follower_follows_who_was_elected() -> None:
+    rule = ElectionSafety(1)
+    rule.led("a", 1)
+    rule.followed("b", "a", 1)
+    rule.followed("b", "c", 2)  # nobody has been seen to lead it yet
+    with pytest.raises(Violation, match="b follows c in term 1, which a leads"):
+        rule.followed("b", "c", 1)
+
+
+def step(rule: CommitsAreCounted, index: int, log: Shadow, *, term: int = 2) -> None:
+    rule.stepped("a", term, index, log, leads=True, moved=True)
+
+
+def test_a_leader_commits_what_a_majority_acknowledged_in_its_term() -> None:
+    log = shadow(entry(1), entry(2), entry(3, 2), entry(4, 2))
+    rule = CommitsAreCounted(5)
+    step(rule, 1, log)  # what it knew when it was elected
+    rule.acknowledged("a", "b", 2, 3)
+    rule.acknowledged("a", "c", 2, 4)
+    step(rule, 3, log)
+    rule.acknowledged("a", "d", 1, 4)
+    with pytest.raises(Violation, match=r"a commits entry 4 in term 2, which \['c'\] alone have"):
+        step(rule, 4, log)
+    rule.acknowledged("a", "d", 2, 4)
+    step(rule, 4, log)
+    step(CommitsAreCounted(1), 4, log)
+
+
+def test_a_leader_commits_no_entry_of_an_earlier_term_by_counting() -> None:
+    log = shadow(entry(1), entry(2), entry(3, 2))
+    rule = CommitsAreCounted(3)
+    step(rule, 1, log)
+    rule.acknowledged("a", "b", 2, 3)
+    with pytest.raises(Violation, match="a commits entry 2 of term 1 in term 2"):
+        step(rule, 2, log)
+    step(rule, 3, log)
+
+
+def test_what_is_acknowledged_is_what_the_leader_has() -> None:
+    ours, theirs = shadow(entry(1), entry(2)), shadow(entry(1), entry(2, 2), entry(3, 2))
+    PromisesAreDurable.agreed("b", 1, ours, "a", theirs)
+    PromisesAreDurable.agreed("b", 3, ours, "a", theirs)
+    with pytest.raises(Violation, match="b acknowledges entry 2, which is of term 1 here and 2 on a"):
+        PromisesAreDurable.agreed("b", 2, ours, "a", theirs)
+
+
+def test_a_sync_leaves_nothing_in_the_cache() -> None:
+    PromisesAreDurable.synced("a", 0)
+    with pytest.raises(Violation, match="a has synced its journal, without 7 of its bytes"):
+        PromisesAreDurable.synced("a", 7)

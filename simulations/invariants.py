@@ -8,7 +8,7 @@ opinion. A rule that is broken raises :class:`Violation` in the very step that b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consensus.errors import ConsensusError, OutcomeUnknown
@@ -124,17 +124,23 @@ class ElectionSafety:
         self.leaders: dict[int, str] = {}
         self._majority = voters // 2 + 1
         self._votes: dict[tuple[int, str], set[str]] = {}
+        self._began: dict[tuple[int, str], set[str]] = {}
 
     def voted(self, node: str, candidate: str, term: int) -> None:
         """A vote of ``node`` has reached ``candidate``."""
         self._votes.setdefault((term, candidate), {candidate}).add(node)
+
+    def wrote(self, node: str, term: int) -> None:
+        """``node`` writes an entry of ``term``, perhaps its first as a leader: those votes count."""
+        if (term, node) not in self._began:
+            self._began[term, node] = set(self._votes.get((term, node), {node}))
 
     def led(self, node: str, term: int) -> None:
         """``node`` says that it leads ``term``."""
         known = self.leaders.setdefault(term, node)
         if known != node:
             raise Violation("election safety", f"term {term} is led by {known} and by {node}")
-        votes = self._votes.get((term, node), {node})
+        votes = self._began.get((term, node)) or self._votes.get((term, node), {node})
         if len(votes) < self._majority:
             raise Violation(
                 "election safety", f"{node} leads term {term} with votes of {sorted(votes)} alone"
@@ -414,6 +420,17 @@ class CommitsAreCounted:
         """``leader`` is told by ``peer``, which is in ``term``, that everything up to ``index`` is there."""
         indexes = self._acknowledged.setdefault((leader, term), {})
         indexes[peer] = max(index, indexes.get(peer, 0))
+
+    def believed(self, leader: str, term: int, match: Mapping[str, int]) -> None:
+        """``leader`` believes that each peer has everything up to an index."""
+        told = self._acknowledged.get((leader, term), {})
+        for peer, index in match.items():
+            if index > told.get(peer, 0):
+                raise Violation(
+                    "commits are counted",
+                    f"{leader} believes in term {term} that {peer} has entry {index}, which it was told of "
+                    f"{told.get(peer, 0)}",
+                )
 
     def stepped(self, node: str, term: int, index: int, log: Shadow, *, leads: bool, moved: bool) -> None:
         """``node`` is in ``term`` with everything up to ``index`` committed, which ``moved`` in this step."""

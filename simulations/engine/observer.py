@@ -83,6 +83,7 @@ class Observer:
         live = self.disks.live[node]
         for record in records:
             if type(record) is Entry:
+                self.elections.wrote(node, record.term)
                 self.matching.wrote(node, record, live.term_at(record.index - 1))
             live.take((record,))
         self.disks.note_pending(node, records)
@@ -126,6 +127,7 @@ class Observer:
             leads=status.role is Role.LEADER,
             moved=status.commit_index > self._commit[node],
         )
+        self.commits.believed(node, status.term, status.match)
         self._commit[node], self._term[node] = status.commit_index, status.term
 
     def changed(self, node: str, status: EngineStatus, now: float) -> None:

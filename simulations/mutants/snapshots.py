@@ -144,19 +144,6 @@ def a_node_starts_with_an_empty_state(patch: Patch) -> None:
 
 
 @GROUP.mutant()
-def entries_before_a_snapshot_are_executed_behind_it(patch: Patch) -> None:
-    """Restoring a snapshot does not drop the entries that wait to be executed and are in it."""
-    restore = patch.original(Pump, "_restore")
-
-    def sticky(self: Pump, meta: SnapshotMeta) -> None:
-        waiting = list(self._to_apply)
-        restore(self, meta)
-        self._to_apply.extend(waiting)
-
-    patch.method(Pump, "_restore", sticky)
-
-
-@GROUP.mutant()
 def a_snapshot_is_acknowledged_before_it_is_durable(patch: Patch) -> None:
     """That a snapshot is here is said at once, and not behind the sync that covers what it replaces."""
     init = patch.original(CatchUp, "__init__")

@@ -395,3 +395,20 @@ def test_a_sync_leaves_nothing_in_the_cache() -> None:
     PromisesAreDurable.synced("a", 0)
     with pytest.raises(Violation, match="a has synced its journal, without 7 of its bytes"):
         PromisesAreDurable.synced("a", 7)
+
+
+def test_a_leader_believes_no_more_than_it_was_told_in_its_term() -> None:
+    rule = CommitsAreCounted(3)
+    rule.acknowledged("a", "b", 2, 7)
+    rule.believed("a", 2, {"b": 7, "c": 0})
+    with pytest.raises(Violation, match="a believes in term 3 that b has entry 7, which it was told of 0"):
+        rule.believed("a", 3, {"b": 7, "c": 0})
+
+
+def test_votes_that_come_after_a_leader_has_begun_are_too_late() -> None:
+    rule = ElectionSafety(5)
+    rule.voted("b", "a", 1)
+    rule.wrote("a", 1)
+    rule.voted("c", "a", 1)
+    with pytest.raises(Violation, match=r"a leads term 1 with votes of \['a', 'b'\] alone"):
+        rule.led("a", 1)

@@ -151,6 +151,12 @@ class ElectionSafety:
         known = self.leaders.get(term, leader)
         if known != leader:
             raise Violation("election safety", f"{node} follows {leader} in term {term}, which {known} leads")
+        votes = self._votes.get((term, leader), {leader})
+        if len(votes) < self._majority:
+            raise Violation(
+                "election safety",
+                f"{node} follows {leader} in term {term}, for which it has votes of {sorted(votes)} alone",
+            )
 
 
 class ElectionsAreWanted:

@@ -6,7 +6,7 @@ from typing import Any
 
 from consensus.raft.elections import Elections
 from consensus.raft.guards import Ballot, Reign
-from consensus.raft.messages import PreVote, PreVoteAnswer, RequestVote, TimeoutNow, TransferVote, Vote
+from consensus.raft.messages import PreVote, PreVoteAnswer, RequestVote, TransferVote, Vote
 from consensus.raft.seams import Core
 from simulations.mutants.mutant import Group, Patch
 
@@ -167,17 +167,3 @@ def the_term_of_an_election_is_not_new(patch: Patch) -> None:
         call(self)
 
     patch.method(Core, "call_election", repeating)
-
-
-@GROUP.mutant()
-def words_of_a_former_leader_start_elections(patch: Patch) -> None:
-    """A node that is asked to take over does not look who asks, and in which term it was."""
-    on_timeout = patch.original(Elections, "on_timeout_now")
-
-    def obedient(self: Elections, sender: Any, message: TimeoutNow) -> None:
-        if message.term != self._core.term or self._core.leader != sender:
-            self.call(handed_over=True)
-            return
-        on_timeout(self, sender, message)
-
-    patch.method(Elections, "on_timeout_now", obedient)

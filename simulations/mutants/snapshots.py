@@ -143,7 +143,11 @@ def a_node_starts_with_an_empty_state(patch: Patch) -> None:
     patch.method(Pump, "_restore", forgetful)
 
 
-@GROUP.mutant()
+@GROUP.mutant(
+    survives="The snapshot is durable when the answer is made, and recovery repairs a journal that does not know of "
+    "it yet. What the sync adds shows only where entries and a chunk of what they are in come with one turn, and "
+    "then the entries that the answer stands for are on a majority already, for they were committed."
+)
 def a_snapshot_is_acknowledged_before_it_is_durable(patch: Patch) -> None:
     """That a snapshot is here is said at once, and not behind the sync that covers what it replaces."""
     init = patch.original(CatchUp, "__init__")

@@ -346,12 +346,16 @@ def test_a_read_sees_what_was_committed_when_it_came_and_ends() -> None:
 
 
 def test_a_follower_follows_who_was_elected() -> None:
-    rule = ElectionSafety(1)
+    rule = ElectionSafety(3)
+    rule.voted("b", "a", 1)
     rule.led("a", 1)
     rule.followed("b", "a", 1)
-    rule.followed("b", "c", 2)  # nobody has been seen to lead it yet
     with pytest.raises(Violation, match="b follows c in term 1, which a leads"):
         rule.followed("b", "c", 1)
+    with pytest.raises(Violation, match="b follows c in term 2, for which it has votes of"):
+        rule.followed("b", "c", 2)
+    rule.voted("b", "c", 2)
+    rule.followed("b", "c", 2)  # its first words came before it was seen to lead
 
 
 def step(rule: CommitsAreCounted, index: int, log: Shadow, *, term: int = 2) -> None:

@@ -144,9 +144,9 @@ def a_node_starts_with_an_empty_state(patch: Patch) -> None:
 
 
 @GROUP.mutant(
-    survives="The snapshot is durable when the answer is made, and recovery repairs a journal that does not know of "
-    "it yet. What the sync adds shows only where entries and a chunk of what they are in come with one turn, and "
-    "then the entries that the answer stands for are on a majority already, for they were committed."
+    survives="The snapshot is durable when the answer is made, and recovery repairs a journal that does not "
+    "know of it yet. What the sync adds shows only where entries come in one turn with a chunk of a snapshot "
+    "that has them; those are committed, so a majority has them without this node."
 )
 def a_snapshot_is_acknowledged_before_it_is_durable(patch: Patch) -> None:
     """That a snapshot is here is said at once, and not behind the sync that covers what it replaces."""
@@ -194,7 +194,10 @@ def the_log_is_compacted_without_a_snapshot(patch: Patch) -> None:
     patch.method(Pump, "_maybe_compact", greedy)
 
 
-@GROUP.mutant()
+@GROUP.mutant(
+    survives="What is put together from two snapshots has another checksum than either, so it is thrown away and "
+    "the transfer begins again; and snapshots of one position have one content, whoever took them."
+)
 def an_old_leaders_snapshot_goes_on(patch: Patch) -> None:
     """Pieces of two leaders' snapshots are put together, as long as each begins where the last ended."""
     current = patch.original(SnapshotIntake, "_current")

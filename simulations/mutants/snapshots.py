@@ -195,7 +195,7 @@ def the_log_is_compacted_without_a_snapshot(patch: Patch) -> None:
 
 
 @GROUP.mutant(
-    survives="What is put together from two snapshots has another checksum than either, so it is thrown away and "
+    survives="What is put together from two snapshots has the checksum of neither, so it is thrown away and "
     "the transfer begins again; and snapshots of one position have one content, whoever took them."
 )
 def an_old_leaders_snapshot_goes_on(patch: Patch) -> None:

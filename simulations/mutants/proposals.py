@@ -7,7 +7,6 @@ from typing import Any
 
 from consensus.channel import Forward
 from consensus.interface import Entry
-from consensus.ports import Applied
 from consensus.proposals import Proposal, Proposals
 from consensus.pump import Pump
 from consensus.submission import Submission
@@ -46,7 +45,7 @@ def commands_are_answered_when_they_are_appended(patch: Patch) -> None:
     def early(self: Submission, pairs: list[tuple[bytes, bytes]], now: float) -> Any:
         left = append(self, pairs, now)
         for request_id, _ in pairs[: len(pairs) - len(left)]:
-            self.executed(request_id, Applied(self._appended, None))
+            self.executed(self._appended, [(request_id, None)])
         return left
 
     patch.method(Submission, "_append", early)
@@ -63,7 +62,7 @@ def commands_are_answered_when_they_are_forwarded(patch: Patch) -> None:
         role, _, _ = self._engine.leadership()
         for request_id in waiting:
             if request_id in self._proposals._sent and role != "leader":
-                self.executed(request_id, Applied(self._appended + 1, None))
+                self.executed(self._appended + 1, [(request_id, None)])
 
     patch.method(Submission, "hand_over", early)
 

@@ -217,8 +217,8 @@ def a_snapshot_leaves_the_old_log_in_memory(patch: Patch) -> None:
     install = patch.original(MemoryLog, "install")
 
     def sticky(self: MemoryLog, meta: SnapshotMeta) -> None:
-        slots, base = self._slots, self._base_index
+        slots, base = list(self), self._base_index
         install(self, meta)
-        self._slots, self._base_index, self._has_placeholder = slots, base, False
+        self[:], self._base_index, self._has_placeholder = slots, base, False
 
     patch.method(MemoryLog, "install", sticky)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from consensus.batch import Batch
@@ -165,6 +164,6 @@ def time_is_the_nodes_own(patch: Patch) -> None:
     push = patch.original(OrderedState, "push")
 
     def local(self: OrderedState, entry: Entry, batch: Batch) -> None:
-        push(self, entry, replace(batch, time_s=asyncio.get_running_loop().time()))
+        push(self, entry, batch._replace(time_s=asyncio.get_running_loop().time()))
 
     patch.method(OrderedState, "push", local)

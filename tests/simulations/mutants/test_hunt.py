@@ -16,7 +16,7 @@ from simulations.mutants.hunt import Fate, hunt
     ("name", "rule"),
     [
         ("sends-before-the-sync", "promises are durable"),
-        ("hard-state-is-not-written", "nothing goes back"),
+        ("the-vote-is-forgotten-at-the-start", "nothing goes back"),
         ("elections-without-asking", "elections are wanted"),
     ],
 )

@@ -326,15 +326,31 @@ class Journal:
         """Go on behind ``tail``, with all of it durable: the last process may have died before its sync.
 
         Or of a sync that failed: then the system may hold for clean what never reached the disk, and no
-        sync of this file would write it. So records that nothing shows to be synced are written anew.
+        sync of this file would write it. So what nothing shows to be synced is written anew: records with a
+        copy of the file; a seal, of which nothing shows it, by itself.
         """
-        path = segment_path(self._path, tail.sequence)
-        if tail.records_end > tail.claimed:
-            self._write_anew(path, tail.end)
+        path, end, claimed = segment_path(self._path, tail.sequence), tail.end, tail.claimed
+        if tail.records_end > claimed:
+            self._write_anew(path, end)
         file = self._disk.open_file(path)
         if tail.note is not None:
-            file.truncate(tail.end)
+            file.truncate(end)
             self.recovered_notes.append(tail.note)
+        if tail.records_end <= claimed and tail.records_end < end:
+            end = self._seal_anew(file, tail)
+            claimed = claimed if end > tail.records_end else tail.head_end
         file.sync()
         self._disk.sync_directory(self._path)
-        return _Active(tail.sequence, file, tail.head_end, tail.records_end, tail.end, tail.end, tail.claimed)
+        return _Active(tail.sequence, file, tail.head_end, tail.records_end, end, end, claimed)
+
+    def _seal_anew(self, file: DiskFile, tail: Tail) -> int:
+        """Write the seal behind the last record once more; gives where the file ends then."""
+        end = tail.records_end
+        file.truncate(end)
+        seal = encode_batch((), sequence=tail.sequence, offset=end, durable=end)
+        try:
+            file.append(seal)
+        except DiskFull:
+            file.truncate(end)
+            return end
+        return end + len(seal)

@@ -530,14 +530,28 @@ class PromisesAreDurable:
                 f"{node} acknowledges entry {index}; entries up to {durable.last} are on its disk",
             )
 
-    @staticmethod
-    def agreed(node: str, index: int, held: Shadow, leader: str, wanted: Shadow) -> None:
-        """``node`` says to ``leader`` that it has everything up to ``index``: it has the same, then."""
-        ours, theirs = held.term_at(index), wanted.term_at(index)
-        if None not in (ours, theirs) and ours != theirs:
+
+class AcknowledgementsAreTrue:
+    """An acknowledgement says no more than the append that it answers (figure 2, ``AppendEntries``).
+
+    What a follower has behind the last entry of an append may be another leader's: nobody has compared it.
+    The observer writes down how far every numbered append went, for the answer to be held against.
+    """
+
+    def __init__(self) -> None:
+        self._reach: dict[tuple[str, str, int, int], int] = {}
+
+    def sent(self, leader: str, peer: str, term: int, number: int, last: int) -> None:
+        """``leader`` sends an append that speaks of entries up to ``last``."""
+        self._reach[leader, peer, term, number] = last
+
+    def acknowledged(self, node: str, leader: str, term: int, number: int, index: int) -> None:
+        """``node`` answers it: everything up to ``index`` is here, and as it is there."""
+        reach = self._reach.get((leader, node, term, number))
+        if reach is not None and index > reach:
             raise Violation(
                 "acknowledgements are true",
-                f"{node} acknowledges entry {index}, which is of term {ours} here and {theirs} on {leader}",
+                f"{node} acknowledges entry {index} to {leader}, which spoke of entries up to {reach}",
             )
 
 

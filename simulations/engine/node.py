@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from consensus.channel import Kind
 from consensus.errors import ConsensusError, DiskFull, StorageCorrupt, StorageFailed
 from simulations.engine.observer import Observer
 from simulations.engine.process import JOURNAL, SNAPSHOTS, Process
@@ -24,6 +25,11 @@ READS_WHAT_IT_LEFT = "a disk that was not damaged is read"
 
 SOCKET_MESSAGES_MAX = 1000
 """What a system keeps for a process that stands still."""
+
+BALLOTS_LOST = (0.0, 0.0, 0.0, 0.5, 0.8)
+"""Of these one is drawn: so many requests for votes are lost. Each loss leaves a term that nobody leads."""
+
+_REQUESTS_FOR_VOTES = (1, 8)
 
 
 class State(enum.StrEnum):
@@ -59,6 +65,8 @@ class Node:
         self._random = world.stream(f"{name}/machine")
         self._held: deque[tuple[Process, Callable[..., None], tuple[Any, ...]]] = deque()
         self._failures_before = 0
+        self._ballots = world.stream(f"{name}/ballots")
+        self._ballots_lost = world.stream("ballots").choice(BALLOTS_LOST)
 
     # -- simulations.network.Endpoint ---------------------------------------------------------------
 
@@ -122,6 +130,15 @@ class Node:
             self.start_later()
         else:
             raise Violation(STOPS_FOR_FAULTS, f"{self.name} stopped itself: {error}")
+
+    def loses(self, message: bytes) -> bool:
+        """See :class:`simulations.engine.process.Host`."""
+        if message[0] != Kind.ENGINE or message[2] not in _REQUESTS_FOR_VOTES or not self._ballots_lost:
+            return False
+        lost = self.world.now < self.scenario.seconds and self._ballots.random() < self._ballots_lost
+        if lost:
+            self._fired(FaultKind.LOSS)
+        return lost
 
     # -- life ---------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from consensus.interface import EngineStatus, Entry, Record, Recovered, Role, Sn
 from consensus.journal import Journal
 from consensus.ports import Applied
 from simulations.invariants import (
+    AcknowledgementsAreTrue,
     Agreement,
     CommitsAreCounted,
     Disks,
@@ -31,8 +32,17 @@ from simulations.invariants import (
 _PROMISE_BYTES_MAX = 64
 """Votes and acknowledgements are shorter; what is longer carries entries."""
 
-_VOTE, _ACK = 2, 4
-_PROMISING = {1: "a request for votes", _VOTE: "a vote", 3: "an append", _ACK: "an answer", 5: "a heartbeat"}
+_APPEND_HEAD_BYTES_MAX = 64
+"""All of an append before its entries: seven headers and five integers."""
+
+_VOTE, _APPEND, _ACK = 2, 3, 4
+_PROMISING = {
+    1: "a request for votes",
+    _VOTE: "a vote",
+    _APPEND: "an append",
+    _ACK: "an answer",
+    5: "a heartbeat",
+}
 """The engine's messages that speak in the name of a term; the others promise nothing."""
 
 _REQUEST, _PRE_VOTE, _PRE_VOTE_ANSWER, _TRANSFER_VOTE, _TIMEOUT_NOW = 1, 6, 7, 8, 10
@@ -49,6 +59,7 @@ class Observer:
         self.matching = LogMatching()
         self.agreement = Agreement()
         self.commits = CommitsAreCounted(len(nodes))
+        self.answers = AcknowledgementsAreTrue()
         self.proposals = ProposalsResolveOnce()
         self.on_reign: Callable[[], None] = lambda: None
         """Called when the first entry of a later term than any before is committed."""
@@ -181,12 +192,23 @@ class Observer:
         self.messages += 1
         durable = self.disks.durable[node]
         if message[0] == Kind.ENGINE:
+            if message[2] == _APPEND:
+                self._sent_append(node, peer, message)
             if len(message) <= _PROMISE_BYTES_MAX:
                 self._spoke(node, peer, msgpack.unpackb(message[1:]))
         elif message[0] == Kind.CHUNK_ACK:
             term, index, _, done = msgpack.unpackb(message[1:])
             if done:
                 PromisesAreDurable.acknowledged(node, index, term, durable)
+
+    def _sent_append(self, node: str, peer: str, message: bytes) -> None:
+        """Read an append up to the number of its entries, and no entry."""
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(message[1 : 1 + _APPEND_HEAD_BYTES_MAX])
+        unpacker.read_array_header()
+        _, term, number, _, previous, _ = (unpacker.unpack() for _ in range(6))
+        if number:
+            self.answers.sent(node, peer, term, number, previous + unpacker.read_array_header())
 
     def received(self, node: str, peer: str, message: bytes) -> None:
         """A message of ``peer`` has reached ``node``."""
@@ -213,13 +235,8 @@ class Observer:
         if kind == _VOTE:
             PromisesAreDurable.voted(node, peer, term, durable)
         elif kind == _ACK and fields[4]:
-            self._acknowledged(node, peer, term, fields[3] - 1)
-
-    def _acknowledged(self, node: str, peer: str, term: int, index: int) -> None:
-        disks = self.disks
-        PromisesAreDurable.acknowledged(node, index, term, disks.durable[node])
-        if term == disks.live[peer].hard_state.term == disks.live[node].hard_state.term:
-            PromisesAreDurable.agreed(node, index, disks.live[node], peer, disks.live[peer])
+            PromisesAreDurable.acknowledged(node, fields[3] - 1, term, durable)
+            self.answers.acknowledged(node, peer, term, fields[2], fields[3] - 1)
 
     def _look_at_election(self, node: str, peer: str, kind: int, fields: Sequence[int]) -> None:
         if kind == _PRE_VOTE:

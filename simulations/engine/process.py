@@ -50,6 +50,9 @@ class Host(Protocol):
     def store_delay_s(self) -> float:
         """How long it takes to write the next snapshot."""
 
+    def loses(self, message: bytes) -> bool:
+        """Whether this message never gets as far as the network."""
+
     def failed(self, process: Process, error: ConsensusError) -> None:
         """The pump cannot go on."""
 
@@ -125,7 +128,8 @@ class Process:
         node.observer.covered(node.name, self.snapshots.latest())
         for peer, message in outbox:
             node.observer.sent(node.name, peer, message)
-            node.network.send(node.name, peer, message)
+            if not node.loses(message):
+                node.network.send(node.name, peer, message)
 
     # -- consensus.ports.Shell ----------------------------------------------------------------------
 

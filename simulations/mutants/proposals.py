@@ -99,20 +99,6 @@ def a_refusal_settles_all_attempts(patch: Patch) -> None:
 
 
 @GROUP.mutant()
-def a_refusal_of_another_attempt_counts(patch: Patch) -> None:
-    """A refusal is not compared with the attempt that it answers."""
-    not_appended = patch.original(Proposals, "not_appended")
-
-    def timeless(self: Proposals, attempt: int, request_ids: Iterable[bytes]) -> Any:
-        ids = list(request_ids)
-        for proposal in filter(None, map(self._sent.get, ids)):
-            proposal.attempt = attempt
-        return not_appended(self, attempt, ids)
-
-    patch.method(Proposals, "not_appended", timeless)
-
-
-@GROUP.mutant()
 def a_forward_is_taken_as_often_as_it_comes(patch: Patch) -> None:
     """A copy of a forward is answered like the first: refused, although the first was appended."""
 

@@ -160,21 +160,3 @@ def an_old_leader_is_not_told(patch: Patch) -> None:
         return
 
     patch.method(Elections, "on_stale_leader", silent)
-
-
-@GROUP.mutant()
-def a_leader_does_not_step_down(patch: Patch) -> None:
-    """A leader does not look at terms above its own: it goes on beside the one that was elected since."""
-    observe = patch.original(Core, "observe_term")
-    deliver = patch.original(Core, "deliver")
-
-    def deaf(self: Core, peer: Any, term: int) -> None:
-        if not self.is_leader:
-            observe(self, peer, term)
-
-    def obstinate(self: Core, peer: Any, message: dict[str, Any]) -> None:
-        if not (self.is_leader and message.get("term", 0) > self.term):
-            deliver(self, peer, message)
-
-    patch.method(Core, "observe_term", deaf)
-    patch.method(Core, "deliver", obstinate)

@@ -264,7 +264,10 @@ def a_full_disk_is_ignored(patch: Patch) -> None:
     patch.method(Journal, "append", ignoring)
 
 
-@GROUP.mutant()
+@GROUP.mutant(
+    survives="The engine that starts from it compares the log with the snapshot once more, and has the "
+    "journal reset in its first output (`consensus.raft.log`)."
+)
 def recovery_keeps_a_log_that_contradicts_the_snapshot(patch: Patch) -> None:
     """A node that got a leader's snapshot and stopped before its journal knew keeps the old log behind it."""
 

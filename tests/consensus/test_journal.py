@@ -10,7 +10,7 @@ import pytest
 from consensus.errors import DiskFull, EntryTooLarge, InvariantViolated, StorageCorrupt, StorageFailed
 from consensus.interface import Entry, EntryKind, HardState, InstalledSnapshot, SnapshotMeta, Truncate
 from consensus.journal import Journal, JournalLimits
-from consensus.segment import SegmentHead, decode_head, encode_batch, encode_head, scan
+from consensus.segment import BATCH_HEADER_BYTES, SegmentHead, decode_head, encode_batch, encode_head, scan
 from consensus.storage import RealDisk, read_all
 from simulations.disk import MemoryDisk
 from simulations.faulty_disk import FaultyDisk
@@ -240,6 +240,42 @@ def test_what_a_failed_sync_left_in_the_cache_is_durable_after_the_next_start() 
     again.sync()
     disk.lose_power()
     assert Journal.open(disk, "journal").take_found().entries == entries(1, 5)
+
+
+def test_a_seal_that_a_failed_sync_left_in_the_cache_is_durable_after_the_next_start() -> None:
+    disk = FaultyDisk(random.Random(1), lambda _kind: None)
+    journal = Journal.open(disk, "journal", limits=SMALL)
+    journal.append(entries(1, 2))
+    journal.sync()
+    journal.seal()
+    disk.fail_in(0)
+    with pytest.raises(StorageFailed):
+        journal.append([entry(3, data=bytes(SMALL.segment_bytes_max))])  # which begins a segment
+    disk.reopened(drops=True)
+    again = Journal.open(disk, "journal", limits=SMALL)
+    again.append([entry(3, data=bytes(SMALL.segment_bytes_max))])
+    again.sync()
+    disk.lose_power()
+    found = Journal.open(disk, "journal").take_found()
+    assert [each.index for each in found.entries] == [1, 2, 3]
+
+
+def test_a_seal_that_finds_no_room_at_the_start_is_left_for_later() -> None:
+    disk = MemoryDisk()
+    journal = Journal.open(disk, "journal")
+    journal.append(entries(1, 3))
+    journal.close()
+    sealed = disk.used_bytes
+    # What the seal had is taken by somebody else as soon as it is cut off.
+    disk.before = lambda name, _path: setattr(
+        disk, "capacity_bytes", disk.used_bytes if name == "append" else None
+    )
+    again = Journal.open(disk, "journal")
+    assert disk.used_bytes == sealed - BATCH_HEADER_BYTES
+    disk.before = disk.capacity_bytes = None
+    again.close()
+    assert disk.used_bytes == sealed
+    assert Journal.open(disk, "journal").take_found().entries == entries(1, 3)
 
 
 def test_what_is_shown_to_be_synced_is_not_written_anew() -> None:

@@ -15,6 +15,7 @@ from consensus.interface import (
     Truncate,
 )
 from simulations.invariants import (
+    AcknowledgementsAreTrue,
     Agreement,
     CommitsAreCounted,
     Disks,
@@ -387,12 +388,14 @@ def test_a_leader_commits_no_entry_of_an_earlier_term_by_counting() -> None:
     step(rule, 3, log)
 
 
-def test_what_is_acknowledged_is_what_the_leader_has() -> None:
-    ours, theirs = shadow(entry(1), entry(2)), shadow(entry(1), entry(2, 2), entry(3, 2))
-    PromisesAreDurable.agreed("b", 1, ours, "a", theirs)
-    PromisesAreDurable.agreed("b", 3, ours, "a", theirs)
-    with pytest.raises(Violation, match="b acknowledges entry 2, which is of term 1 here and 2 on a"):
-        PromisesAreDurable.agreed("b", 2, ours, "a", theirs)
+def test_an_acknowledgement_says_no_more_than_was_sent() -> None:
+    rule = AcknowledgementsAreTrue()
+    rule.sent("a", "b", 2, 70, 5)
+    rule.sent("a", "c", 2, 71, 9)
+    rule.acknowledged("b", "a", 2, 70, 5)
+    rule.acknowledged("b", "a", 1, 70, 9)
+    with pytest.raises(Violation, match="b acknowledges entry 6 to a, which spoke of entries up to 5"):
+        rule.acknowledged("b", "a", 2, 70, 6)
 
 
 def test_a_sync_leaves_nothing_in_the_cache() -> None:

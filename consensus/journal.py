@@ -266,8 +266,9 @@ class Journal:
         active = self._active
         if active.records_end == active.head_end:
             return
-        if active.end > active.durable:
-            self._sync_file()
+        # Also where all records are durable: what a full disk took of the last write was cut off, and a power
+        # loss must not bring it back behind the size that the next segment states.
+        self._sync_file()
         head = SegmentHead(
             sequence=active.sequence + 1,
             first_index=self._position.next_index,

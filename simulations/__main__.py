@@ -98,19 +98,22 @@ REPORT = click.option(
 PAGES_MAX = 20
 """How many runs of a swarm have a page written."""
 
+LATER = {"mutants": "simulations.mutants.command", "soak": "simulations.soak.command"}
+"""Commands whose modules, and with them more of the product, are imported only when they are asked for."""
+
 
 class Commands(click.Group):
-    """Imports the soak, and with it the product's whole node, only when it is asked for."""
+    """Imports those of :data:`LATER` when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """See :class:`click.Group`."""
-        return sorted([*super().list_commands(ctx), "soak"])
+        return sorted([*super().list_commands(ctx), *LATER])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """See :class:`click.Group`."""
-        if cmd_name != "soak":
+        if cmd_name not in LATER:
             return super().get_command(ctx, cmd_name)
-        found: click.Command = importlib.import_module("simulations.soak.command").soak
+        found: click.Command = getattr(importlib.import_module(LATER[cmd_name]), cmd_name)
         return found
 
 

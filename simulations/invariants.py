@@ -7,7 +7,8 @@ opinion. A rule that is broken raises :class:`Violation` in the very step that b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consensus.errors import ConsensusError, OutcomeUnknown
@@ -123,21 +124,159 @@ class ElectionSafety:
         self.leaders: dict[int, str] = {}
         self._majority = voters // 2 + 1
         self._votes: dict[tuple[int, str], set[str]] = {}
+        self._began: dict[tuple[int, str], set[str]] = {}
 
     def voted(self, node: str, candidate: str, term: int) -> None:
-        """``node`` sends a vote."""
+        """A vote of ``node`` has reached ``candidate``."""
         self._votes.setdefault((term, candidate), {candidate}).add(node)
+
+    def wrote(self, node: str, term: int) -> None:
+        """``node`` writes an entry of ``term``, perhaps its first as a leader: those votes count."""
+        if (term, node) not in self._began:
+            self._began[term, node] = set(self._votes.get((term, node), {node}))
 
     def led(self, node: str, term: int) -> None:
         """``node`` says that it leads ``term``."""
         known = self.leaders.setdefault(term, node)
         if known != node:
             raise Violation("election safety", f"term {term} is led by {known} and by {node}")
-        votes = self._votes.get((term, node), {node})
+        votes = self._began.get((term, node)) or self._votes.get((term, node), {node})
         if len(votes) < self._majority:
             raise Violation(
                 "election safety", f"{node} leads term {term} with votes of {sorted(votes)} alone"
             )
+
+    def followed(self, node: str, leader: str, term: int) -> None:
+        """``node`` takes ``leader`` for the one that leads ``term``."""
+        known = self.leaders.get(term, leader)
+        if known != leader:
+            raise Violation("election safety", f"{node} follows {leader} in term {term}, which {known} leads")
+        votes = self._votes.get((term, leader), {leader})
+        if len(votes) < self._majority:
+            raise Violation(
+                "election safety",
+                f"{node} follows {leader} in term {term}, for which it has votes of {sorted(votes)} alone",
+            )
+
+
+class ElectionsAreWanted:
+    """Nobody calls an election that a majority does not want, and a leader wants none (Ongaro 2014, 9.6).
+
+    A term that counts up deposes a leader that serves everybody else. So whoever asks for votes must have
+    been told by a majority, itself included, that they would vote for it, in answer to its last asking; or
+    the leader of the term before has told it to take over. A node that leads never tells anybody so.
+    """
+
+    def __init__(self, voters: int) -> None:
+        self._majority = voters // 2 + 1
+        self._asked: dict[str, tuple[int, int]] = {}
+        self._consents: dict[str, set[str]] = {}
+        self._successors: set[tuple[str, int]] = set()
+        self._reigns: dict[str, int] = {}
+
+    def asked(self, node: str, term: int, number: int) -> None:
+        """``node`` asks whether it would win ``term``; ``number`` is that of the asking."""
+        if self._asked.get(node) != (term, number):
+            self._asked[node] = term, number
+            self._consents[node] = {node}
+
+    def consented(self, voter: str, node: str, term: int, number: int) -> None:
+        """``voter``, which is in ``term``, says yes to ``node``."""
+        if self._reigns.get(voter) == term:
+            raise Violation("elections are wanted", f"{voter} leads term {term} and consents to an election")
+        if number == self._asked.get(node, (0, 0))[1]:
+            self._consents[node].add(voter)
+
+    def told_to_take_over(self, node: str, term: int) -> None:
+        """The leader of ``term`` asks ``node`` to call an election."""
+        self._successors.add((node, term))
+
+    def reigns(self, node: str, term: int | None) -> None:
+        """``node`` leads ``term``, or leads no more."""
+        self._reigns[node] = -1 if term is None else term
+
+    def called(self, node: str, term: int, *, handed_over: bool) -> None:
+        """``node`` asks for votes in ``term``."""
+        rule = "elections are wanted"
+        if handed_over:
+            if (node, term - 1) not in self._successors:
+                raise Violation(rule, f"{node} calls an election in term {term} as if it had been told to")
+            return
+        consents = self._consents[node] if self._asked.get(node, (0, 0))[0] == term else {node}
+        if len(consents) < self._majority:
+            raise Violation(
+                rule, f"{node} calls an election in term {term} with the consent of {sorted(consents)} alone"
+            )
+
+
+class LeadersAreHeard:
+    """Who hears from no majority for ``fallback_s`` leads no more (PySyncObj's defect 12).
+
+    A leader that is cut off can commit nothing, and whoever asks it waits in vain; meanwhile the others have
+    elected another. The observer counts whatever reached the node, which is more than what it may count.
+    """
+
+    ROUNDING_S = 1e-5
+
+    def __init__(self, voters: Sequence[str], fallback_s: float) -> None:
+        self._others_needed = len(voters) // 2
+        self._fallback_s = fallback_s
+        self._came: dict[str, set[str]] = {node: set() for node in voters}
+        self._heard: dict[str, dict[str, float]] = {
+            node: {peer: -math.inf for peer in voters if peer != node} for node in voters
+        }
+        self._led_since: dict[str, float] = {}
+
+    def came(self, node: str, peer: str) -> None:
+        """Something of ``peer`` has reached ``node``, and waits for its turn."""
+        self._came[node].add(peer)
+
+    def led(self, node: str, now: float, *, leads: bool) -> None:
+        """``node`` leads, or does not, from ``now`` on, on its clock."""
+        if leads:
+            self._led_since[node] = now
+        else:
+            self._led_since.pop(node, None)
+
+    def heard(self, node: str, now: float) -> None:
+        """``node`` has looked at all that came, at ``now``."""
+        self._heard[node].update(dict.fromkeys(self._came[node], now))
+        self._came[node].clear()
+
+    def looked(self, node: str, now: float) -> None:
+        """``node`` has done everything that is due at ``now``."""
+        since = self._led_since.get(node)
+        if since is None or not self._others_needed:
+            return
+        contact = max(since, sorted(self._heard[node].values(), reverse=True)[self._others_needed - 1])
+        if now - contact > self._fallback_s + self.ROUNDING_S:
+            raise Violation(
+                "leaders are heard", f"{node} leads on, {now - contact:.3f} s after a majority was heard"
+            )
+
+
+class ReadsAreFresh:
+    """A read sees all that was committed before it came, and ends by its deadline (Ongaro 2014, 6.4).
+
+    An acknowledged command is committed. So a position that is confirmed for a read must not lie before any
+    entry that was committed anywhere when the read came: a leader that was deposed and does not know it would
+    confirm such a one.
+    """
+
+    @staticmethod
+    def confirmed(node: str, index: int, floor: int) -> None:
+        """A read on ``node`` may be answered at ``index``; ``floor`` was committed when it was asked for."""
+        if index < floor:
+            raise Violation(
+                "reads are fresh", f"{node} confirms {index} for a read that came when {floor} was committed"
+            )
+
+    @staticmethod
+    def overdue(node: str, late_s: float) -> None:
+        """A running node has not ended a read although its deadline was ``late_s`` ago."""
+        raise Violation(
+            "reads are fresh", f"a read on {node} has not ended {late_s:.3f} s after its deadline"
+        )
 
 
 class LogMatching:
@@ -269,6 +408,50 @@ class QuorumDurability:
             )
 
 
+class CommitsAreCounted:
+    """A leader commits an entry of its own term that a majority has acknowledged to it in that term.
+
+    *Of its own term* (section 5.4.2, figure 8): an entry of an earlier one may be on a majority and still be
+    overwritten by a leader that a majority without it elects; with an entry of the leader's term behind it
+    that cannot be. *Acknowledged in that term* (figure 2): what was acknowledged earlier may be gone since.
+    The observer counts what has reached the leader, in answers to entries and to snapshots.
+    """
+
+    def __init__(self, voters: int) -> None:
+        self._others_needed = voters // 2
+        self._reigns: dict[str, int] = {}
+        self._acknowledged: dict[tuple[str, int], dict[str, int]] = {}
+
+    def acknowledged(self, leader: str, peer: str, term: int, index: int) -> None:
+        """``leader`` is told by ``peer``, which is in ``term``, that everything up to ``index`` is there."""
+        indexes = self._acknowledged.setdefault((leader, term), {})
+        indexes[peer] = max(index, indexes.get(peer, 0))
+
+    def believed(self, leader: str, term: int, match: Mapping[str, int]) -> None:
+        """``leader`` believes that each peer has everything up to an index."""
+        told = self._acknowledged.get((leader, term), {})
+        for peer, index in match.items():
+            if index > told.get(peer, 0):
+                raise Violation(
+                    "commits are counted",
+                    f"{leader} believes in term {term} that {peer} has entry {index}, which it was told of "
+                    f"{told.get(peer, 0)}",
+                )
+
+    def stepped(self, node: str, term: int, index: int, log: Shadow, *, leads: bool, moved: bool) -> None:
+        """``node`` is in ``term`` with everything up to ``index`` committed, which ``moved`` in this step."""
+        led = self._reigns.get(node) == term
+        self._reigns[node] = term if leads else -1
+        if not (leads and led and moved and self._others_needed):
+            return  # An only voter has nobody to wait for: all that is durable is committed.
+        rule, found = "commits are counted", log.term_at(index)
+        if found not in (None, term):
+            raise Violation(rule, f"{node} commits entry {index} of term {found} in term {term}")
+        told = sorted(p for p, upto in self._acknowledged.get((node, term), {}).items() if upto >= index)
+        if len(told) < self._others_needed:
+            raise Violation(rule, f"{node} commits entry {index} in term {term}, which {told} alone have")
+
+
 class NothingGoesBack:
     """Terms, votes, promised entries and commit indexes never go back, restarts included (figure 2).
 
@@ -311,6 +494,15 @@ class PromisesAreDurable:
     """
 
     @staticmethod
+    def synced(node: str, unsynced_bytes: int) -> None:
+        """A sync of ``node``'s journal has returned, and the disk has so much of it only in its cache."""
+        if unsynced_bytes:
+            raise Violation(
+                "promises are durable",
+                f"{node} has synced its journal, without {unsynced_bytes} of its bytes",
+            )
+
+    @staticmethod
     def spoke(node: str, what: str, term: int, durable: Shadow) -> None:
         """``node`` sends a message of ``term``."""
         if term > durable.hard_state.term:
@@ -336,6 +528,16 @@ class PromisesAreDurable:
             raise Violation(
                 "promises are durable",
                 f"{node} acknowledges entry {index}; entries up to {durable.last} are on its disk",
+            )
+
+    @staticmethod
+    def agreed(node: str, index: int, held: Shadow, leader: str, wanted: Shadow) -> None:
+        """``node`` says to ``leader`` that it has everything up to ``index``: it has the same, then."""
+        ours, theirs = held.term_at(index), wanted.term_at(index)
+        if None not in (ours, theirs) and ours != theirs:
+            raise Violation(
+                "acknowledgements are true",
+                f"{node} acknowledges entry {index}, which is of term {ours} here and {theirs} on {leader}",
             )
 
 

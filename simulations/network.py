@@ -125,8 +125,9 @@ class Network:
                 return
             if path.duplicate and draw() < path.duplicate:
                 self._fired(FaultKind.DUPLICATE)
-                # Mostly soon, sometimes when nobody expects it any more: in another term, say.
-                self._world.after(self._delay_s + self._late_s * draw() ** 4, self._arrive, *flight)
+                # Often right behind the first, sometimes when nobody expects it: in another term, say.
+                late_s = self._late_s * draw() ** 4 if draw() < 0.5 else 0.0
+                self._world.after(self._delay_s * (0.5 + draw()) + late_s, self._arrive, *flight)
         self._world.at(self._arrival(path, len(message)), self._arrive, *flight)
 
     def _arrival(self, path: Path, size: int) -> float:

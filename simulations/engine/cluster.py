@@ -15,6 +15,7 @@ from simulations.chronicle import SILENT, Chronicle, Ended
 from simulations.engine.node import READS_WHAT_IT_LEFT, STOPS_FOR_FAULTS, Node, State
 from simulations.engine.observer import Observer
 from simulations.engine.process import Process
+from simulations.engine.requests import Requests
 from simulations.engine.scenario import Scenario
 from simulations.faults import FaultKind
 from simulations.invariants import ProposalsResolveOnce, Violation
@@ -58,7 +59,7 @@ class Cluster:
         self.world = World(scenario.seed, chronicle)
         self.fired: Counter[FaultKind] = Counter()
         self.counts: Counter[str] = Counter()
-        self.observer = Observer(scenario.nodes)
+        self.observer = Observer(scenario.nodes, fallback_s=scenario.raft.leader_fallback_s)
         endpoints: dict[str, Endpoint] = {}
         self.network = Network(
             self.world,
@@ -75,6 +76,7 @@ class Cluster:
         }
         endpoints.update(self.nodes)
         self.chaos = Chaos(self.world, self.network, self.nodes, scenario.plan, self._count)
+        self.requests = Requests(self.world, scenario, self.nodes, self.observer, self.counts)
         self._random = self.world.stream("load")
         self._commands = 0
         self.recovery_s = 0.0
@@ -136,6 +138,7 @@ class Cluster:
             node.start()
         self.chaos.unleash()
         self._burst_later()
+        self.requests.begin()
         self.world.run(self.scenario.seconds)
         self._recover()
 

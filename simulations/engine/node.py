@@ -70,7 +70,11 @@ class Node:
     def deliver(self, peer: str, message: bytes) -> None:
         """See :class:`simulations.network.Endpoint`."""
         if self.process is not None and len(self._held) < SOCKET_MESSAGES_MAX:
-            self.perform(self.process, self.process.pump.message, peer, message)
+            self.perform(self.process, self._receive, self.process, peer, message)
+
+    def _receive(self, process: Process, peer: str, message: bytes) -> None:
+        self.observer.received(self.name, peer, message)
+        process.pump.message(peer, message)
 
     def link_up(self, peer: str) -> None:
         """See :class:`simulations.network.Endpoint`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgpack
 
@@ -14,9 +14,12 @@ from consensus.journal import Journal
 from consensus.ports import Applied
 from simulations.invariants import (
     Agreement,
+    CommitsAreCounted,
     Disks,
     ElectionSafety,
+    ElectionsAreWanted,
     LeaderCompleteness,
+    LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
     PromisesAreDurable,
@@ -32,16 +35,23 @@ _VOTE, _ACK = 2, 4
 _PROMISING = {1: "a request for votes", _VOTE: "a vote", 3: "an append", _ACK: "an answer", 5: "a heartbeat"}
 """The engine's messages that speak in the name of a term; the others promise nothing."""
 
+_REQUEST, _PRE_VOTE, _PRE_VOTE_ANSWER, _TRANSFER_VOTE, _TIMEOUT_NOW = 1, 6, 7, 8, 10
+
 
 class Observer:
     """Stands above the cluster. Every method may raise :class:`~simulations.invariants.Violation`."""
 
-    def __init__(self, nodes: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[str], *, fallback_s: float) -> None:
         self.disks = Disks(nodes)
         self.elections = ElectionSafety(len(nodes))
+        self.consent = ElectionsAreWanted(len(nodes))
+        self.contact = LeadersAreHeard(nodes, fallback_s)
         self.matching = LogMatching()
         self.agreement = Agreement()
+        self.commits = CommitsAreCounted(len(nodes))
         self.proposals = ProposalsResolveOnce()
+        self.on_reign: Callable[[], None] = lambda: None
+        """Called when the first entry of a later term than any before is committed."""
         self._states: dict[int, bytes] = {}
         self._commit = dict.fromkeys(nodes, 0)
         self._term = dict.fromkeys(nodes, 0)
@@ -73,6 +83,7 @@ class Observer:
         live = self.disks.live[node]
         for record in records:
             if type(record) is Entry:
+                self.elections.wrote(node, record.term)
                 self.matching.wrote(node, record, live.term_at(record.index - 1))
             live.take((record,))
         self.disks.note_pending(node, records)
@@ -96,6 +107,8 @@ class Observer:
         )
         self.disks.restarted(node, recovered)
         self._commit[node] = self._term[node] = 0
+        self.consent.reigns(node, None)
+        self.contact.led(node, 0.0, leads=False)
         if self.agreement.tip:
             self._durable(self.agreement.history[-1])
 
@@ -106,17 +119,34 @@ class Observer:
         self.steps += 1
         NothingGoesBack.advanced(node, "the commit index", self._commit[node], status.commit_index)
         NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
+        self.commits.stepped(
+            node,
+            status.term,
+            status.commit_index,
+            self.disks.live[node],
+            leads=status.role is Role.LEADER,
+            moved=status.commit_index > self._commit[node],
+        )
+        self.commits.believed(node, status.term, status.match)
         self._commit[node], self._term[node] = status.commit_index, status.term
 
-    def changed(self, node: str, status: EngineStatus) -> None:
-        """Role, term or leader of ``node`` changed."""
-        if status.role is Role.LEADER:
+    def changed(self, node: str, status: EngineStatus, now: float) -> None:
+        """Role, term or leader of ``node`` changed, at ``now`` on its clock."""
+        leads = status.role is Role.LEADER
+        self.consent.reigns(node, status.term if leads else None)
+        self.contact.led(node, now, leads=leads)
+        if status.leader is not None:
+            self.elections.followed(node, status.leader, status.term)
+        if leads:
             self.elections.led(node, status.term)
             LeaderCompleteness.led(node, status.term, self.disks.live[node], self.agreement.history)
 
     def committed(self, node: str, entry: Entry, batch: Batch, after: int) -> None:
         """``node`` is about to execute ``entry``, behind index ``after``."""
+        before = self.agreement.history[-1].term if self.agreement.tip else 0
         if self.agreement.committed(node, entry, after):
+            if entry.term > before:
+                self.on_reign()
             self._durable(entry)
             for command in batch.commands:
                 self.proposals.committed(command, entry.index)
@@ -158,17 +188,48 @@ class Observer:
             if done:
                 PromisesAreDurable.acknowledged(node, index, term, durable)
 
+    def received(self, node: str, peer: str, message: bytes) -> None:
+        """A message of ``peer`` has reached ``node``."""
+        self.contact.came(node, peer)
+        if message[0] == Kind.ENGINE:
+            if message[2] == _VOTE:
+                self.elections.voted(peer, node, msgpack.unpackb(message[1:])[1])
+            elif message[2] == _ACK:
+                _, term, _, next_index, success, _ = msgpack.unpackb(message[1:])
+                if success:
+                    self.commits.acknowledged(node, peer, term, next_index - 1)
+        elif message[0] == Kind.CHUNK_ACK:
+            term, index, _, done = msgpack.unpackb(message[1:])
+            if done:
+                self.commits.acknowledged(node, peer, term, index)
+
     def _spoke(self, node: str, peer: str, fields: Sequence[int]) -> None:
         durable = self.disks.durable[node]
         kind, term = fields[0], fields[1]
+        self._look_at_election(node, peer, kind, fields)
         if kind not in _PROMISING:
             return
         PromisesAreDurable.spoke(node, _PROMISING[kind], term, durable)
         if kind == _VOTE:
             PromisesAreDurable.voted(node, peer, term, durable)
-            self.elections.voted(node, peer, term)
         elif kind == _ACK and fields[4]:
-            PromisesAreDurable.acknowledged(node, fields[3] - 1, term, durable)
+            self._acknowledged(node, peer, term, fields[3] - 1)
+
+    def _acknowledged(self, node: str, peer: str, term: int, index: int) -> None:
+        disks = self.disks
+        PromisesAreDurable.acknowledged(node, index, term, disks.durable[node])
+        if term == disks.live[peer].hard_state.term == disks.live[node].hard_state.term:
+            PromisesAreDurable.agreed(node, index, disks.live[node], peer, disks.live[peer])
+
+    def _look_at_election(self, node: str, peer: str, kind: int, fields: Sequence[int]) -> None:
+        if kind == _PRE_VOTE:
+            self.consent.asked(node, fields[1], fields[2])
+        elif kind == _PRE_VOTE_ANSWER and fields[3]:
+            self.consent.consented(node, peer, fields[1], fields[2])
+        elif kind == _TIMEOUT_NOW:
+            self.consent.told_to_take_over(peer, fields[1])
+        elif kind in (_REQUEST, _TRANSFER_VOTE):
+            self.consent.called(node, fields[1], handed_over=kind == _TRANSFER_VOTE)
 
 
 class WatchedJournal:

@@ -23,6 +23,7 @@ from simulations.engine.observer import Observer, WatchedJournal
 from simulations.engine.register import Register
 from simulations.engine.scenario import Scenario
 from simulations.faulty_disk import FaultyDisk
+from simulations.invariants import PromisesAreDurable
 from simulations.network import Network
 from simulations.world import TIMER_STEP_S, Clock, World
 
@@ -94,7 +95,7 @@ class Process:
             generator=generator,
         )
         self._outbox: list[tuple[str, bytes]] = []
-        self._awake = False
+        self._awake = self._syncing = False
         self._timer_at = self._deadline = math.inf
         self.pump = Pump(
             self.engine,
@@ -136,8 +137,18 @@ class Process:
 
     def _turn(self) -> None:
         self._awake = False
-        self.pump.turn(self._node.clock.now())
+        now, busy = self._node.clock.now(), self._busy
+        self.pump.turn(now)
         self._stepped()
+        if not busy:
+            self._node.observer.contact.heard(self._node.name, now)
+            if not self._busy:
+                self._node.observer.contact.looked(self._node.name, now)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether the engine rests: a write is under way, or waits for room."""
+        return self._syncing or self.pump.disk_full
 
     def _stepped(self) -> None:
         node, status = self._node, self.engine.status()
@@ -172,6 +183,7 @@ class Process:
 
     def sync(self) -> None:
         """See :class:`consensus.ports.Shell`."""
+        self._syncing = True
         delay_s = self._node.sync_delay_s()
         if delay_s == 0:
             self._sync()
@@ -183,9 +195,13 @@ class Process:
         self._stepped()
 
     def _sync(self) -> None:
-        error = None
+        error, self._syncing = None, False
         try:
             self._watched.sync()
+            cached = self._node.disk.unsynced_bytes()
+            PromisesAreDurable.synced(
+                self._node.name, sum(count for path, count in cached.items() if path.startswith(JOURNAL))
+            )
         except ConsensusError as failure:
             error = failure
         self.pump.synced(self._node.clock.now(), error)
@@ -210,7 +226,7 @@ class Process:
     def changed(self, status: EngineStatus) -> None:
         """See :class:`consensus.ports.Shell`."""
         node = self._node
-        node.observer.changed(node.name, status)
+        node.observer.changed(node.name, status, node.clock.now())
         chronicle = self._world.chronicle
         chronicle.role(self._world.now, node.name, str(status.role), status.term, status.leader)
         leader = "no leader" if status.leader is None else f"leader {status.leader}"

@@ -12,6 +12,7 @@ import msgpack
 from consensus.batch import Batch
 from consensus.interface import Entry, SnapshotMeta
 from simulations.engine.observer import Observer
+from simulations.invariants import Violation
 from simulations.world import World
 
 Report = Callable[[int, Sequence[tuple[bytes, int]]], None]
@@ -92,14 +93,20 @@ class Register:
 
     def snapshot(self) -> bytes:
         """See :class:`consensus.ports.Sink`."""
-        padding = (self.digest * (self._padding_bytes // 16 + 1))[: self._padding_bytes]
-        packed: bytes = msgpack.packb([self.index, self.count, self.digest, padding])
+        packed: bytes = msgpack.packb([self.index, self.count, self.digest, self._padding()])
         return packed
+
+    def _padding(self) -> bytes:
+        return (self.digest * (self._padding_bytes // 16 + 1))[: self._padding_bytes]
 
     def restore(self, meta: SnapshotMeta, content: bytes) -> None:
         """See :class:`consensus.ports.Sink`."""
         self._waiting.clear()
         self._queued = 0
-        self.index, self.count, self.digest, _ = msgpack.unpackb(content)
+        self.index, self.count, self.digest, padding = msgpack.unpackb(content)
+        if padding != self._padding():
+            raise Violation(
+                "state machine safety", f"{self._node} restores a snapshot of {meta.index} that nobody took"
+            )
         self._queued_index = self.index
         self._observer.restored(self._node, meta, self.digest)

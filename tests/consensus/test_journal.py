@@ -175,6 +175,24 @@ def test_a_full_disk_keeps_nothing_of_the_append_and_the_same_append_works_later
     assert (found.hard_state, found.entries) == (HardState(5, "a"), entries(1, 9))
 
 
+def test_what_a_full_disk_took_of_a_write_does_not_come_back_in_a_full_segment() -> None:
+    disk = MemoryDisk()
+    journal = fill(disk, 6)
+    journal.sync()
+    disk.capacity_bytes = disk.used_bytes + 1
+    with pytest.raises(DiskFull):
+        journal.append(entries(7, 7))
+    disk.capacity_bytes = None
+    # Too much for what is left of the segment.
+    journal.append([entry(7, data=bytes(SMALL.segment_bytes_max))])
+    journal.sync()
+    assert len(disk.list_names("journal")) == 2
+    # The byte that was written survives, and that it was cut off does not.
+    survivors = iter([True, False])
+    found = Journal.open(disk.crash(scatter=lambda: next(survivors, True)), "journal").take_found()
+    assert [each.index for each in found.entries] == list(range(1, 8))
+
+
 def test_a_disk_that_fills_up_at_any_byte_of_a_rotation() -> None:
     for room in range(0, 400, 3):
         disk = MemoryDisk()

@@ -16,14 +16,18 @@ from consensus.interface import (
 )
 from simulations.invariants import (
     Agreement,
+    CommitsAreCounted,
     Disks,
     ElectionSafety,
+    ElectionsAreWanted,
     LeaderCompleteness,
+    LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
     PromisesAreDurable,
     ProposalsResolveOnce,
     QuorumDurability,
+    ReadsAreFresh,
     Shadow,
     Violation,
 )
@@ -269,3 +273,146 @@ def test_outcomes_that_are_not(events: list[str]) -> None:
 def test_a_proposal_without_an_outcome_is_a_violation() -> None:
     with pytest.raises(Violation, match=r"no outcome on n1 0\.500 s after its deadline"):
         ProposalsResolveOnce.overdue(b"a", "n1", 0.5)
+
+
+def test_an_election_needs_the_consent_of_a_majority_to_this_very_asking() -> None:
+    rule = ElectionsAreWanted(5)
+    rule.asked("a", 3, 70)
+    rule.consented("b", "a", 2, 70)
+    rule.consented("b", "a", 2, 70)
+    with pytest.raises(
+        Violation, match=r"a calls an election in term 3 with the consent of \['a', 'b'\] alone"
+    ):
+        rule.called("a", 3, handed_over=False)
+    rule.consented("c", "a", 2, 70)
+    rule.called("a", 3, handed_over=False)
+    rule.asked("a", 3, 71)
+    rule.consented("d", "a", 2, 70)
+    with pytest.raises(Violation, match="elections are wanted"):
+        rule.called("a", 3, handed_over=False)
+    rule.consented("d", "a", 2, 71)
+    rule.consented("e", "a", 2, 71)
+    with pytest.raises(Violation, match="in term 4"):
+        rule.called("a", 4, handed_over=False)
+    ElectionsAreWanted(1).called("a", 1, handed_over=False)
+
+
+def test_who_takes_over_was_told_to() -> None:
+    rule = ElectionsAreWanted(3)
+    rule.told_to_take_over("b", 4)
+    rule.called("b", 5, handed_over=True)
+    with pytest.raises(Violation, match="as if it had been told to"):
+        rule.called("b", 6, handed_over=True)
+    with pytest.raises(Violation, match="as if it had been told to"):
+        rule.called("c", 5, handed_over=True)
+
+
+def test_a_leader_wants_no_election_in_its_term() -> None:
+    rule = ElectionsAreWanted(3)
+    rule.asked("a", 3, 70)
+    rule.reigns("b", 2)
+    with pytest.raises(Violation, match="b leads term 2 and consents"):
+        rule.consented("b", "a", 2, 70)
+    rule.consented("b", "a", 3, 70)
+    rule.reigns("b", None)
+    rule.consented("b", "a", 2, 70)
+
+
+def test_a_leader_that_hears_no_majority_leads_no_more() -> None:
+    rule = LeadersAreHeard(("a", "b", "c", "d", "e"), 1.0)
+    rule.looked("a", 100.0)
+    rule.led("a", 100.0, leads=True)
+    rule.came("a", "b")
+    rule.heard("a", 101.0)
+    rule.looked("a", 101.0)
+    rule.came("a", "c")  # and waits for its turn
+    with pytest.raises(Violation, match=r"a leads on, 1\.500 s after a majority was heard"):
+        rule.looked("a", 101.5)
+    rule.heard("a", 101.6)
+    rule.looked("a", 102.0)
+    with pytest.raises(Violation, match="leaders are heard"):
+        rule.looked("a", 102.1)
+    rule.led("a", 103.0, leads=False)
+    rule.looked("a", 200.0)
+    LeadersAreHeard(("a",), 1.0).looked("a", 9.0)
+
+
+def test_a_read_sees_what_was_committed_when_it_came_and_ends() -> None:
+    ReadsAreFresh.confirmed("a", 7, 7)
+    with pytest.raises(Violation, match="a confirms 6 for a read that came when 7 was committed"):
+        ReadsAreFresh.confirmed("a", 6, 7)
+    with pytest.raises(Violation, match=r"has not ended 0\.200 s after its deadline"):
+        ReadsAreFresh.overdue("a", 0.2)
+
+
+def test_a_follower_follows_who_was_elected() -> None:
+    rule = ElectionSafety(3)
+    rule.voted("b", "a", 1)
+    rule.led("a", 1)
+    rule.followed("b", "a", 1)
+    with pytest.raises(Violation, match="b follows c in term 1, which a leads"):
+        rule.followed("b", "c", 1)
+    with pytest.raises(Violation, match="b follows c in term 2, for which it has votes of"):
+        rule.followed("b", "c", 2)
+    rule.voted("b", "c", 2)
+    rule.followed("b", "c", 2)  # its first words came before it was seen to lead
+
+
+def step(rule: CommitsAreCounted, index: int, log: Shadow, *, term: int = 2) -> None:
+    rule.stepped("a", term, index, log, leads=True, moved=True)
+
+
+def test_a_leader_commits_what_a_majority_acknowledged_in_its_term() -> None:
+    log = shadow(entry(1), entry(2), entry(3, 2), entry(4, 2))
+    rule = CommitsAreCounted(5)
+    step(rule, 1, log)  # what it knew when it was elected
+    rule.acknowledged("a", "b", 2, 3)
+    rule.acknowledged("a", "c", 2, 4)
+    step(rule, 3, log)
+    rule.acknowledged("a", "d", 1, 4)
+    with pytest.raises(Violation, match=r"a commits entry 4 in term 2, which \['c'\] alone have"):
+        step(rule, 4, log)
+    rule.acknowledged("a", "d", 2, 4)
+    step(rule, 4, log)
+    step(CommitsAreCounted(1), 4, log)
+
+
+def test_a_leader_commits_no_entry_of_an_earlier_term_by_counting() -> None:
+    log = shadow(entry(1), entry(2), entry(3, 2))
+    rule = CommitsAreCounted(3)
+    step(rule, 1, log)
+    rule.acknowledged("a", "b", 2, 3)
+    with pytest.raises(Violation, match="a commits entry 2 of term 1 in term 2"):
+        step(rule, 2, log)
+    step(rule, 3, log)
+
+
+def test_what_is_acknowledged_is_what_the_leader_has() -> None:
+    ours, theirs = shadow(entry(1), entry(2)), shadow(entry(1), entry(2, 2), entry(3, 2))
+    PromisesAreDurable.agreed("b", 1, ours, "a", theirs)
+    PromisesAreDurable.agreed("b", 3, ours, "a", theirs)
+    with pytest.raises(Violation, match="b acknowledges entry 2, which is of term 1 here and 2 on a"):
+        PromisesAreDurable.agreed("b", 2, ours, "a", theirs)
+
+
+def test_a_sync_leaves_nothing_in_the_cache() -> None:
+    PromisesAreDurable.synced("a", 0)
+    with pytest.raises(Violation, match="a has synced its journal, without 7 of its bytes"):
+        PromisesAreDurable.synced("a", 7)
+
+
+def test_a_leader_believes_no_more_than_it_was_told_in_its_term() -> None:
+    rule = CommitsAreCounted(3)
+    rule.acknowledged("a", "b", 2, 7)
+    rule.believed("a", 2, {"b": 7, "c": 0})
+    with pytest.raises(Violation, match="a believes in term 3 that b has entry 7, which it was told of 0"):
+        rule.believed("a", 3, {"b": 7, "c": 0})
+
+
+def test_votes_that_come_after_a_leader_has_begun_are_too_late() -> None:
+    rule = ElectionSafety(5)
+    rule.voted("b", "a", 1)
+    rule.wrote("a", 1)
+    rule.voted("c", "a", 1)
+    with pytest.raises(Violation, match=r"a leads term 1 with votes of \['a', 'b'\] alone"):
+        rule.led("a", 1)

@@ -401,6 +401,51 @@ def test_12_guarded_steps_down_when_others_may_elect() -> None:
         cluster.nodes["a"].propose(b"x", cluster.now)
 
 
+# -- 13: a read at a leader that was deposed and does not know it -------------------------------------
+
+
+def script_deposed_without_knowing(cluster: Scripted) -> None:
+    """a leads and is cut off; b is elected by c, and has a command committed that a never hears of."""
+    cluster.elect("a")
+    cluster.propose("a", "old")
+    cluster.flush()
+    cluster.heartbeat("a")
+    cluster.flush()
+    cluster.expire("b")
+    cluster.flush("b", "c")
+    cluster.propose("b", "new")
+    cluster.flush("b", "c")
+    assert cluster.applied("b") == ["old", "new"]
+
+
+def test_13_bare_leader_has_nothing_to_tell_that_what_it_holds_is_old(bare: Callable[..., Bare]) -> None:
+    cluster = bare("abc")
+    script_deposed_without_knowing(cluster)
+    node = cluster.nodes["a"]
+    cluster.tick("a")
+    assert node._isLeader()
+    assert node.isReady()
+    assert cluster.applied("a") == ["old"]
+
+
+def test_13_guarded_leader_answers_no_read_until_it_knows() -> None:
+    cluster = Guarded("abc")
+    script_deposed_without_knowing(cluster)
+    cluster.wire.clear()
+    cluster.nodes["a"].read_index(7, cluster.now)
+    cluster.perform("a")
+    cluster.flush("a", "b", "c")
+    told = cluster.outputs["a"]
+    assert not cluster.is_leader("a")
+    assert [output.reads for output in told if output.reads] == []
+    assert [context for output in told for context in output.reads_refused] == [7]
+    cluster.nodes["b"].read_index(8, cluster.now)
+    cluster.perform("b")
+    cluster.flush()
+    [(context, index)] = [read for output in cluster.outputs["b"] for read in output.reads]
+    assert (context, index) == (8, cluster.commit_index("b"))
+
+
 # -- 14: pickle in messages ---------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Whole runs of the engine level: clean ones, the same ones, and ones that must not be."""
+"""Whole runs of the engine level: clean, equal and void ones. What must not be clean is in `../mutants`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from consensus.journal import Journal
-from consensus.pump import Pump
-from consensus.raft.log import MemoryLog
 from simulations.engine.cluster import Cluster
 from simulations.engine.scenario import Scenario
 from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
@@ -104,40 +101,3 @@ def test_every_kind_of_fault_fires(kind: FaultKind) -> None:
     outcome = run(three_nodes(), seconds=25, plan=FaultPlan(tuple(faults)))
     assert outcome.verdict is Verdict.CLEAN, outcome.reason
     assert outcome.faults.get(str(kind), 0) > 0
-
-
-def first_failure(seeds: range) -> Outcome | None:
-    for seed in seeds:
-        outcome = run(seed)
-        if outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
-            return outcome
-    return None
-
-
-def skip_syncs(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Journal, "_sync_file", lambda _self: None)
-
-
-def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
-    perform = Pump._perform
-
-    def early(self: Pump, output, now: float) -> None:  # type: ignore[no-untyped-def]
-        self._send_all(output.send)
-        output.send = []
-        self._flush()
-        perform(self, output, now)
-
-    patch.setattr(Pump, "_perform", early)
-
-
-def forget_the_vote(patch: pytest.MonkeyPatch) -> None:
-    note = MemoryLog.setCurrentTerm
-    patch.setattr(MemoryLog, "setCurrentTerm", lambda self, term, _vote: note(self, term, None))
-
-
-@pytest.mark.parametrize("break_it", [skip_syncs, acknowledge_before_the_sync, forget_the_vote])
-def test_a_broken_product_is_found_out(break_it, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    break_it(monkeypatch)
-    outcome = first_failure(range(20))
-    assert outcome is not None
-    assert outcome.verdict is Verdict.SAFETY

@@ -1,0 +1,26 @@
+"""All mutants by name, and those that the tests of every change hunt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from simulations.mutants import elections, proposals, reads, replication, snapshots, state, storage
+from simulations.mutants.mutant import Mutant
+
+_GROUPS = (storage, replication, elections, reads, proposals, snapshots, state)
+
+MUTANTS: dict[str, Mutant] = {mutant.name: mutant for part in _GROUPS for mutant in part.GROUP.mutants}
+"""In the order of the groups."""
+
+
+class NoSuchMutant(ValueError):
+    """There is no mutant of that name."""
+
+
+def select(names: Iterable[str]) -> list[Mutant]:
+    """The mutants of these names, or all where there are none. Raises :class:`NoSuchMutant`."""
+    wanted = list(dict.fromkeys(names))
+    unknown = [name for name in wanted if name not in MUTANTS]
+    if unknown:
+        raise NoSuchMutant(f"there is no mutant {', '.join(unknown)}; there are: {', '.join(MUTANTS)}")
+    return [MUTANTS[name] for name in wanted] or list(MUTANTS.values())

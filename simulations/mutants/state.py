@@ -1,0 +1,169 @@
+"""Mistakes behind the order, in the replicated state and the nodes around it: these show with whole nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from consensus.batch import Batch
+from consensus.interface import Entry
+from mcp.causality.vector import VersionVector
+from mcp.errors import VersionConflict
+from mcp.node.deploy import Deployer
+from mcp.node.order import Order
+from mcp.node.ordered import OrderedState, UserMachine
+from mcp.node.reads import Reads
+from mcp.state.inferences import Inferences
+from mcp.state.keys import Keys
+from mcp.state.sessions import Sessions
+from mcp.state.state import Applied, ReplicatedState
+from simulations.mutants.mutant import Group, Patch
+
+GROUP = Group("state and nodes", level="node")
+
+
+@GROUP.mutant()
+def repeated_commands_are_executed_again(patch: Patch) -> None:
+    """The table of results is not looked at: a command that is sent again takes effect again."""
+
+    def anew(self: ReplicatedState, command: Any, moment: Any) -> Applied:
+        value, error, events = self._execute(command, moment)
+        return Applied(value, error, events, executed=True)
+
+    patch.method(ReplicatedState, "_issue", anew)
+
+
+@GROUP.mutant()
+def snapshots_lack_the_results_of_sessions(patch: Patch) -> None:
+    """The table of results is left out of snapshots: who restores one executes repeated commands again."""
+    to_plain = patch.original(Sessions, "to_plain")
+
+    def without(self: Sessions) -> list[Any]:
+        opened, *rest = to_plain(self)
+        return [[[*fields[:4], []] for fields in opened], *rest]
+
+    patch.method(Sessions, "to_plain", without)
+
+
+@GROUP.mutant()
+def snapshots_lack_the_sessions(patch: Patch) -> None:
+    """A state that is restored from a snapshot knows no session."""
+    to_plain = patch.original(Sessions, "to_plain")
+
+    def without(self: Sessions) -> list[Any]:
+        _, *rest = to_plain(self)
+        return [[], *rest]
+
+    patch.method(Sessions, "to_plain", without)
+
+
+@GROUP.mutant()
+def snapshots_lack_an_executor(patch: Patch) -> None:
+    """The state of a user's executor is not in snapshots."""
+
+    def nothing(_self: UserMachine) -> bytes:
+        return b"\x90"
+
+    patch.method(UserMachine, "snapshot", nothing)
+
+
+@GROUP.mutant()
+def sessions_are_not_waited_for(patch: Patch) -> None:
+    """A read in a session is answered at once, also by a node that has not executed what the session saw."""
+
+    async def at_once(_self: Order, _index: int, _timeout_s: float) -> None:
+        return
+
+    patch.method(Order, "wait_applied", at_once)
+
+
+@GROUP.mutant()
+def causality_is_ignored(patch: Patch) -> None:
+    """The version vector that comes with a read is taken for empty."""
+    read = patch.original(Reads, "read")
+
+    async def forgetful(
+        self: Reads,
+        kind: str,
+        args: Mapping[str, Any],
+        consistency: str,
+        vector: VersionVector,
+        timeout_s: float,
+    ) -> tuple[int, Any]:
+        told: tuple[int, Any] = await read(self, kind, args, consistency, VersionVector(), timeout_s)
+        return told
+
+    patch.method(Reads, "read", forgetful)
+
+
+@GROUP.mutant()
+def linearizable_reads_are_local(patch: Patch) -> None:
+    """A linearizable read is answered from whatever is here."""
+
+    async def nothing(self: Order, _timeout_s: float) -> int:
+        return self.applied_index
+
+    patch.method(Order, "barrier", nothing)
+
+
+@GROUP.mutant()
+def fencing_tokens_are_not_compared(patch: Patch) -> None:
+    """A result counts whichever node reports it, and under whichever token."""
+    complete = patch.original(Inferences, "complete")
+
+    def trusting(self: Inferences, args: dict[str, Any], moment: Any) -> Any:
+        record = self.get(args["id"])
+        if record is not None and record.assignee is not None:
+            args = {**args, "node": record.assignee, "token": record.token}
+        return complete(self, args, moment)
+
+    patch.method(Inferences, "complete", trusting)
+
+
+@GROUP.mutant()
+def versions_are_not_compared(patch: Patch) -> None:
+    """A compare-and-set writes whatever the version is: the loser overwrites the winner."""
+    check = patch.original(Keys, "_check_version")
+
+    def blind(self: Keys, key: str, expected: int, attempted: bytes, moment: Any) -> None:
+        try:
+            check(self, key, expected, attempted, moment)
+        except VersionConflict:
+            return
+
+    patch.method(Keys, "_check_version", blind)
+
+
+@GROUP.mutant()
+def versions_begin_anew_after_a_delete(patch: Patch) -> None:
+    """A key that is created after it was deleted begins with version 1: an old version fits again."""
+    delete = patch.original(Keys, "delete")
+
+    def forgetful(self: Keys, args: dict[str, Any], moment: Any) -> dict[str, Any]:
+        told: dict[str, Any] = delete(self, args, moment)
+        self._deleted_version = 0
+        return told
+
+    patch.method(Keys, "delete", forgetful)
+
+
+@GROUP.mutant()
+def a_deploy_needs_no_quorum(patch: Patch) -> None:
+    """A model is announced while its bytes are on one node alone."""
+
+    async def alone(self: Deployer, _manifest: dict[str, Any], _timeout_s: float) -> set[str]:
+        return {self._node_id}
+
+    patch.method(Deployer, "_replicate", alone)
+
+
+@GROUP.mutant()
+def time_is_the_nodes_own(patch: Patch) -> None:
+    """Executing takes the time from the node's clock, and not the stamp in the entry."""
+    push = patch.original(OrderedState, "push")
+
+    def local(self: OrderedState, entry: Entry, batch: Batch) -> None:
+        push(self, entry, batch._replace(time_s=asyncio.get_running_loop().time()))
+
+    patch.method(OrderedState, "push", local)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,7 +13,7 @@ from typing import Any, Protocol, cast
 from consensus.journal import Journal
 from consensus.recovery import recover
 from consensus.snapshots import SnapshotStore
-from executor.interface import Pool
+from executor.interface import Executor, Pool
 from executor.onnx import OnnxRuntime
 from mcp.errors import DiskFull, McpError, StorageCorrupt, StorageError
 from mcp.node.assembly import Assembly
@@ -23,7 +24,6 @@ from mcp.node.surroundings import Surroundings
 from simulations.faults import FaultKind
 from simulations.faulty_disk import FaultyDisk
 from simulations.invariants import Violation
-from simulations.nodes import tally
 from simulations.nodes.disk import JOURNAL, SNAPSHOTS, MachineDisk
 from simulations.nodes.ledger import Ledger
 from simulations.nodes.pool import SimulatedPool
@@ -63,6 +63,9 @@ class Surrounding(Protocol):
 
     def reported(self, who: str, context: dict[str, Any]) -> None:
         """Something was raised that nobody awaits, as asyncio tells it."""
+
+    def executors(self, name: str) -> Mapping[str, Executor]:
+        """New executors for a process that starts on the machine ``name``."""
 
 
 class Unlocked:
@@ -165,7 +168,8 @@ class Machine:
             open_files=self._open_files,
             make_pool=self._make_pool,
         )
-        return Node(config, executors={tally.NAME: tally.Tally()}, surroundings=surroundings)
+        executors = self._around.executors(self.name)
+        return Node(config, executors=executors, surroundings=surroundings)
 
     async def _live(self, process: Process) -> None:
         node = process.node

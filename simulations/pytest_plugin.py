@@ -160,7 +160,9 @@ def _test(item: pytest.Item) -> str:
     path = os.path.relpath(item.path, item.config.invocation_params.dir)
     name = "::".join(item.nodeid.split("::")[1:])
     seed = item.callspec.id if isinstance(item, pytest.Function) else ""
-    return f"{path}::{name.removesuffix(f'[{seed}]') if seed.startswith('seed=') and '-' not in seed else name}"
+    return (
+        f"{path}::{name.removesuffix(f'[{seed}]') if seed.startswith('seed=') and '-' not in seed else name}"
+    )
 
 
 def _arguments(item: pytest.Item, seed: int) -> Sequence[str]:

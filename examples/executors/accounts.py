@@ -1,4 +1,4 @@
-"""A bank as a replicated state machine: accounts, and transfers that are refused where there is not enough."""
+"""A bank as a replicated state machine: transfers between accounts, refused where there is not enough."""
 
 from __future__ import annotations
 

@@ -276,7 +276,9 @@ class Cluster:
             self._advance(min(end, self.world.now + LOOK_S))
         self.recovery_s = self.world.now - healed_at
         self.world.tell("verdict", f"recovered in {self.recovery_s:.3f} s")
-        self._wait(self._all_done(), self._longest_call_s() + 11.0, "calls that were under way have not ended")
+        self._wait(
+            self._all_done(), self._longest_call_s() + 11.0, "calls that were under way have not ended"
+        )
 
     def _longest_call_s(self) -> float:
         return max(self.scenario.load.timeouts_s)

@@ -83,6 +83,11 @@ class Trial(Cluster):
         super().__init__(scenario, path)
         self._timeouts = self.world.stream("timeouts")
 
+    def fail(self, error: Exception) -> None:
+        """The run has failed: it ends soon, and what follows from the first thing wrong is not told."""
+        if not self.problems:
+            super().fail(error)
+
     # -- executors ----------------------------------------------------------------------------------
 
     def executors(self, name: str) -> Mapping[str, Executor]:

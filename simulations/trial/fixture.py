@@ -17,7 +17,7 @@ from executor.interface import Executor
 from simulations.faults import FaultPlan
 from simulations.invariants import Violation
 from simulations.levels import Level
-from simulations.shrink import shrink
+from simulations.shrink import shrink, signature
 from simulations.trial import repeat
 from simulations.trial.cluster import Make, NodeView, Subject, Trial, run
 from simulations.trial.scenario import Settings, draw
@@ -25,16 +25,16 @@ from simulations.verdict import Outcome, Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SHRINK_S: Final = 15.0
+SHRINK_S: Final = 10.0
 """Making a failure small may take about so long, in seconds of the machine's clock."""
 SHRINK_RUNS_MAX: Final = 40
 
 
-class ClusterFailed(pytest.fail.Exception):
+class ClusterFailed(Exception):
     """A rule was broken under a seed; ``outcome`` has the story."""
 
     def __init__(self, outcome: Outcome) -> None:
-        super().__init__(f"cluster, seed {outcome.seed}: {outcome.reason}", pytrace=False)
+        super().__init__(f"cluster, seed {outcome.seed}: {outcome.reason}")
         self.outcome = outcome
 
 
@@ -221,7 +221,7 @@ class ClusterFixture:
         )
         begun, small, same = time.monotonic(), failing, True
         if failing.failed_at_s is not None:
-            same = attempt(self._replay).trace_hash == failing.trace_hash
+            same = signature(attempt(self._replay)) == signature(failing)
             runs_max = min(SHRINK_RUNS_MAX, int(SHRINK_S / max(time.monotonic() - begun, 0.001)))
             small = shrink(level, failing, runs_max=runs_max) if same else failing
         (self._replay, self._repeated), self.outcome = kept, small

@@ -14,7 +14,11 @@ STORY_LINES: Final = 25
 def report(outcome: Outcome, test: str, *, planned: int, seconds: float, same: bool) -> str:
     """The whole text. ``test`` names the test; ``planned`` and ``seconds`` are what the seed stands for."""
     return "\n".join(
-        [f"cluster, seed {outcome.seed}: {outcome.reason}", "", *_lines(outcome, test, planned, seconds, same)]
+        [
+            f"cluster, seed {outcome.seed}: {outcome.reason}",
+            "",
+            *_lines(outcome, test, planned, seconds, same),
+        ]
     )
 
 
@@ -43,7 +47,7 @@ def _lines(outcome: Outcome, test: str, planned: int, seconds: float, same: bool
         yield from (f"    {line[:200]}" for line in lines)
     if not same:
         yield (
-            "  note     run again under the same seed it went another way: something in the test depends on "
+            "  note     run again under the same seed it did not fail so: something in the test depends on "
             "more than the seed. Draw from the random that a client is given, and keep time with asyncio."
         )
     yield f"  again    {command(outcome, test)}"

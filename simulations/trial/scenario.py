@@ -1,4 +1,4 @@
-"""What a seed stands for in a trial: the machines and habits of the node level, a user's faults and clients."""
+"""What a seed stands for in a trial: the node level's machines and habits, a user's faults and clients."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ def draw(seed: int, settings: Settings) -> Scenario:
     return replace(base, nodes=nodes, load=load, plan=_plan(generator, base, nodes, settings))
 
 
-def _plan(
-    generator: random.Random, base: Scenario, nodes: tuple[str, ...], settings: Settings
-) -> FaultPlan:
+def _plan(generator: random.Random, base: Scenario, nodes: tuple[str, ...], settings: Settings) -> FaultPlan:
     kinds = settings.faults
     if kinds is None:
         kinds = tuple(kind for kind in KINDS if generator.random() < 0.35) or (FaultKind.KILL,)

@@ -102,7 +102,8 @@ class Trial(Cluster):
                 name,
                 pure=self.subject.pure,
                 fail=self.fail,
-                changed=functools.partial(self._changed, view),
+                executed=functools.partial(self._look_at, view),
+                restored=functools.partial(self._restored, view),
             )
             for key, inner in made.items()
         }
@@ -122,9 +123,9 @@ class Trial(Cluster):
     def _make_one(self, name: str) -> Executor:
         return self._make()[name]
 
-    def _changed(self, view: NodeView, what: str) -> None:
-        # Not before all executors of the node have restored theirs, nor within the product's own code.
-        self.world.soon(self._look_at, view, what)
+    def _restored(self, view: NodeView) -> None:
+        # Not before all executors of the node have restored theirs.
+        self.world.soon(self._look_at, view, "restoring a snapshot")
 
     def _look_at(self, view: NodeView, what: str) -> None:
         """Ask every invariant about one node."""
@@ -135,8 +136,7 @@ class Trial(Cluster):
             try:
                 holds = invariant(view)
             except Exception as error:
-                kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-                told = f"{kind}{error or 'the assertion failed'} ({_where(error)})"
+                told = _told(error)
             else:
                 if holds is not False:
                     continue
@@ -181,8 +181,7 @@ class Trial(Cluster):
             except Misuse as misuse:
                 self.fail(misuse)
             except Exception as error:
-                told = f"{error or 'the assertion failed'} ({_where(error)})"
-                self.fail(Crash(f"{type(error).__name__} in {name}, of client {client.name}: {told}"))
+                self.fail(Crash(f"{name}, of client {client.name}: {_told(error)}"))
 
     async def _fresh_write(self, tasks: Any) -> Any:
         try:
@@ -268,8 +267,14 @@ class _TrialLedger(Ledger):
             self._trial.note_execution(command, applied, self._last)
 
 
+def _told(error: Exception) -> str:
+    """An error of the user's code, with the innermost line of theirs that it went through."""
+    first, *more = (str(error) or "the assertion failed").splitlines()
+    kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+    return "\n".join([f"{kind}{first} ({_where(error)})", *more])
+
+
 def _where(error: Exception) -> str:
-    """The innermost line of the user's that an error went through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_PACKAGES)]
     chosen = (own or frames)[-1]

@@ -9,6 +9,7 @@ from typing import Final
 from simulations.verdict import Outcome
 
 STORY_LINES: Final = 25
+LINE_CHARACTERS_MAX: Final = 160
 
 
 def report(outcome: Outcome, test: str, *, planned: int, seconds: float, same: bool) -> str:
@@ -32,6 +33,13 @@ def command(outcome: Outcome, test: str) -> str:
     return shlex.join(words)
 
 
+def _end(outcome: Outcome) -> int:
+    """Where the story has come to the point: what follows the failure explains nothing."""
+    lines = outcome.story.lines
+    told = (i for i, line in enumerate(lines) if line.who == "verdict" and outcome.reason in line.what)
+    return next(told, len(lines)) + 2
+
+
 def _lines(outcome: Outcome, test: str, planned: int, seconds: float, same: bool) -> Iterator[str]:
     shrunk = outcome.fault_numbers is not None or outcome.seconds is not None
     kept = planned if outcome.fault_numbers is None else len(outcome.fault_numbers)
@@ -41,10 +49,10 @@ def _lines(outcome: Outcome, test: str, planned: int, seconds: float, same: bool
         yield f"  when     after {outcome.failed_at_s:.3f} virtual seconds, with {outcome.nodes} nodes"
     small = f"; {kept} of {planned} planned, {under_fire:g} of {seconds:g} s" if shrunk else ""
     yield f"  faults   {happened}{small}"
-    lines = list(outcome.story.render())[-STORY_LINES:]
+    lines = list(outcome.story.render())[: _end(outcome)][-STORY_LINES:]
     if lines:
         yield "  story    its last lines:"
-        yield from (f"    {line[:200]}" for line in lines)
+        yield from (f"    {line.splitlines()[0][:LINE_CHARACTERS_MAX]}" for line in lines)
     if not same:
         yield (
             "  note     run again under the same seed it did not fail so: something in the test depends on "

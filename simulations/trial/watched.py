@@ -40,8 +40,8 @@ BEGUN_EMPTY: Final = "executed every command"
 class Watched:
     """The executor of one process. ``make`` gives another of the same make; ``fail`` takes what is wrong.
 
-    ``changed`` is called after every command, with what it was, and after a restore. Where ``pure`` is false
-    nobody looks at what the executor calls.
+    ``executed`` is called after every command, with what it was, and ``restored`` after a restore. Where
+    ``pure`` is false nobody looks at what the executor calls.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Watched:
         *,
         pure: bool,
         fail: Callable[[Exception], None],
-        changed: Callable[[str], None],
+        executed: Callable[[str], None],
+        restored: Callable[[], None],
     ) -> None:
         self.inner = inner
         self._make = make
@@ -62,7 +63,8 @@ class Watched:
         self._node = node
         self._pure = pure
         self._fail = fail
-        self._changed = changed
+        self._executed = executed
+        self._restored = restored
         self._origin = BEGUN_EMPTY
         self._saved: bytes | None = None
         """The snapshot from which the twin was made."""
@@ -90,7 +92,7 @@ class Watched:
         elif len(self._since) >= TWIN_COMMANDS:
             self._set_back_twin()
             self._renew_twin(snapshot)
-        self._changed(what)
+        self._executed(what)
         return result
 
     def snapshot(self) -> bytes:
@@ -102,7 +104,7 @@ class Watched:
         self._restore(self.inner, snapshot, "a running executor")
         self._origin = "restored from a snapshot"
         self._twin = None
-        self._changed("restoring a snapshot")
+        self._restored()
 
     # -- what is demanded ---------------------------------------------------------------------------
 

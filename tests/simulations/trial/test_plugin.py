@@ -114,10 +114,12 @@ def test_a_failure_tells_the_rule_the_story_and_a_command_that_shows_it_again(
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
     assert re.search(r"cluster, seed 1: few: on n\d, after log, b'w\d+' at \d+\.\d+: too many", text)
-    assert re.search(r"\(test_it\.py:\d+\)", text)
+    assert re.search(r"too many \(test_it\.py:\d+\)", text)
     assert "Traceback" not in text
     assert "faults   none; 0 of" in text, "no fault is needed for it, and shrinking finds that"
     assert re.search(r"\d s +n1 +starts", text)
+    at, last = re.findall(r"on n\d, after log, (b'w\d+' at \d+\.\d+)", text)[0], text.splitlines()
+    assert any("verdict" in line and at in line for line in last), "the story says when"
     assert re.search(r"\d s +\d+\.\d+ +log b'w\d+': \d+", text)
     (again,) = re.findall(r"again +(pytest .*)", text)
     assert again.startswith("pytest test_it.py::test_it --cluster-seed 1 --cluster-seconds ")
@@ -270,7 +272,7 @@ def test_what_a_test_cannot_mean_is_told(pytester: pytest.Pytester) -> None:
         "cluster.client takes an async function",
         "no command was executed in 2 virtual seconds: 0 calls",
         "client.execute('lag', ...): the cluster has the executors log",
-        r"AssertionError in look, of client c\d: not so",
+        r"look, of client c\d: not so \(test_it\.py:\d+\)",
         "runs once in a test",
         r"again: pytest test_it.py::test_its_own_assertion --cluster-seed 0",
     ):

@@ -14,7 +14,7 @@ import pytest
 
 from executor.interface import Command, Executor, Result
 from simulations.invariants import Violation
-from simulations.trial.replicas import Replicas
+from simulations.trial.replicas import Replicas, Step, answer_of
 from simulations.trial.watched import Watched
 
 
@@ -138,7 +138,8 @@ class Bench:
         self.make, self.pure = make, pure
         self.replicas = Replicas("it")
         self.problems: list[Exception] = []
-        self.changes: list[str] = []
+        self.executed: list[str] = []
+        self.restored: list[str] = []
 
     def node(self, name: str) -> Watched:
         return Watched(
@@ -148,7 +149,8 @@ class Bench:
             name,
             pure=self.pure,
             fail=self.problems.append,
-            changed=self.changes.append,
+            executed=self.executed.append,
+            restored=lambda: self.restored.append(name),
         )
 
     def rule(self) -> str:
@@ -183,8 +185,8 @@ def test_a_sound_executor_is_let_pass(make: Callable[[], Executor]) -> None:
     for command in commands(30):
         again.execute(command)
     assert bench.problems == []
-    assert bench.changes.count("restoring a snapshot") == 1
-    assert len(bench.changes) == 15 + 1 + 30 + 30
+    assert bench.restored == ["n2"]
+    assert len(bench.executed) == 15 + 30 + 30
 
 
 @pytest.mark.parametrize(
@@ -228,6 +230,16 @@ def test_replicas_that_differ_are_told_with_both_answers() -> None:
     assert bench.rule() == "executors are deterministic"
     assert "n1" in str(bench.problems[0])
     assert "n2" in str(bench.problems[0])
+
+
+def test_another_answer_is_found_where_the_states_are_equal() -> None:
+    replicas, (command,) = Replicas("it"), commands(1)
+    results = [Result(1), Result(1), Result(2)]
+    steps = [Step(command, f"n{i}", "", answer_of(r), r, b"state") for i, r in enumerate(results)]
+    assert [replicas.add(step) for step in steps[:2]] == [None, None]
+    found = replicas.add(steps[2])
+    assert found is not None
+    assert "n0 () and n2 () answered 1 and 2" in str(found)
 
 
 def test_a_replica_that_comes_from_a_snapshot_and_differs_blames_the_snapshot() -> None:

@@ -10,6 +10,7 @@ from simulations.engine.scenario import SECONDS, Scenario
 from simulations.faults import FaultPlan
 from simulations.nodes import cluster as nodes
 from simulations.nodes import scenario as nodes_scenario
+from simulations.nodes import upgrade
 from simulations.verdict import Outcome
 
 
@@ -48,6 +49,12 @@ def _run_nodes(seed: int, seconds: float, plan: FaultPlan) -> Outcome:
     return nodes.run(replace(nodes_scenario.Scenario.draw(seed), seconds=seconds, plan=plan))
 
 
+def _run_upgrade(seed: int, seconds: float, plan: FaultPlan) -> Outcome:
+    outcome = nodes.run(replace(upgrade.scenario_of(seed), seconds=seconds, plan=plan), upgrade.Upgrade)
+    outcome.level = "upgrade"
+    return outcome
+
+
 LEVELS = {
     "engine": Level(
         "engine",
@@ -62,5 +69,12 @@ LEVELS = {
         nodes_scenario.SECONDS,
         lambda seed: nodes_scenario.Scenario.draw(seed).plan,
         _run_nodes,
+    ),
+    "upgrade": Level(
+        "upgrade",
+        "the same during a rolling upgrade of the command schema, one node taken back on the way",
+        nodes_scenario.SECONDS,
+        lambda seed: upgrade.scenario_of(seed).plan,
+        _run_upgrade,
     ),
 }

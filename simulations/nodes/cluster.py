@@ -17,7 +17,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -497,9 +497,9 @@ def _warned(cluster: Cluster, message: Warning | str, category: type[Warning], *
         cluster.fail(Crash(f"warned: {message}"))
 
 
-def run(scenario: Scenario) -> Outcome:
+def run(scenario: Scenario, kind: Callable[[Scenario, Path], Cluster] = Cluster) -> Outcome:
     """Run ``scenario`` to its end. The same scenario gives the same outcome, in any process."""
     shared = Path("/dev/shm")  # noqa: S108
     folder = functools.partial(tempfile.TemporaryDirectory, dir=shared if shared.is_dir() else None)
     with folder(prefix="mcp-simulation-") as path:
-        return Cluster(scenario, Path(path)).run()
+        return kind(scenario, Path(path)).run()

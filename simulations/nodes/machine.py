@@ -21,6 +21,7 @@ from mcp.node.config import NodeConfig
 from mcp.node.node import Node
 from mcp.node.storage import NodeFiles
 from mcp.node.surroundings import Surroundings
+from mcp.state.commands import SCHEMA_MAX
 from simulations.faults import FaultKind
 from simulations.faulty_disk import FaultyDisk
 from simulations.invariants import Violation
@@ -101,6 +102,8 @@ class Machine:
         self.graves: list[VirtualLoop] = []
         self.slow_sync_s = 0.0
         self.paused = 0
+        self.schema_max = SCHEMA_MAX
+        """What the version that is installed here executes; for the processes to come."""
         self.clock = Clock(around.world)
         self._around = around
         self._random: random.Random = around.world.stream(f"{name}/machine")
@@ -159,6 +162,7 @@ class Machine:
             election_timeout_min_s=timing.election_timeout_min_s,
             election_timeout_max_s=timing.election_timeout_max_s,
             heartbeat_s=timing.heartbeat_s,
+            schema_max=self.schema_max,
             limits=scenario.node_limits,
             consensus_limits=scenario.limits,
         )
@@ -198,6 +202,24 @@ class Machine:
             self.start_later()
         else:
             self._around.fail(Violation(rule, f"{self.name} {what}: {error.code}: {error}"))
+
+    def stop_in_order(self) -> None:
+        """As its supervisor does before it starts another version; it starts again by itself."""
+        process = self.process
+        if process is None:
+            return
+        if not process.started:
+            self.kill("is told to stop while it starts")
+            self.start_later()
+            return
+        self._around.world.tell(self.name, "is told to stop")
+        stopping = process.loop.create_task(process.node.stop())
+        stopping.add_done_callback(lambda _: self._stopped(process))
+
+    def _stopped(self, process: Process) -> None:
+        if process is self.process:
+            self._end("has stopped in order", tell=True)
+            self.start_later()
 
     def start_later(self) -> None:
         """As its supervisor does."""

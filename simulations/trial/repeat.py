@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +43,7 @@ def repeat(replicas: Mapping[str, Replicas], pytest_arguments: Sequence[str], fo
     )[:COMMANDS_MAX]
     with tempfile.TemporaryDirectory(prefix="mcp-trial-") as scratch:
         path = Path(scratch) / "commands"
-        path.write_bytes(msgpack.packb([[name, *astuple(command)] for name, command, *_ in steps]))
+        path.write_bytes(msgpack.packb([[name, *command] for name, command, *_ in steps]))
         _start(path, [*pytest_arguments, "-o", f"cache_dir={scratch}/cache"], folder)
         told = msgpack.unpackb(_told(path).read_bytes())
     for (name, command, answer, digest, one), (other_answer, other_digest, other) in zip(

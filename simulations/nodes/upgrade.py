@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mcp.errors import McpError, Unsupported
+from mcp.errors import McpError, Unsupported, VersionMismatch
 from mcp.state.commands import Command
 from mcp.state.events import SchemaRaised
 from mcp.state.state import Applied, ReplicatedState
@@ -25,7 +25,7 @@ from simulations.checking.operations import Outcome as Done
 from simulations.faults import FaultKind
 from simulations.invariants import Violation
 from simulations.nodes.cluster import Cluster
-from simulations.nodes.ledger import Ledger
+from simulations.nodes.ledger import Ledger, Place
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, State
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import ClientTasks
@@ -75,8 +75,9 @@ class Upgrade(Cluster):
         """What the latest hello of each node in the log said that it executes."""
         self._key: str | None = None
         """The key that is to be deleted by its prefix."""
+        self._taken_back: set[str] = set()
         self._too_late: set[str] = set()
-        """Nodes that were taken back after the newer schema came into force."""
+        """Those of them that were taken back after the newer schema came into force."""
         for machine in self.machines.values():
             machine.schema_max = OLD
         for step in steps_of(scenario):
@@ -88,8 +89,10 @@ class Upgrade(Cluster):
         machine = self.machines[step.node]
         if self.over or machine.state is State.LOST:
             return
-        if step.schema_max == OLD and self._in_force() == NEW:
-            self._too_late.add(step.node)
+        if step.schema_max == OLD:
+            self._taken_back.add(step.node)
+            if self._in_force() == NEW:
+                self._too_late.add(step.node)
         self.world.tell(step.node, f"gets the version with schema {step.schema_max}")
         machine.schema_max = step.schema_max
         machine.stop_in_order()
@@ -125,8 +128,8 @@ class Upgrade(Cluster):
             return None
         if self._in_force() == OLD or "upgrade" not in str(error):
             return None
-        # Also one that was taken back in the moment before: it had not said so yet.
-        named = (name for name in self.machines if f": {name} " in str(error))
+        # Also one that was taken back in the moment before: what it had said last was the newer one.
+        named = (name for name in self._taken_back if f": {name} " in str(error))
         return next((name for name in named if self.machines[name].schema_max == OLD), None)
 
     # -- the newer command --------------------------------------------------------------------------
@@ -233,6 +236,13 @@ class _UpgradeLedger(Ledger):
     def __init__(self, upgrade: Upgrade) -> None:
         super().__init__(upgrade.scenario.digest_every, upgrade.fail)
         self._upgrade = upgrade
+
+    def _applied(
+        self, name: str, place: Place, data: bytes, applied: Applied, state: ReplicatedState
+    ) -> None:
+        stops = applied.error is not None and applied.error[0] == VersionMismatch.code
+        if not stops or applied.recorded:
+            super()._applied(name, place, data, applied, state)
 
     def _note(self, command: Command, applied: Applied, state: ReplicatedState) -> None:
         super()._note(command, applied, state)

@@ -177,7 +177,8 @@ class OrderedState:
             code, message = result.error or ("INTERNAL", "no result")
             _log.critical("entry %d: %s: %s\n%s", index, code, message, self._queue.last_defect)
             return Applied(None, (code, message, {}), (), executed=False)
-        if applied.error is not None and applied.error[0] == VersionMismatch.code:
+        # What is recorded is the same on every node: a user's executor may give that code too.
+        if applied.error is not None and applied.error[0] == VersionMismatch.code and not applied.recorded:
             raise InvariantViolated(f"entry {index}: {applied.error[1]}; upgrade this node, then start it")
         return applied
 

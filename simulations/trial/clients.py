@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from mcp.client.client import Client
 from mcp.client.exchange import Answer, Request
+from mcp.client.retry import Attempts
 from mcp.errors import InvalidArgument, InvariantViolated, McpError, ProtocolError
 from simulations.invariants import Violation
 from simulations.nodes.cluster import Crash
@@ -17,7 +18,7 @@ from simulations.trial.answers import Answers, Call
 from simulations.world import World
 
 _CALL: Final[contextvars.ContextVar[Call | None]] = contextvars.ContextVar("call", default=None)
-"""The command that is being sent, for whatever number it is sent under."""
+"""The command that is being sent, for whatever numbers it is sent under."""
 
 
 class Misuse(Crash):
@@ -51,16 +52,17 @@ class WatchedClient(Client):
         self._who = who
         self._around = around
         self._executors = frozenset(executors)
-        acquire = self._commands._acquire
+        send = self._exchange.call
 
-        async def noted(attempts: Any) -> Any:
-            ticket = await acquire(attempts)
+        async def noted(request: Request, attempts: Attempts, **more: Any) -> Answer:
             call = _CALL.get()
             if call is not None:
-                call.keys.append((ticket.session.id, ticket.seq))
-            return ticket
+                payload = request.payload(0.0) if callable(request.payload) else request.payload
+                if payload.get("op") == "machine.execute":
+                    call.keys.append((payload["session"], payload["seq"]))
+            return await send(request, attempts, **more)
 
-        self._commands._acquire = noted  # type: ignore[method-assign]
+        self._exchange.call = noted  # type: ignore[method-assign]
 
     async def execute(self, executor: str, data: bytes, *, timeout_s: float | None = None) -> Any:
         """See :meth:`mcp.client.client.Client.execute`."""

@@ -102,13 +102,15 @@ class OrderedState:
         self._on_restored = on_restored
         self._driver: Driver | None = None
         self._later: asyncio.Handle | None = None
+        self._closed = False
 
     def bind(self, driver: Driver) -> None:
         """Results go to this driver."""
         self._driver = driver
 
     def close(self) -> None:
-        """Execute nothing more."""
+        """Execute nothing more, also of what the driver still pushes on its way out."""
+        self._closed = True
         self._entries.clear()
         if self._later is not None:
             self._later.cancel()
@@ -121,6 +123,8 @@ class OrderedState:
 
     def push(self, entry: Entry, batch: Batch) -> None:
         """Queue an entry's commands, and execute what the slice allows."""
+        if self._closed:
+            return
         self._queue.push_entry(entry.index, entry.term, batch.time_s, batch.seed, batch.commands)
         self._entries.append((entry.index, batch.request_ids))
         if self._later is None:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from consensus.batch import Batch, encode_batch
+from consensus.interface import Entry, EntryKind
 from mcp.client.client import Client
 from mcp.errors import ConfigInvalid, InvalidArgument, Unsupported
 from mcp.node.config import NodeConfig
 from mcp.node.node import Node
-from mcp.state.commands import SCHEMA_MAX
+from mcp.node.ordered import OrderedState
+from mcp.state.commands import SCHEMA_MAX, encode_command
+from mcp.state.state import ReplicatedState
 from simulations.in_process import InProcessCluster, in_process_cluster, until
 
 
@@ -61,6 +65,30 @@ def test_a_node_that_is_taken_back_too_late_stops_and_says_what_to_do(tmp_path: 
             await cluster.equal()
 
     asyncio.run(scenario())
+
+
+def test_nothing_is_executed_behind_what_a_node_cannot_execute() -> None:
+    state = ReplicatedState(schema_max=1)
+    hello = {"node": "n1", "address": "n1", "incarnation": 1, "providers": [], "schema": 2}
+    commands = [
+        encode_command("member.hello", hello),
+        encode_command("schema.raise", {"schema": 2, "voters": ["n1"]}),
+        encode_command("session.open", {}, session="s" * 32, seq=1, ack=1),
+    ]
+    told: list[int] = []
+    ordered = OrderedState(
+        state,
+        queue_commands_max=10,
+        commands_per_slice=10,
+        on_applied=lambda index, _events: told.append(index),
+        on_restored=lambda _index: None,
+    )
+    # As the driver does with what came in one output of the engine.
+    for index, command in enumerate(commands, 1):
+        batch = Batch(1.0, 0, [bytes(16)], [command])
+        ordered.push(Entry(index, 1, EntryKind.COMMAND, encode_batch(batch)), batch)
+    assert told == [1]
+    assert (state.applied_index, len(state.sessions)) == (2, 0)
 
 
 def test_more_keys_than_one_command_deletes(tmp_path: Path) -> None:

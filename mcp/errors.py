@@ -82,6 +82,12 @@ class PermissionDenied(McpError):
     code = "PERMISSION_DENIED"
 
 
+class Unsupported(McpError):
+    """A node of the cluster runs an older version, which cannot execute this. Nothing was done."""
+
+    code = "UNSUPPORTED"
+
+
 class Unavailable(McpError):
     """Nobody can answer now: not connected, starting, stopping, or no quorum."""
 

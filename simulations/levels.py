@@ -11,6 +11,7 @@ from simulations.engine.scenario import SECONDS, Scenario
 from simulations.faults import FaultPlan
 from simulations.nodes import cluster as nodes
 from simulations.nodes import scenario as nodes_scenario
+from simulations.nodes import upgrade
 from simulations.verdict import Outcome
 
 
@@ -58,6 +59,13 @@ def _run_nodes(seed: int, seconds: float, plan: FaultPlan, chronicle: Chronicle)
     return nodes.run(replace(nodes_scenario.Scenario.draw(seed), seconds=seconds, plan=plan), chronicle)
 
 
+def _run_upgrade(seed: int, seconds: float, plan: FaultPlan, chronicle: Chronicle) -> Outcome:
+    scenario = replace(upgrade.scenario_of(seed), seconds=seconds, plan=plan)
+    outcome = nodes.run(scenario, chronicle, upgrade.Upgrade)
+    outcome.level = "upgrade"
+    return outcome
+
+
 LEVELS = {
     "engine": Level(
         "engine",
@@ -74,5 +82,13 @@ LEVELS = {
         lambda seed: nodes_scenario.Scenario.draw(seed).plan,
         _run_nodes,
         lambda seed: nodes_scenario.Scenario.draw(seed).nodes,
+    ),
+    "upgrade": Level(
+        "upgrade",
+        "the same during a rolling upgrade of the command schema, one node taken back on the way",
+        nodes_scenario.SECONDS,
+        lambda seed: upgrade.scenario_of(seed).plan,
+        _run_upgrade,
+        lambda seed: upgrade.scenario_of(seed).nodes,
     ),
 }

@@ -32,26 +32,33 @@ class _Shrinker:
         numbers: Sequence[int] = range(len(self._level.plan(self._best.seed).faults))
         if self._best.fault_numbers is not None:
             numbers = self._best.fault_numbers
-        at_s = self._best.failed_at_s
-        if at_s is not None and self._best.verdict is not Verdict.LIVENESS:
-            # The clock of the failing step, with room for rounding on the command line.
-            seconds = self._best.seconds or self._level.seconds
-            self._attempt(numbers, min(seconds, float(f"{at_s + 0.05:.2f}")))
-        minimal(list(numbers), lambda some: self._attempt(some, self._best.seconds))
+        self._shorten(numbers)
+        numbers = minimal(list(numbers), lambda some: self._attempt(some, self._best.seconds))
+        # With fewer faults it may fail sooner.
+        self._shorten(numbers)
         return self._best
+
+    def _shorten(self, numbers: Sequence[int]) -> None:
+        at_s, seconds = self._best.failed_at_s, self._best.seconds or self._level.seconds
+        if at_s is None or self._best.verdict is Verdict.LIVENESS:
+            return
+        # The clock of the failing step, with room for rounding on the command line.
+        shorter = float(f"{at_s + 0.05:.2f}")
+        if shorter < seconds:
+            self._attempt(numbers, shorter)
 
     def _attempt(self, numbers: Sequence[int], seconds: float | None) -> bool:
         if self._runs_left <= 0:
             return False
         self._runs_left -= 1
         outcome = run_seed(self._level, self._best.seed, seconds=seconds, fault_numbers=numbers)
-        fails = _signature(outcome) == _signature(self._best)
+        fails = signature(outcome) == signature(self._best)
         if fails:
             self._best = outcome
         return fails
 
 
-def _signature(outcome: Outcome) -> tuple[Verdict, str]:
+def signature(outcome: Outcome) -> tuple[Verdict, str]:
     """What makes two failures the same one: the verdict, and the rule or the kind of error."""
     rule = outcome.reason.split(":")[0] if outcome.verdict in (Verdict.SAFETY, Verdict.CRASH) else ""
     return outcome.verdict, rule.split(" in ")[0]

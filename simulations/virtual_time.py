@@ -156,10 +156,13 @@ class VirtualLoop(_Loop):
 
         Nothing of the simulation may look at the world any more: this is for memory's sake.
         """
-        for task in asyncio.all_tasks(self):
-            task.cancel()
+        cancelled: set[asyncio.Task[Any]] = set()
         self._report, self._still = None, False
         for _ in range(BURIAL_TURNS_MAX):
+            # Some begin others as they end.
+            for task in asyncio.all_tasks(self) - cancelled:
+                cancelled.add(task)
+                task.cancel()
             if not self._ready and not self._timers:
                 break
             if not self._ready:

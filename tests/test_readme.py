@@ -70,5 +70,10 @@ def test_the_cluster_example_runs_as_three_processes(tmp_path: Path) -> None:
     assert all(f"hello from {name}" in line for line in said for name in ("n1", "n2", "n3"))
 
 
+def test_the_test_of_an_executor_is_the_example_that_is_run() -> None:
+    # tests/simulations/trial/test_plugin.py runs it.
+    assert block("cluster.invariant") in (ROOT / "examples" / "executors" / "test_accounts.py").read_text()
+
+
 def test_every_python_block_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4

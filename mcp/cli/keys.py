@@ -118,9 +118,11 @@ def parsed(value: str) -> Any:
     epilog="""\b
 Examples:
   mcpctl delete greeting
-  mcpctl delete greeting --expected-version 2     only if nobody wrote since"""
+  mcpctl delete greeting --expected-version 2     only if nobody wrote since
+  mcpctl delete --prefix jobs/17/                 every key that begins so"""
 )
 @click.argument("key")
+@option("--prefix", "by_prefix", is_flag=True, help="Remove every key that begins with KEY.")
 @option(
     "--expected-version",
     type=click.IntRange(min=1),
@@ -128,12 +130,23 @@ Examples:
 )
 @json_option
 @client_command
-async def delete(client: Client, key: str, expected_version: int | None, as_json: bool) -> None:
+async def delete(
+    client: Client, key: str, by_prefix: bool, expected_version: int | None, as_json: bool
+) -> None:
     """Remove KEY.
 
     Returns once a quorum of the nodes has it on disk. A key that is not there is no error, unless a version
     of it is expected.
     """
+    if by_prefix:
+        if expected_version is not None:
+            raise InvalidArgument("--prefix is of many keys, --expected-version of one: give one of them")
+        count = await client.delete_prefix(key)
+        if as_json:
+            print_json({"prefix": key, "deleted": count})
+        else:
+            click.echo(f"{count} keys that begin with {key} are deleted")
+        return
     version = await client.delete(key, expected_version=expected_version)
     if as_json:
         print_json({"key": key, "deleted": version > 0, "version": version or None})

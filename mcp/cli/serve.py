@@ -31,6 +31,7 @@ from mcp.cli.options import (
 from mcp.errors import ConfigInvalid
 from mcp.node import Node, NodeConfig
 from mcp.node.surroundings import Surroundings
+from mcp.state.commands import SCHEMA_MAX
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONFIG_BYTES_MAX: Final = 1024 * 1024
@@ -134,6 +135,14 @@ cluster_membership_options = together(
         type=click.Choice(["raft", "solo"]),
         envvar="MCP_ENGINE",
         help="raft for voters that agree, solo for one process alone; by default raft if there are --peers.",
+    ),
+    option(
+        "--schema-max",
+        type=click.IntRange(1, SCHEMA_MAX),
+        default=SCHEMA_MAX,
+        show_default=True,
+        envvar="MCP_SCHEMA_MAX",
+        help="Execute commands up to this schema; lower while an upgrade may still be taken back.",
     ),
 )
 

@@ -118,6 +118,7 @@ def member(value: Mapping[str, Any]) -> MemberStatus:
         node=required(value, "node", str, what),
         address=_optional(value, "address", str) or "",
         state=_optional(value, "state", str) or "",
+        schema=_optional(value, "schema", int) or 1,
     )
 
 
@@ -141,6 +142,7 @@ def node_status(address: str, value: Mapping[str, Any]) -> NodeStatus:
         members=[member(item) for item in items(value.get("members"), what)],
         models=[model(item) for item in items(value.get("models"), what)],
         providers=strings(value.get("providers"), what),
+        schema=mapping(value.get("schema") or {}, what),
         storage=_optional(value, "storage", str) or "unknown",
         uptime_s=float(_optional(value, "uptime_s", (int, float)) or 0.0),
         version=_optional(value, "version", str) or "",

@@ -44,6 +44,7 @@ from mcp.wire.handshake import Identity, Role
 TIMEOUT_S: Final = 10.0
 """How long a call may take, unless the client or the call says otherwise."""
 DEPLOY_TIMEOUT_S: Final = 60.0
+_DELETED: Final = "the answer to a deletion by prefix"
 KEYS_PER_READ_MAX: Final = 1000
 """How many keys a node lists in one answer."""
 CONNECTION_LIMITS: Final = Limits(keepalive_s=1.5, dead_after_s=5.0)
@@ -288,6 +289,27 @@ class Client:
         if expected_version is not None:
             args["expected_version"] = arguments.expected_version(expected_version)
         return _version(await self._command("key.delete", args, timeout_s))
+
+    async def delete_prefix(self, prefix: str, *, timeout_s: float | None = None) -> int:
+        """Remove every key that starts with ``prefix``, which must not be empty; how many there were.
+
+        Up to 1,000 go at one position of the log; more of them are several commands, between which others
+        may come. Raises ``Unsupported`` while a node runs a version that cannot execute this (schema 2).
+        """
+        args = {"prefix": arguments.text("a prefix", prefix)}
+        timeout_s = arguments.timeout(timeout_s, self._timeout_s)
+        deadline = self._clock.monotonic() + timeout_s
+        deleted = 0
+        while True:
+            value = answers.mapping(await self._command("key.delete_prefix", args, timeout_s), _DELETED)
+            deleted += answers.required(value, "deleted", int, _DELETED)
+            timeout_s = deadline - self._clock.monotonic()
+            if not answers.required(value, "more", bool, _DELETED):
+                return deleted
+            if timeout_s <= 0:
+                raise DeadlineExceeded(
+                    f"{deleted} keys that start with {prefix!r:.80} are deleted, more are left: call again"
+                )
 
     # -- the user's own executors -----------------------------------------------------------------
 

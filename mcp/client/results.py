@@ -129,11 +129,12 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """A member as the replicated state has it."""
+    """A member as the replicated state has it. ``schema``: the newest commands that it executes."""
 
     node: str
     address: str
     state: str
+    schema: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ class NodeStatus:
     """What one node says of itself; or, with ``error``, why it said nothing.
 
     Indexes count log entries from 1. ``version`` is the protocol's, ``package_version`` that of the
-    installed software. ``storage`` is "ok", "full" or says what failed. ``details`` is the whole answer,
+    installed software. ``schema`` has that of the commands ``in_force``, and what the node executes at most
+    (``own_max``). ``storage`` is "ok", "full" or says what failed. ``details`` is the whole answer,
     with fields that this version does not name.
     """
 
@@ -169,6 +171,7 @@ class NodeStatus:
     members: list[MemberStatus] = field(default_factory=list)
     models: list[ModelStatus] = field(default_factory=list)
     providers: list[str] = field(default_factory=list)
+    schema: dict[str, Any] = field(default_factory=dict)
     storage: str = "unknown"
     uptime_s: float = 0.0
     version: str = ""

@@ -197,6 +197,10 @@ class SyncClient:
             lambda: self._client.delete(key, expected_version=expected_version, timeout_s=timeout_s)
         )
 
+    def delete_prefix(self, prefix: str, *, timeout_s: float | None = None) -> int:
+        """Remove every key that starts with ``prefix``. See :meth:`Client.delete_prefix`."""
+        return self._run(lambda: self._client.delete_prefix(prefix, timeout_s=timeout_s))
+
     def execute(self, executor: str, data: bytes, *, timeout_s: float | None = None) -> Any:
         """Have a command executed by the nodes' own executor. See :meth:`Client.execute`."""
         return self._run(lambda: self._client.execute(executor, data, timeout_s=timeout_s))

@@ -60,7 +60,9 @@ class Assembly:
         self._around = around
         self._clock = around.clock
         self._stack = stack
-        self.state = ReplicatedState(machines={name: UserMachine(e) for name, e in executors.items()})
+        self.state = ReplicatedState(
+            machines={name: UserMachine(e) for name, e in executors.items()}, schema_max=config.schema_max
+        )
         self.order = Order()
         self.reads = Reads(self.state, self.order)
         self.links = self._make_links(dial)
@@ -89,6 +91,12 @@ class Assembly:
 
     def _on_peer_down(self, peer: str) -> None:
         self.driver.on_disconnected(peer)
+
+    def _admit(self, op: str) -> None:
+        """Refuse a client's operation that is not a client's, or not in force."""
+        self.order.admit_client_op(op)
+        if not self.state.schema.has(op):
+            raise self.state.schema.refusal(op, self.driver.status().voters)
 
     def _on_model_ready(self, digest: str) -> None:
         self.follower.announce(digest)
@@ -226,6 +234,7 @@ class Assembly:
             self.artefacts,
             self.report.status,
             caught_up=lambda: self.membership.caught_up,
+            admit=self._admit,
             request_timeout_s_max=limits.request_timeout_s_max,
         )
         self._stack.push_async_callback(self.dispatch.close)

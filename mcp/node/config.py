@@ -10,6 +10,7 @@ from pathlib import Path
 
 from consensus.ports import DriverLimits
 from mcp.errors import ConfigInvalid
+from mcp.state.commands import SCHEMA_MAX
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VOTERS_MAX = 7
@@ -42,7 +43,9 @@ class NodeConfig:
     ``voters`` maps every voter's node id to the address at which peers reach it, this node's included;
     it is the same on every node. ``listen`` are the addresses to bind (``host:port`` or
     ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
-    node's entry in ``voters``, otherwise the first bound address.
+    node's entry in ``voters``, otherwise the first bound address. ``schema_max`` is the newest schema of
+    commands that this node executes: with an older one than the newest it can still be rolled back to a
+    version that knows no more.
 
     Raises :class:`~mcp.errors.ConfigInvalid` when the values contradict each other.
     """
@@ -55,6 +58,7 @@ class NodeConfig:
     cluster_key: bytes | None = None
     advertise: str | None = None
     engine: str = "raft"
+    schema_max: int = SCHEMA_MAX
     providers: tuple[str, ...] = ("cpu",)
     allow_provider_fallback: bool = False
     device_memory_bytes_max: int | None = None
@@ -98,6 +102,10 @@ class NodeConfig:
                 "this node included, and give the same list to every node"
             )
         self._check_addresses()
+        if not 1 <= self.schema_max <= SCHEMA_MAX:
+            raise ConfigInvalid(
+                f"schema_max={self.schema_max}: this version executes commands of schema 1 to {SCHEMA_MAX}"
+            )
         if len(self.voters) > VOTERS_MAX:
             raise ConfigInvalid(f"{len(self.voters)} voters; {VOTERS_MAX} at most")
 

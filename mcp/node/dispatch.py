@@ -53,6 +53,7 @@ class Dispatch:
         status: Callable[..., dict[str, Any]],
         *,
         caught_up: Callable[[], bool],
+        admit: Callable[[str], None],
         request_timeout_s_max: float,
     ) -> None:
         self.counts: dict[str, int] = {}
@@ -63,6 +64,7 @@ class Dispatch:
         self._artefacts = artefacts
         self._status = status
         self._caught_up = caught_up
+        self._admit = admit
         self._timeout_s_max = request_timeout_s_max
         self._active: dict[asyncio.Task[None], None] = {}
         self._at_once: dict[str, Callable[[Exchange], None]] = {
@@ -147,7 +149,7 @@ class Dispatch:
             seq=integer(payload, "seq"),
             ack=integer(payload, "ack"),
         )
-        self._order.admit_client_op(payload["op"])
+        self._admit(payload["op"])
         done = functools.partial(self._committed, exchange)
         self._order.submit(data, done, timeout_s=self._timeout_s(exchange))
 

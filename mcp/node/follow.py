@@ -75,6 +75,8 @@ class Follower:
         for event in happened:
             if isinstance(event, events.InferenceFinished):
                 self._reads.inference_changed(event.id)
+            elif isinstance(event, events.SchemaRaised):
+                _log.info("commands of schema %d are in force from log position %d on", event.schema, index)
             elif isinstance(event, _MODEL_EVENTS):
                 self._soon(models=True)
             elif isinstance(event, _RUN_EVENTS):

@@ -45,6 +45,7 @@ class Membership:
         self._order = order
         self._propose = propose
         self._providers = list(providers)
+        self._schema_max = state.schema.own_max
         self._dead_after_s = node_dead_after_s
         self._lease_s = inference_lease_s
         self._seen: dict[str, float] = {}
@@ -63,6 +64,7 @@ class Membership:
         if status.role is Role.LEADER:
             await self._report_the_quiet()
             await self._reassign_the_late()
+            await self._raise_schema(status.voters)
         else:
             self._seen.clear()
             self._lease_seen.clear()
@@ -74,7 +76,7 @@ class Membership:
             self.incarnation = me.incarnation + 1
         greeted = me is not None and me.up and me.incarnation == self.incarnation
         self.caught_up = self.caught_up or greeted
-        return greeted and me is not None and me.address == self.address
+        return greeted and me is not None and (me.address, me.schema) == (self.address, self._schema_max)
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -82,6 +84,7 @@ class Membership:
             "address": self.address,
             "incarnation": self.incarnation,
             "providers": self._providers,
+            "schema": self._schema_max,
         }
 
     async def _report_the_quiet(self) -> None:
@@ -95,6 +98,11 @@ class Membership:
             self._seen[member.node] = seen
             if now - seen > self._dead_after_s:
                 await self._try("member.down", {"node": member.node, "incarnation": member.incarnation})
+
+    async def _raise_schema(self, voters: Sequence[str]) -> None:
+        schema = self._state.schema.due(voters)
+        if schema is not None:
+            await self._try("schema.raise", {"schema": schema, "voters": list(voters)})
 
     async def _reassign_the_late(self) -> None:
         now = asyncio.get_running_loop().time()

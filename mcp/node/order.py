@@ -29,6 +29,7 @@ INTERNAL_OPS = frozenset(
         "inference.reassign",
         "inference.report",
         "model.deploy",
+        "schema.raise",
     }
 )
 """Operations that nodes propose; a client that sends one is refused. It deploys with DEPLOY, for then a

@@ -102,13 +102,15 @@ class OrderedState:
         self._on_restored = on_restored
         self._driver: Driver | None = None
         self._later: asyncio.Handle | None = None
+        self._closed = False
 
     def bind(self, driver: Driver) -> None:
         """Results go to this driver."""
         self._driver = driver
 
     def close(self) -> None:
-        """Execute nothing more."""
+        """Execute nothing more, also of what the driver still pushes on its way out."""
+        self._closed = True
         self._entries.clear()
         if self._later is not None:
             self._later.cancel()
@@ -121,6 +123,8 @@ class OrderedState:
 
     def push(self, entry: Entry, batch: Batch) -> None:
         """Queue an entry's commands, and execute what the slice allows."""
+        if self._closed:
+            return
         self._queue.push_entry(entry.index, entry.term, batch.time_s, batch.seed, batch.commands)
         self._entries.append((entry.index, batch.request_ids))
         if self._later is None:
@@ -177,7 +181,8 @@ class OrderedState:
             code, message = result.error or ("INTERNAL", "no result")
             _log.critical("entry %d: %s: %s\n%s", index, code, message, self._queue.last_defect)
             return Applied(None, (code, message, {}), (), executed=False)
-        if applied.error is not None and applied.error[0] == VersionMismatch.code:
+        # What is recorded is the same on every node: a user's executor may give that code too.
+        if applied.error is not None and applied.error[0] == VersionMismatch.code and not applied.recorded:
             raise InvariantViolated(f"entry {index}: {applied.error[1]}; upgrade this node, then start it")
         return applied
 

@@ -53,12 +53,18 @@ class Report:
                 for peer in parts.config.peers
             },
             "members": [
-                {"node": m.node, "address": m.address, "state": "up" if m.up else "down"}
+                {
+                    "node": m.node,
+                    "address": m.address,
+                    "state": "up" if m.up else "down",
+                    "schema": m.schema,
+                }
                 for m in parts.state.members.all()
             ],
             "models": self._models(),
             "providers": list(parts.providers),
             "providers_missing": [p for p in parts.config.providers if p not in parts.providers],
+            "schema": {"in_force": parts.state.schema.in_force, "own_max": parts.state.schema.own_max},
             "storage": self._storage(),
             "caught_up": parts.membership.caught_up,
             "uptime_s": self._clock.monotonic() - self._started_s,

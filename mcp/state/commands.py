@@ -3,6 +3,11 @@
 A command is the msgpack array ``[schema, session, seq, ack, op, args]``. A client's command names its
 session and its place in it (:mod:`mcp.state.sessions`). A node's own command has the session ``""`` and
 the place 0: it is not deduplicated, so each such operation has the same effect when it comes twice.
+
+The schema says what a node has to know to execute the command: it is the lowest one that has the operation.
+A command of a schema means the same to every version that executes that schema, so nodes of two versions
+give equal results as long as no command of the newer schema is in the log. How a newer one comes into
+force is told in :mod:`mcp.state.schema`.
 """
 
 from __future__ import annotations
@@ -16,8 +21,11 @@ import msgpack
 
 from mcp.errors import InvalidArgument, TooLarge, VersionMismatch
 
-SCHEMA_VERSION: Final = 1
-"""The first element of every command."""
+SCHEMA_MAX: Final = 2
+"""The newest schema that this version executes. It executes all from 1 on."""
+
+_SINCE: Final[Mapping[str, int]] = {"key.delete_prefix": 2}
+"""Operations that came after schema 1."""
 
 COMMAND_BYTES_MAX: Final = 256 << 10
 """A command in bytes: the largest inline tensors, and room for the rest."""
@@ -36,6 +44,7 @@ class Command(NamedTuple):
     ack: int
     op: str
     args: dict[str, Any]
+    schema: int = 1
 
 
 class Moment(NamedTuple):
@@ -59,6 +68,11 @@ def _published(session: str) -> str:
     return hashlib.sha256(session.encode()).hexdigest()[:16]
 
 
+def schema_of(op: str) -> int:
+    """Return the lowest schema that has the operation; 1 also for what is none."""
+    return _SINCE.get(op, 1)
+
+
 def encode_command(
     op: str, args: Mapping[str, Any], *, session: str = "", seq: int = 0, ack: int = 0
 ) -> bytes:
@@ -68,7 +82,7 @@ def encode_command(
     :class:`~mcp.errors.TooLarge` for a command over ``COMMAND_BYTES_MAX``.
     """
     try:
-        data: bytes = msgpack.packb([SCHEMA_VERSION, session, seq, ack, op, dict(args)])
+        data: bytes = msgpack.packb([_SINCE.get(op, 1), session, seq, ack, op, dict(args)])
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(
             f"the arguments of {op} cannot be written as msgpack: {error}; "
@@ -78,12 +92,12 @@ def encode_command(
     return data
 
 
-def decode_command(data: bytes) -> Command:
+def decode_command(data: bytes, schema_max: int = SCHEMA_MAX) -> Command:
     """Read a command from any bytes.
 
     Raises :class:`~mcp.errors.InvalidArgument` for what is no command, :class:`~mcp.errors.TooLarge` for
-    one over ``COMMAND_BYTES_MAX``, and :class:`~mcp.errors.VersionMismatch` for one of another schema: a
-    node that meets that must not go on, for it cannot know what the others do with it.
+    one over ``COMMAND_BYTES_MAX``, and :class:`~mcp.errors.VersionMismatch` for one whose schema is not in
+    1..``schema_max``: a node that meets that must not go on, for it cannot know what the others do with it.
     """
     _check_size(data)
     try:
@@ -92,9 +106,9 @@ def decode_command(data: bytes) -> Command:
         raise InvalidArgument(f"a command is one msgpack array, and this is none: {error}") from error
     if type(parts) is not list or not parts or type(parts[0]) is not int:
         raise InvalidArgument("a command is an array that starts with its schema version")
-    if parts[0] != SCHEMA_VERSION:
+    if not 1 <= parts[0] <= schema_max:
         raise VersionMismatch(
-            f"this node reads commands of schema {SCHEMA_VERSION}, and this one has {parts[0]}; "
+            f"this node executes commands up to schema {schema_max}, and this one has {parts[0]}; "
             "upgrade the node before it goes on"
         )
     return _checked(parts)
@@ -103,14 +117,14 @@ def decode_command(data: bytes) -> Command:
 def _checked(parts: list[Any]) -> Command:
     if len(parts) != 6:
         raise InvalidArgument(f"a command has 6 elements, and this one {len(parts)}")
-    _, session, seq, ack, op, args = parts
+    schema, session, seq, ack, op, args = parts
     if type(session) is not str or type(op) is not str:
         raise InvalidArgument("a command's session and operation are strings")
     if type(seq) is not int or type(ack) is not int or not (0 <= seq <= SEQ_MAX and 0 <= ack <= SEQ_MAX):
         raise InvalidArgument("a command's seq and ack are integers in 0..2**63-1")
     if type(args) is not dict:
         raise InvalidArgument("a command's arguments are a map")
-    return Command(session, seq, ack, op, args)
+    return Command(session, seq, ack, op, args, schema)
 
 
 def _check_size(data: bytes) -> None:

@@ -45,6 +45,13 @@ class HolderChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaRaised:
+    """From here on commands of ``schema`` may be proposed."""
+
+    schema: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemberUp:
     """``node`` joined, came back, or (with a higher incarnation) started again."""
 
@@ -114,5 +121,6 @@ Event = (
     | ReplicatedRequested
     | ReplicaDiverged
     | InferenceFinished
+    | SchemaRaised
 )
 """Any of the above."""

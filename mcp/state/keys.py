@@ -27,11 +27,14 @@ from mcp.state.limits import StateLimits
 LIST_MAX: Final = 1000
 """How many keys one read lists at most."""
 LIST_DEFAULT: Final = 100
+DELETED_MAX: Final = 1000
+"""How many keys one command deletes at most."""
 
 _PUT: Final = frozenset({"key", "value"})
 _CAS: Final = frozenset({"key", "expected_version", "value"})
 _KEY: Final = frozenset({"key"})
 _EXPECTED: Final = frozenset({"expected_version"})
+_PREFIX: Final = frozenset({"prefix"})
 _LIST: Final = frozenset({"prefix", "limit", "after"})
 _NIL: Final = b"\xc0"
 
@@ -89,12 +92,19 @@ class Keys:
         expected = args.get("expected_version")
         if expected is not None:
             self._check_version(key, integer(expected, "expected_version"), _NIL, moment)
-        slot = self._slots.pop(key, None)
-        if slot is None:
-            return {"version": 0}
-        self._values_bytes -= len(slot.value)
-        self._deleted_version = max(self._deleted_version, slot.version)
-        return {"version": slot.version}
+        return {"version": self._remove(key) if key in self._slots else 0}
+
+    def delete_prefix(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
+        """``{prefix}``: remove the first ``DELETED_MAX`` keys, in order, that start with the prefix.
+
+        Return how many these were, and whether more are left. The empty prefix is refused. Since schema 2.
+        """
+        only(args, _PREFIX)
+        prefix = text(args["prefix"], "prefix", self._limits.key_bytes_max, bytes_min=1)
+        found = heapq.nsmallest(DELETED_MAX + 1, (key for key in self._slots if key.startswith(prefix)))
+        for key in found[:DELETED_MAX]:
+            self._remove(key)
+        return {"deleted": min(len(found), DELETED_MAX), "more": len(found) > DELETED_MAX}
 
     def read(self, args: dict[str, Any]) -> dict[str, Any] | None:
         """``{key}``: return the key's value, version, index and writer, or ``None``."""
@@ -126,6 +136,12 @@ class Keys:
         limit = integer(args.get("limit", LIST_DEFAULT), "limit", 1, LIST_MAX)
         after = text(args.get("after", ""), "after", self._limits.key_bytes_max)
         return heapq.nsmallest(limit, (key for key in self._slots if key > after and key.startswith(prefix)))
+
+    def _remove(self, key: str) -> int:
+        slot = self._slots.pop(key)
+        self._values_bytes -= len(slot.value)
+        self._deleted_version = max(self._deleted_version, slot.version)
+        return slot.version
 
     def _key(self, args: dict[str, Any]) -> str:
         return text(args["key"], "key", self._limits.key_bytes_max, bytes_min=1)

@@ -17,12 +17,16 @@ from mcp.state.commands import Moment
 from mcp.state.limits import StateLimits
 
 _HELLO: Final = frozenset({"node", "address", "incarnation", "providers"})
+_SCHEMA: Final = frozenset({"schema"})
 _DOWN: Final = frozenset({"node", "incarnation"})
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node. ``up`` since, or down since, ``since_s`` and the log position ``index``."""
+    """A node. ``up`` since, or down since, ``since_s`` and the log position ``index``.
+
+    ``schema`` is the newest schema of commands that it executes: see :mod:`mcp.state.schema`.
+    """
 
     node: str
     address: str
@@ -31,6 +35,7 @@ class Member:
     up: bool
     since_s: float
     index: int
+    schema: int = 1
 
     def to_wire(self) -> dict[str, Any]:
         """Return the member as a client reads it."""
@@ -42,6 +47,7 @@ class Member:
             "state": "up" if self.up else "down",
             "since_s": self.since_s,
             "index": self.index,
+            "schema": self.schema,
         }
 
 
@@ -69,12 +75,12 @@ class Members:
         return member is not None and member.up
 
     def hello(self, args: dict[str, Any], moment: Moment) -> tuple[Member | None, Member]:
-        """``{node, address, incarnation, providers}``: return the member as it was and as it is.
+        """``{node, address, incarnation, providers, schema?}``: return the member as it was and as it is.
 
         Raises :class:`~mcp.errors.Fenced` when a newer incarnation is known, and
         :class:`~mcp.errors.Busy` at ``members_max`` when nobody is down to make room.
         """
-        only(args, _HELLO)
+        only(args, _HELLO, _SCHEMA)
         node = matching(args["node"], "node", NODE)
         member = Member(
             node,
@@ -84,6 +90,7 @@ class Members:
             up=True,
             since_s=moment.time_s,
             index=moment.index,
+            schema=integer(args.get("schema", 1), "schema", 1),
         )
         before = self._members.get(node)
         if before is None:
@@ -136,8 +143,8 @@ class Members:
     def from_plain(cls, plain: list[Any], limits: StateLimits) -> Members:
         """Rebuild what :meth:`to_plain` wrote."""
         members = cls(limits)
-        for node, address, incarnation, providers, up, since_s, index in plain:
-            members._members[node] = Member(node, address, incarnation, tuple(providers), up, since_s, index)
+        for node, address, incarnation, providers, *rest in plain:
+            members._members[node] = Member(node, address, incarnation, tuple(providers), *rest)
         return members
 
 

@@ -1,7 +1,8 @@
 """The envelope of a snapshot: what it is, which schema, and a digest of the rest.
 
 ``MCPSTATE``, the schema as one byte, the SHA-256 of the payload, the payload (msgpack). The payload of
-equal states is equal, byte by byte, so the digests of two nodes at one log position can be compared.
+equal states is equal, byte by byte, so the digests of two nodes at one log position can be compared. The
+schema is the one that was in force: a version that executes no such commands reads no such snapshot.
 """
 
 from __future__ import annotations
@@ -13,30 +14,29 @@ import msgpack
 
 from mcp.errors import StorageCorrupt, VersionMismatch
 
-SCHEMA_VERSION: Final = 1
-
 _MAGIC: Final = b"MCPSTATE"
 _DIGEST_AT: Final = len(_MAGIC) + 1
 _PAYLOAD_AT: Final = _DIGEST_AT + 32
 
 
-def seal(payload: list[Any]) -> bytes:
-    """Return the snapshot of plain values."""
+def seal(payload: list[Any], schema: int) -> bytes:
+    """Return the snapshot of plain values, under the schema in force."""
     data: bytes = msgpack.packb(payload)
-    return _MAGIC + bytes([SCHEMA_VERSION]) + hashlib.sha256(data).digest() + data
+    return _MAGIC + bytes([schema]) + hashlib.sha256(data).digest() + data
 
 
-def unseal(snapshot: bytes) -> list[Any]:
+def unseal(snapshot: bytes, schema_max: int) -> list[Any]:
     """Return the plain values of a snapshot.
 
     Raises :class:`~mcp.errors.StorageCorrupt` for any bytes that :func:`seal` did not write, and
-    :class:`~mcp.errors.VersionMismatch` for another schema.
+    :class:`~mcp.errors.VersionMismatch` for a schema that is not in 1..``schema_max``.
     """
     if len(snapshot) < _PAYLOAD_AT or not snapshot.startswith(_MAGIC):
         raise StorageCorrupt("these bytes are no snapshot of the replicated state")
-    if snapshot[len(_MAGIC)] != SCHEMA_VERSION:
+    schema = snapshot[len(_MAGIC)]
+    if not 1 <= schema <= schema_max:
         raise VersionMismatch(
-            f"the snapshot has schema {snapshot[len(_MAGIC)]}, and this version reads {SCHEMA_VERSION}; "
+            f"the snapshot has schema {schema}, and this node reads up to schema {schema_max}; "
             "upgrade the node, or restore with the version that wrote it"
         )
     data = memoryview(snapshot)[_PAYLOAD_AT:]

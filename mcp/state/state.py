@@ -17,16 +17,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any, Final
 
-from mcp.errors import ConfigInvalid, InvalidArgument, McpError, PermissionDenied, StorageCorrupt
+from mcp.errors import (
+    ConfigInvalid,
+    InvalidArgument,
+    McpError,
+    PermissionDenied,
+    StorageCorrupt,
+    Unsupported,
+)
 from mcp.state import arguments
-from mcp.state.commands import Command, Moment, decode_command
-from mcp.state.events import Event, MemberDown, MemberUp
+from mcp.state.commands import SCHEMA_MAX, Command, Moment, decode_command, schema_of
+from mcp.state.events import Event, MemberDown, MemberUp, SchemaRaised
 from mcp.state.inferences import Inferences
 from mcp.state.keys import Keys
 from mcp.state.limits import StateLimits
 from mcp.state.machines import Machine, Machines
 from mcp.state.members import Members
 from mcp.state.models import Models
+from mcp.state.schema import Schema
 from mcp.state.sessions import Sessions
 from mcp.state.snapshots import digest_of, seal, unseal
 
@@ -68,7 +76,7 @@ class ReplicatedState:
     """Everything that the cluster agrees on. The machines are public to read and must not be changed.
 
     ``limits`` decide what is taken, and ``machines`` are what users bring: give every node of a cluster
-    the same.
+    the same. ``schema_max`` is the newest schema of commands that this node executes.
     """
 
     sessions: Sessions
@@ -76,17 +84,23 @@ class ReplicatedState:
     members: Members
     models: Models
     inferences: Inferences
+    schema: Schema
 
     def __init__(
-        self, limits: StateLimits | None = None, machines: Mapping[str, Machine] | None = None
+        self,
+        limits: StateLimits | None = None,
+        machines: Mapping[str, Machine] | None = None,
+        schema_max: int = SCHEMA_MAX,
     ) -> None:
         self.limits = limits or StateLimits()
         self.machines = Machines(machines or {}, self.limits)
         self._applied = (0, -1)
         self._time_s = 0.0
+        self._schema_max = schema_max
         members, models = Members(self.limits), Models(self.limits)
         inferences = Inferences(self.limits, members, models)
-        self._install(Sessions(self.limits), Keys(self.limits), members, models, inferences)
+        schema = Schema(members, self.limits, schema_max)
+        self._install(Sessions(self.limits), Keys(self.limits), members, models, inferences, schema)
 
     @property
     def applied_index(self) -> int:
@@ -114,7 +128,7 @@ class ReplicatedState:
         self._time_s = max(self._time_s, time_s)
         self.sessions.expire(self._time_s)
         try:
-            command = decode_command(data)
+            command = decode_command(data, self._schema_max)
             moment = Moment(index, position, self._time_s, command.session, term, seed)
             return self._issue(command, moment)
         except McpError as error:
@@ -164,7 +178,9 @@ class ReplicatedState:
                 self.models.to_plain(),
                 self.inferences.to_plain(),
                 self.machines.to_plain(),
-            ]
+                self.schema.in_force,
+            ],
+            self.schema.in_force,
         )
 
     def restore(self, snapshot: bytes) -> None:
@@ -173,7 +189,7 @@ class ReplicatedState:
         Raises :class:`~mcp.errors.StorageCorrupt` and :class:`~mcp.errors.VersionMismatch` for any other
         bytes, and leaves the state as it was.
         """
-        payload = unseal(snapshot)
+        payload = unseal(snapshot, self._schema_max)
         try:
             self._rebuild(payload)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, ConfigInvalid) as error:
@@ -184,7 +200,8 @@ class ReplicatedState:
         return digest_of(self.snapshot())
 
     def _rebuild(self, payload: list[Any]) -> None:
-        limit_values, applied, time_s, sessions, keys, conflicts, members, models, inferences, own = payload
+        limit_values, applied, time_s, *parts, own, in_force = payload
+        sessions, keys, conflicts, members, models, inferences = parts
         limits = StateLimits(**dict(zip(StateLimits.__slots__, limit_values, strict=True)))
         index, position = applied
         new_members = Members.from_plain(members, limits)
@@ -195,6 +212,7 @@ class ReplicatedState:
             new_members,
             new_models,
             Inferences.from_plain(inferences, limits, new_members, new_models),
+            Schema(new_members, limits, self._schema_max, in_force),
         )
         self.machines.restore(own)
         self.limits, self._applied, self._time_s = limits, (index, position), time_s
@@ -203,10 +221,16 @@ class ReplicatedState:
     # -- dispatch -----------------------------------------------------------------------------------
 
     def _install(
-        self, sessions: Sessions, keys: Keys, members: Members, models: Models, inferences: Inferences
+        self,
+        sessions: Sessions,
+        keys: Keys,
+        members: Members,
+        models: Models,
+        inferences: Inferences,
+        schema: Schema,
     ) -> None:
         self.sessions, self.keys, self.members = sessions, keys, members
-        self.models, self.inferences = models, inferences
+        self.models, self.inferences, self.schema = models, inferences, schema
         self._operations: dict[str, tuple[Issuer, _Handler]] = {
             "noop": (Issuer.ANY, _noop),
             "session.open": (Issuer.CLIENT, self._session_open),
@@ -225,6 +249,9 @@ class ReplicatedState:
             "inference.reassign": (Issuer.NODE, inferences.reassign),
             "machine.execute": (Issuer.CLIENT, _quiet(self.machines.execute)),
             "inference.report": (Issuer.NODE, inferences.report),
+            "schema.raise": (Issuer.NODE, self._schema_raise),
+            # From here on those of newer schemas, so that older versions list the same before them.
+            "key.delete_prefix": (Issuer.CLIENT, _quiet(keys.delete_prefix)),
         }
         self._views: dict[str, Callable[[dict[str, Any]], Any]] = {
             "key": keys.read,
@@ -264,9 +291,14 @@ class ReplicatedState:
 
     def _handler(self, command: Command) -> _Handler:
         entry = self._operations.get(command.op)
-        if entry is None:
-            raise InvalidArgument(
-                f"there is no operation {command.op!r:.80}; there are {', '.join(self._operations)}"
+        if entry is None or schema_of(command.op) > command.schema:
+            # The same text from every version that executes this schema: it is a result like any other.
+            known = ", ".join(op for op in self._operations if schema_of(op) <= command.schema)
+            raise InvalidArgument(f"there is no operation {command.op!r:.80}; there are {known}")
+        if command.schema > self.schema.in_force:
+            raise Unsupported(
+                f"the command has schema {command.schema}, and {self.schema.in_force} is in force; "
+                "it should not have been proposed before"
             )
         issuer, handler = entry
         if command.session:
@@ -302,6 +334,11 @@ class ReplicatedState:
             return {}, []
         events: list[Event] = [MemberDown(member.node, member.incarnation)]
         return {}, events + self.inferences.lost(member.node, moment)
+
+    def _schema_raise(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
+        changed = self.schema.raise_to(args)
+        events: list[Event] = [SchemaRaised(self.schema.in_force)] if changed else []
+        return {"schema": self.schema.in_force}, events
 
     def _waking(self, operation: _Handler) -> _Handler:
         """Let an operation that changes who can run what be followed by assigning what waits."""

@@ -17,12 +17,13 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from consensus.interface import Role
+from executor.interface import Executor
 from mcp.client.client import Client
 from simulations.chaos import Chaos
 from simulations.checking.check import Evidence, check
@@ -94,7 +95,7 @@ class Cluster:
         self.streams = Streams(
             self.world, self.fired, delay_s=scenario.habits.delay_s, near=scenario.load.near
         )
-        self.ledger = Ledger(scenario.digest_every, self.fail)
+        self.ledger = self._make_ledger()
         self.machines = {name: Machine(name, self) for name in scenario.nodes}
         self.chaos = Chaos(self.world, cast(Network, self.streams), self.machines, scenario.plan, self.fired)
         self._leaders: dict[int, str] = {}
@@ -126,6 +127,13 @@ class Cluster:
         where = traceback.extract_tb(error.__traceback__)[-1] if error and error.__traceback__ else None
         at = f" ({where.filename.rpartition('/')[2]}:{where.lineno})" if where else ""
         self.fail(Crash(f"{type(error).__name__} in {who}: {context.get('message')}: {error}{at}"))
+
+    def executors(self, name: str) -> Mapping[str, Executor]:
+        """New executors for a process that starts on the machine ``name``."""
+        return {tally.NAME: tally.Tally()}
+
+    def _make_ledger(self) -> Ledger:
+        return Ledger(self.scenario.digest_every, self.fail)
 
     # -- the run ------------------------------------------------------------------------------------
 
@@ -271,8 +279,12 @@ class Cluster:
             self._advance(min(end, self.world.now + LOOK_S))
         self.recovery_s = self.world.now - healed_at
         self.world.tell("verdict", f"recovered in {self.recovery_s:.3f} s")
-        longest = max(self.scenario.load.timeouts_s)
-        self._wait(self._all_done(), longest + 11.0, "calls that were under way have not ended")
+        self._wait(
+            self._all_done(), self._longest_call_s() + 11.0, "calls that were under way have not ended"
+        )
+
+    def _longest_call_s(self) -> float:
+        return max(self.scenario.load.timeouts_s)
 
     async def _fresh_write(self, tasks: ClientTasks) -> Any:
         mark = tasks._mark(f"{tasks.name}.0")
@@ -507,9 +519,13 @@ def _warned(cluster: Cluster, message: Warning | str, category: type[Warning], *
         cluster.fail(Crash(f"warned: {message}"))
 
 
-def run(scenario: Scenario, chronicle: Chronicle = SILENT) -> Outcome:
+def run(
+    scenario: Scenario,
+    chronicle: Chronicle = SILENT,
+    kind: Callable[[Scenario, Path, Chronicle], Cluster] = Cluster,
+) -> Outcome:
     """Run ``scenario`` to its end. The same scenario gives the same outcome, in any process."""
     shared = Path("/dev/shm")  # noqa: S108
     folder = functools.partial(tempfile.TemporaryDirectory, dir=shared if shared.is_dir() else None)
     with folder(prefix="mcp-simulation-") as path:
-        return Cluster(scenario, Path(path), chronicle).run()
+        return kind(scenario, Path(path), chronicle).run()

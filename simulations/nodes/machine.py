@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,7 +13,7 @@ from typing import Any, Protocol, cast
 from consensus.journal import Journal
 from consensus.recovery import recover
 from consensus.snapshots import SnapshotStore
-from executor.interface import Pool
+from executor.interface import Executor, Pool
 from executor.onnx import OnnxRuntime
 from mcp.errors import DiskFull, McpError, StorageCorrupt, StorageError
 from mcp.node.assembly import Assembly
@@ -20,10 +21,10 @@ from mcp.node.config import NodeConfig
 from mcp.node.node import Node
 from mcp.node.storage import NodeFiles
 from mcp.node.surroundings import Surroundings
+from mcp.state.commands import SCHEMA_MAX
 from simulations.faults import FaultKind
 from simulations.faulty_disk import FaultyDisk
 from simulations.invariants import Violation
-from simulations.nodes import tally
 from simulations.nodes.disk import JOURNAL, SNAPSHOTS, MachineDisk
 from simulations.nodes.ledger import Ledger
 from simulations.nodes.pool import SimulatedPool
@@ -64,6 +65,9 @@ class Surrounding(Protocol):
     def reported(self, who: str, context: dict[str, Any]) -> None:
         """Something was raised that nobody awaits, as asyncio tells it."""
 
+    def executors(self, name: str) -> Mapping[str, Executor]:
+        """New executors for a process that starts on the machine ``name``."""
+
 
 class Unlocked:
     """The lock of files that nobody else can reach."""
@@ -98,6 +102,8 @@ class Machine:
         self.graves: list[VirtualLoop] = []
         self.slow_sync_s = 0.0
         self.paused = 0
+        self.schema_max = SCHEMA_MAX
+        """What the version that is installed here executes; for the processes to come."""
         self.clock = Clock(around.world)
         self._around = around
         self._random: random.Random = around.world.stream(f"{name}/machine")
@@ -157,6 +163,7 @@ class Machine:
             election_timeout_min_s=timing.election_timeout_min_s,
             election_timeout_max_s=timing.election_timeout_max_s,
             heartbeat_s=timing.heartbeat_s,
+            schema_max=self.schema_max,
             limits=scenario.node_limits,
             consensus_limits=scenario.limits,
         )
@@ -166,7 +173,8 @@ class Machine:
             open_files=self._open_files,
             make_pool=self._make_pool,
         )
-        return Node(config, executors={tally.NAME: tally.Tally()}, surroundings=surroundings)
+        executors = self._around.executors(self.name)
+        return Node(config, executors=executors, surroundings=surroundings)
 
     async def _live(self, process: Process) -> None:
         node = process.node
@@ -196,6 +204,24 @@ class Machine:
             self.start_later()
         else:
             self._around.fail(Violation(rule, f"{self.name} {what}: {error.code}: {error}"))
+
+    def stop_in_order(self) -> None:
+        """As its supervisor does before it starts another version; it starts again by itself."""
+        process = self.process
+        if process is None:
+            return
+        if not process.started:
+            self.kill("is told to stop while it starts")
+            self.start_later()
+            return
+        self._around.world.tell(self.name, "is told to stop")
+        stopping = process.loop.create_task(process.node.stop())
+        stopping.add_done_callback(lambda _: self._stopped(process))
+
+    def _stopped(self, process: Process) -> None:
+        if process is self.process:
+            self._end("has stopped in order", tell=True)
+            self.start_later()
 
     def start_later(self) -> None:
         """As its supervisor does."""

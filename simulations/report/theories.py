@@ -21,6 +21,15 @@ STEPS: Final = {
     "the power loss of all.",
     "promises are durable": "A vote, a term or an acknowledgement leaves a node only after the sync that "
     "covers it.",
+    "acknowledgements are true": "What a follower acknowledges is in its log, as it was sent: a leader "
+    "counts nothing else.",
+    "commits are counted": "An entry is committed when a majority's acknowledgements have reached its "
+    "leader, in the leader's own term.",
+    "elections are wanted": "An election is called where a majority has consented to it, or the leader has "
+    "asked for it: a reign ends for a reason.",
+    "leaders are heard": "A leader that a majority has been silent to steps down: others may lead by then.",
+    "reads are fresh": "A linearizable read sees all that was committed when it came, and ends by its "
+    "deadline.",
     "nothing goes back": "Terms, votes, synced entries and commit indexes never go back, restarts included.",
     "proposals resolve once": "Every proposal has exactly one outcome, by its deadline, and the outcome is "
     "true.",

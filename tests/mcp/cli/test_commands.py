@@ -94,6 +94,17 @@ def test_a_key_that_is_not_there_is_not_found(run: Run) -> None:
     assert err.endswith("there is no such key; to create it, expect version 0\n")
 
 
+def test_keys_are_deleted_by_prefix(run: Run, as_json: Callable[..., Any]) -> None:
+    (node,) = as_json("status")["nodes"]
+    assert node["schema"] == {"in_force": 2, "own_max": 2}
+    for key in ("jobs/1", "jobs/2", "job"):
+        assert run("put", key, "x")[0] == 0
+    assert run("delete", "--prefix", "jobs/") == (0, "2 keys that begin with jobs/ are deleted\n", "")
+    assert as_json("delete", "--prefix", "jobs/") == {"prefix": "jobs/", "deleted": 0}
+    assert run("get", "job")[0] == 0
+    assert run("delete", "job", "--prefix", "--expected-version", "1")[0] == 2
+
+
 def test_a_key_is_deleted(run: Run, as_json: Callable[..., Any]) -> None:
     run("put", "doomed", "x")
     version = as_json("get", "doomed")["version"]

@@ -34,6 +34,7 @@ TABLE: dict[type[e.McpError], tuple[bool, bool]] = {
     e.VersionMismatch: (False, True),
     e.AuthenticationFailed: (False, False),
     e.PermissionDenied: (False, False),
+    e.Unsupported: (False, False),
     e.Unavailable: (True, False),
     e.NoLeader: (True, False),
     e.Busy: (True, False),

@@ -73,6 +73,26 @@ def test_every_replica_executes_the_same_and_a_restart_keeps_it(tmp_path: Path) 
     run(scenario)
 
 
+def test_a_refusal_with_any_code_stops_nobody(tmp_path: Path) -> None:
+    class Refuses(Accounts):
+        def execute(self, command: Command) -> Result:
+            if not command.data:
+                return Result(error=("VERSION_MISMATCH", "of the user's own"))
+            return super().execute(command)
+
+    async def scenario() -> None:
+        async with (
+            nodes(tmp_path, executors=lambda: {"accounts": Refuses()}) as cluster,
+            cluster.client() as client,
+        ):
+            with pytest.raises(McpError, match="of the user's own"):
+                await client.execute("accounts", b"")
+            assert await transfer(client, "a b 30") == [70, 30]
+            await cluster.equal()
+
+    run(scenario)
+
+
 def test_a_state_with_executors_is_not_restored_without_them() -> None:
     snapshot = ReplicatedState(machines={"accounts": UserMachine(Accounts())}).snapshot()
     bare = ReplicatedState()

@@ -81,8 +81,15 @@ def test_what_is_no_command_is_refused(data: bytes) -> None:
 
 
 def test_another_schema_is_told_apart() -> None:
-    with pytest.raises(VersionMismatch, match="schema 1"):
-        decode_command(msgpack.packb([2, "whatever", "comes"]))
+    for schema, schema_max in ((3, 2), (2, 1), (0, 2), (-1, 2)):
+        with pytest.raises(VersionMismatch, match=f"up to schema {schema_max}, and this one has {schema}"):
+            decode_command(msgpack.packb([schema, "whatever", "comes"]), schema_max)
+
+
+def test_a_command_has_the_lowest_schema_that_knows_its_operation() -> None:
+    assert decode_command(encode_command("key.put", {})).schema == 1
+    assert decode_command(encode_command("nobody.knows", {})).schema == 1
+    assert decode_command(encode_command("key.delete_prefix", {})).schema == 2
 
 
 def test_commands_are_limited() -> None:

@@ -51,6 +51,7 @@ def test_hello_and_down() -> None:
             "state": "up",
             "since_s": 1,
             "index": 1,
+            "schema": 1,
         }
     ]
     assert feed.down().events == (events.MemberDown("n", 1),)

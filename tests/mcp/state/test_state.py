@@ -338,8 +338,8 @@ def test_a_sealed_snapshot_of_something_else_is_refused(payload: Any) -> None:
 
 def test_another_schema_is_told_apart() -> None:
     snapshot = bytearray(ReplicatedState().snapshot())
-    snapshot[8] = 2
-    with pytest.raises(VersionMismatch, match="schema 2"):
+    snapshot[8] = 3
+    with pytest.raises(VersionMismatch, match="schema 3"):
         ReplicatedState().restore(bytes(snapshot))
 
 

@@ -16,10 +16,8 @@ from consensus.ports import Applied
 from simulations.invariants import (
     Agreement,
     CommitsAreCounted,
-    Disks,
     ElectionSafety,
     ElectionsAreWanted,
-    Electorate,
     LeaderCompleteness,
     LeadersAreHeard,
     LogMatching,
@@ -30,6 +28,7 @@ from simulations.invariants import (
     QuorumDurability,
     Violation,
 )
+from simulations.shadow import Disks, Electorate
 
 _PROMISE_BYTES_MAX = 64
 """Votes and acknowledgements are shorter; what is longer carries entries."""

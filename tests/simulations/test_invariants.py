@@ -20,10 +20,8 @@ from consensus.interface import (
 from simulations.invariants import (
     Agreement,
     CommitsAreCounted,
-    Disks,
     ElectionSafety,
     ElectionsAreWanted,
-    Electorate,
     LeaderCompleteness,
     LeadersAreHeard,
     LogMatching,
@@ -33,9 +31,9 @@ from simulations.invariants import (
     ProposalsResolveOnce,
     QuorumDurability,
     ReadsAreFresh,
-    Shadow,
     Violation,
 )
+from simulations.shadow import Disks, Electorate, Shadow
 
 
 def entry(index: int, term: int = 1, data: bytes = b"x") -> Entry:

@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 
 from consensus.batch import REQUEST_ID_BYTES
+from consensus.configuration import Change, Configuration, change_from_plain, change_to_plain
 from consensus.interface import SnapshotMeta
 
 
@@ -33,6 +34,8 @@ class Kind(enum.IntEnum):
     AWAITED = 6
     READ_ASK = 7
     READ_ANSWER = 8
+    CHANGE_ASK = 9
+    CHANGE_ANSWER = 10
 
 
 ENGINE = bytes((Kind.ENGINE,))
@@ -102,7 +105,26 @@ class ReadAnswer:
     index: int
 
 
-Message = Forward | Refused | Chunk | ChunkAck | Awaited | ReadAsk | ReadAnswer
+@dataclass(frozen=True, slots=True)
+class ChangeAsk:
+    """Asks the leader of ``term``, and nobody else, to change the members. ``number`` is the sender's own."""
+
+    term: int
+    number: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeAnswer:
+    """What became of ``number``: committed at ``index``; or, with an error's ``code``, not begun at all."""
+
+    number: int
+    index: int
+    code: str = ""
+    problem: str = ""
+
+
+Message = Forward | Refused | Chunk | ChunkAck | Awaited | ReadAsk | ReadAnswer | ChangeAsk | ChangeAnswer
 
 
 def engine_message(body: bytes) -> bytes:
@@ -119,7 +141,7 @@ def encode(message: Message) -> bytes:
             kind, fields = Kind.REFUSED, [message.code, message.attempt, list(message.request_ids)]
         case Chunk():
             m = message.meta
-            meta = [m.index, m.term, m.previous_term, m.size, m.sha256]
+            meta = [m.index, m.term, m.previous_term, m.size, m.sha256, m.configuration]
             kind, fields = Kind.CHUNK, [message.term, meta, message.offset, message.data]
         case ChunkAck():
             fields = [message.term, message.index, message.received, message.done]
@@ -130,6 +152,11 @@ def encode(message: Message) -> bytes:
             kind, fields = Kind.READ_ASK, [message.number]
         case ReadAnswer():
             kind, fields = Kind.READ_ANSWER, [message.number, message.index]
+        case ChangeAsk():
+            kind, fields = Kind.CHANGE_ASK, [message.term, message.number, change_to_plain(message.change)]
+        case ChangeAnswer():
+            fields = [message.number, message.index, message.code, message.problem]
+            kind = Kind.CHANGE_ANSWER
     packed: bytes = msgpack.packb(fields, use_bin_type=True)
     return bytes((kind,)) + packed
 
@@ -159,10 +186,11 @@ def _message(kind: Kind, fields: Any) -> Message:
             return Forward(n, _request_ids(ids), _all_bytes(commands))
         case Kind.REFUSED, [str(code), int(n), list(ids)]:
             return Refused(code, n, _request_ids(ids))
-        case Kind.CHUNK, [int(term), [int(i), int(t), int(p), int(size), str(sha)], int(offset), bytes(data)]:
-            if min(term, i, t, p, size, offset) < 0 or offset + len(data) > size or len(sha) != 64:
+        case Kind.CHUNK, [int(term), list(fields), int(offset), bytes(data)]:
+            meta = _meta(fields)
+            if min(term, offset) < 0 or offset + len(data) > meta.size:
                 raise Malformed("a snapshot chunk outside its snapshot")
-            return Chunk(term, SnapshotMeta(i, t, p, size, sha), offset, data)
+            return Chunk(term, meta, offset, data)
         case Kind.CHUNK_ACK, [int(term), int(index), int(received), bool(done)]:
             return ChunkAck(term, index, received, done)
         case Kind.AWAITED, [int(index)] if index > 0:
@@ -171,7 +199,22 @@ def _message(kind: Kind, fields: Any) -> Message:
             return ReadAsk(number)
         case Kind.READ_ANSWER, [int(number), int(index)] if index > 0:
             return ReadAnswer(number, index)
+        case Kind.CHANGE_ASK, [int(term), int(number), plain] if term >= 0:
+            return ChangeAsk(term, number, change_from_plain(plain))
+        case Kind.CHANGE_ANSWER, [int(number), int(index), str(code), str(problem)] if index >= 0:
+            return ChangeAnswer(number, index, code, problem)
     raise Malformed(f"fields of a {kind.name} message are wrong")
+
+
+def _meta(fields: list[Any]) -> SnapshotMeta:
+    match fields:
+        case [int(index), int(term), int(previous), int(size), str(digest), bytes(configuration)]:
+            if min(index, term, previous, size) < 0 or len(digest) != 64:
+                raise Malformed("a snapshot that cannot be")
+            if configuration:
+                Configuration.decode(configuration)
+            return SnapshotMeta(index, term, previous, size, digest, configuration)
+    raise Malformed("the fields of a snapshot are wrong")
 
 
 def _request_ids(values: list[Any]) -> list[bytes]:

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from consensus.configuration import Change, Configuration
 from consensus.errors import ConsensusError, StorageFailed
 from consensus.interface import Engine, EngineStatus
 from consensus.ports import (
@@ -46,8 +47,9 @@ class Driver:
 
     ``wall`` gives seconds since the epoch for stamps; the loop's clock is the engine's ``now``. ``stopwatch``
     measures syncs, in seconds: the loop's clock may stand still during a turn, as uvloop's does.
-    ``on_change(status)`` is called after a change of role, term or leader, ``on_failure(error)`` once
-    when the node cannot go on. Not thread-safe: every call on the loop's thread.
+    ``on_change(status)`` is called after a change of role, term or leader, ``on_members(status)`` when
+    another configuration is in force, ``on_failure(error)`` once when the node cannot go on. Not thread-safe:
+    every call on the loop's thread.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Driver:
         stopwatch: Callable[[], float] | None = None,
         offload: Offload | None = None,
         on_change: Callable[[EngineStatus], None] = lambda status: None,
+        on_members: Callable[[EngineStatus], None] = lambda status: None,
         on_failure: Callable[[ConsensusError], None] = lambda error: None,
     ) -> None:
         self.limits = limits or DriverLimits()
@@ -76,6 +79,7 @@ class Driver:
             stopwatch or self._loop.time,
             self.limits.sync_inline_s_max,
             on_change,
+            on_members,
             on_failure,
         )
         self._pump = shell.pump = Pump(
@@ -166,6 +170,20 @@ class Driver:
         self._pump.transfer_leadership(target, done, self._loop.time() + timeout_s)
         return waiter
 
+    def change_membership(self, change: Change, *, timeout_s: float) -> asyncio.Future[int]:
+        """Have the leader make ``change``, on any node; a future of the index at which it is committed.
+
+        What is so already is done at once, so it may be asked for again. Raises, or gives as the outcome:
+        :class:`~consensus.errors.MembershipRefused`, :class:`~consensus.errors.NotCaughtUp`,
+        :class:`~consensus.errors.Busy`, :class:`~consensus.errors.DiskFull` and
+        :class:`~consensus.errors.NotLeader` mean that nothing was changed;
+        :class:`~consensus.errors.OutcomeUnknown` that it may have been.
+        """
+        waiter: asyncio.Future[int] = self._loop.create_future()
+        done = functools.partial(_settle, waiter)
+        self._pump.change_membership(change, done, self._loop.time() + timeout_s)
+        return waiter
+
     def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:
         """The sink has executed all commands of the entry at ``index``."""
         self._pump.applied(index, results)
@@ -179,6 +197,11 @@ class Driver:
     def status(self) -> EngineStatus:
         """The engine's view."""
         return self._engine.status()
+
+    @property
+    def configuration(self) -> Configuration:
+        """The members, by the configuration in force here."""
+        return self._engine.configuration()
 
     @property
     def leader(self) -> str | None:
@@ -219,6 +242,7 @@ class _LoopShell:
         stopwatch: Callable[[], float],
         sync_inline_s_max: float,
         on_change: Callable[[EngineStatus], None],
+        on_members: Callable[[EngineStatus], None],
         on_failure: Callable[[ConsensusError], None],
     ) -> None:
         self._loop = loop
@@ -227,6 +251,7 @@ class _LoopShell:
         self._stopwatch = stopwatch
         self._sync_inline_s_max = sync_inline_s_max
         self.changed = on_change
+        self.reconfigured = on_members
         self.failed = on_failure
         self._scheduled = False
         self._sync_s = 0.0

@@ -66,6 +66,18 @@ class ReadUnconfirmed(ConsensusError):
         self.leader = leader
 
 
+class MembershipRefused(ConsensusError):
+    """A change of the cluster's members makes no sense, or is not safe as things are. Nothing was changed."""
+
+    code = "MEMBERSHIP_REFUSED"
+
+
+class NotCaughtUp(MembershipRefused):
+    """An observer lags too far behind the log to vote. Nothing was changed; try again later."""
+
+    code = "NOT_CAUGHT_UP"
+
+
 class StorageError(ConsensusError):
     """The disk refused. Base of the three below."""
 

@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from consensus.configuration import Change, Configuration, Standing
+
 
 class Role(enum.StrEnum):
     """What a node is in the current term (Ongaro and Ousterhout 2014, figure 4)."""
@@ -36,6 +38,8 @@ class EntryKind(enum.IntEnum):
 
     COMMAND = 0
     NOOP = 1
+    CONFIG = 2
+    """The members from here on: see :mod:`consensus.configuration`."""
 
 
 class Entry(NamedTuple):
@@ -68,6 +72,8 @@ class SnapshotMeta:
 
     ``previous_term`` is the term of the entry at ``index - 1``: PySyncObj keeps the last two.
     ``size`` is in bytes, ``sha256`` is the hexadecimal digest of the snapshot's content.
+    ``configuration`` is the last one at or before ``index``, encoded, and so a committed one; empty where
+    the log has none, because the members are those that the nodes were started with.
     """
 
     index: int
@@ -75,6 +81,7 @@ class SnapshotMeta:
     previous_term: int
     size: int
     sha256: str
+    configuration: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +102,15 @@ Record = Entry | HardState | Truncate | InstalledSnapshot
 class Recovered:
     """What a journal and a snapshot store found on the disk when they were opened.
 
-    ``entries`` are contiguous; with a snapshot they start at or before ``snapshot.index + 1``.
-    A fresh disk gives ``Recovered(HardState(0, None), None, [])``.
+    ``entries`` are contiguous; with a snapshot they start at or before ``snapshot.index + 1``. A fresh disk
+    gives ``Recovered(HardState(0, None), None, [])``. ``incarnation`` tells this journal from every other,
+    also from an earlier one of the same node; 0 where it was made before there were such numbers.
     """
 
     hard_state: HardState
     snapshot: SnapshotMeta | None
     entries: list[Entry]
+    incarnation: int = 0
 
 
 @dataclass(slots=True)
@@ -147,10 +156,16 @@ class EngineStatus:
     last_index: int
     commit_index: int
     voters: Sequence[str]
+    """By the configuration in force here, which may not be committed yet."""
     match: Mapping[str, int]
     """On the leader: the highest index known to be durable on each peer."""
     last_contact_s: Mapping[str, float]
     """On the leader: when each peer answered last, on the clock that is passed as ``now``."""
+    observers: Sequence[str] = ()
+    standing: Standing = Standing.VOTER
+    """What this node is in that configuration."""
+    dismissed: bool = False
+    """Another node has said that this one is no member any more, or only an earlier incarnation of it."""
 
 
 class Leadership(NamedTuple):
@@ -198,6 +213,23 @@ class Engine(Protocol):
 
     def transferring(self) -> str | None:
         """To whom leadership is being handed over, on the leader that does it."""
+
+    def change_membership(self, change: Change, now: float) -> int:
+        """Append the configuration after ``change``; gives the index at which it stands or stood already.
+
+        It is in force here from now on, and done once that index is committed while this node leads.
+
+        Raises :class:`~consensus.errors.NotLeader`; :class:`~consensus.errors.Busy` while another change is
+        not committed, nothing of this leader's term is, or leadership is handed over;
+        :class:`~consensus.errors.NotCaughtUp`; and :class:`~consensus.errors.MembershipRefused` for what
+        makes no sense, would leave no majority that can be reached, or would remove this leader itself.
+        """
+
+    def configuration(self) -> Configuration:
+        """The configuration in force here: the same object until it changes."""
+
+    def configuration_at(self, index: int) -> bytes:
+        """What a snapshot of ``index``, which is committed, has to say of the configuration."""
 
     def tick(self, now: float) -> None:
         """Let time pass: elections, heartbeats, stepping down. Call it at :meth:`next_deadline`."""

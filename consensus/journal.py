@@ -66,8 +66,11 @@ class Journal:
     """What opening had to repair, in plain sentences; empty after a clean shutdown."""
     created: bool
     """Opening found no journal and began one."""
+    incarnation: int
+    """Of this journal and no other: what it was given when it was made, 0 if that was before there were
+    any."""
 
-    def __init__(self, disk: Disk, path: str, limits: JournalLimits) -> None:
+    def __init__(self, disk: Disk, path: str, limits: JournalLimits, incarnation: int) -> None:
         """For :meth:`open` alone."""
         self._disk = disk
         self._path = path
@@ -79,23 +82,28 @@ class Journal:
         names = self._remove_unfinished(disk.list_names(path))
         self.created = not names
         if self.created:
-            self._create(SegmentHead(1, 1, 0, HardState(0, None), None)).file.close()
+            head = SegmentHead(1, 1, 0, HardState(0, None), None, incarnation)
+            self._create(head).file.close()
             names = [segment_path(path, 1)]
         contents = read_journal(disk, path, names)
+        self.incarnation = contents.incarnation
         self._full: list[FullSegment] = contents.full
         self._position: LogPosition = contents.position
         self._found: Found | None = contents.found
         self._active = self._resume(contents.tail)
 
     @classmethod
-    def open(cls, disk: Disk, path: str, *, limits: JournalLimits | None = None) -> Self:
+    def open(
+        cls, disk: Disk, path: str, *, limits: JournalLimits | None = None, incarnation: int = 0
+    ) -> Self:
         """Read the journal in directory ``path`` of ``disk``, or begin one. Blocks while it reads.
 
+        ``incarnation`` is for a journal that is begun: a random number from 1 to 2^63 - 1 that no other has.
         Everything that it reports is durable when it returns. Raises
         :class:`~consensus.errors.StorageCorrupt` for damage, :class:`~consensus.errors.DiskFull` and
         :class:`~consensus.errors.StorageFailed` when the disk refuses.
         """
-        return cls(disk, path, limits or JournalLimits())
+        return cls(disk, path, limits or JournalLimits(), incarnation)
 
     @property
     def path(self) -> str:
@@ -275,6 +283,7 @@ class Journal:
             previous_bytes=active.end,
             hard_state=self._position.hard_state,
             installed=self._position.installed,
+            incarnation=self.incarnation,
         )
         self._active = self._create(head)
         self._full.append(FullSegment(active.sequence, active.end, head.first_index - 1))

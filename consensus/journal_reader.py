@@ -51,6 +51,7 @@ class Contents:
     tail: Tail
     position: LogPosition
     found: Found
+    incarnation: int
 
 
 def segment_path(directory: str, sequence: int) -> str:
@@ -68,7 +69,8 @@ def read_journal(disk: Disk, directory: str, paths: list[str]) -> Contents:
         reader.read_segment(path, is_last=path == paths[-1])
     assert reader.replay is not None
     assert reader.tail is not None
-    return Contents(reader.full, reader.tail, reader.replay.position, reader.replay.found())
+    found = reader.replay.found()
+    return Contents(reader.full, reader.tail, reader.replay.position, found, reader.incarnation)
 
 
 class _Reader:
@@ -80,6 +82,7 @@ class _Reader:
         self.replay: Replay | None = None
         self.full: list[FullSegment] = []
         self.tail: Tail | None = None
+        self.incarnation = 0
 
     def read_segment(self, path: str, *, is_last: bool) -> None:
         buffer = read_all(self.disk, path)
@@ -102,6 +105,7 @@ class _Reader:
         if self.replay is None or self.tail is None:
             position = LogPosition(head.hard_state, head.installed, head.first_index)
             self.replay = Replay(position, head.first_index)
+            self.incarnation = head.incarnation
             return
         position = self.replay.position
         if head.sequence != self.tail.sequence + 1:
@@ -110,8 +114,8 @@ class _Reader:
             raise self.corrupt(
                 path, 0, f"the segment before had {head.previous_bytes} bytes and now has {self.tail.end}"
             )
-        before = (position.hard_state, position.installed, position.next_index)
-        if before != (head.hard_state, head.installed, head.first_index):
+        before = (position.hard_state, position.installed, position.next_index, self.incarnation)
+        if before != (head.hard_state, head.installed, head.first_index, head.incarnation):
             raise self.corrupt(path, 0, "its head does not continue the segment before it")
         self.full.append(FullSegment(self.tail.sequence, self.tail.end, head.first_index - 1))
 

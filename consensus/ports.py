@@ -48,7 +48,9 @@ class Snapshots(Protocol):
     def latest(self) -> SnapshotMeta | None:
         """The newest durable snapshot."""
 
-    def write(self, index: int, term: int, previous_term: int, content: bytes) -> SnapshotMeta:
+    def write(
+        self, index: int, term: int, previous_term: int, content: bytes, configuration: bytes = b""
+    ) -> SnapshotMeta:
         """Store durably."""
 
     def read(self, meta: SnapshotMeta) -> bytes:
@@ -105,6 +107,9 @@ class Shell(Protocol):
     def changed(self, status: EngineStatus) -> None:
         """Role, term or leader changed."""
 
+    def reconfigured(self, status: EngineStatus) -> None:
+        """Another configuration is in force here, committed or not."""
+
     def mishandled(self, error: Exception) -> None:
         """A proposer failed to take its outcome. It is the proposer's mistake: the order goes on."""
 
@@ -129,6 +134,7 @@ class DriverLimits:
     forward_backoff_s: float = 0.02
     reads_pending_max: int = 16_384
     read_retry_s: float = 0.1
+    change_retry_s: float = 0.25
     disk_full_retry_s: float = 0.25
     sync_inline_s_max: float = 0.003
     transfer: TransferLimits = field(default_factory=TransferLimits)
@@ -147,6 +153,9 @@ Done = Callable[[Applied | ConsensusError], None]
 
 HandoverDone = Callable[[str | ConsensusError], None]
 """Called once with who leads instead of this node, or why nobody does: it must be quick."""
+
+ChangeDone = Callable[[int | ConsensusError], None]
+"""Called once with the index of the committed configuration, or why there is none: it must be quick."""
 
 ReadDone = Callable[[int | ConsensusError], None]
 """Called once with the log index that a read has to see, or why there is none: it must be quick."""

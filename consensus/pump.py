@@ -25,8 +25,11 @@ from typing import Any
 from consensus import channel
 from consensus.batch import EMPTY, Batch, decode_batch
 from consensus.catch_up import CatchUp
+from consensus.changes import Changes
 from consensus.channel import (
     Awaited,
+    ChangeAnswer,
+    ChangeAsk,
     Chunk,
     ChunkAck,
     Forward,
@@ -35,9 +38,11 @@ from consensus.channel import (
     ReadAsk,
     Refused,
 )
+from consensus.configuration import Change
 from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
 from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
 from consensus.ports import (
+    ChangeDone,
     Done,
     DriverLimits,
     HandoverDone,
@@ -89,6 +94,9 @@ class Pump:
         )
         self._reads = Reads(engine, limits, generator=generator, tell=self._tell, mishandled=shell.mishandled)
         self._succession = Succession(engine, mishandled=shell.mishandled)
+        self._changes = Changes(
+            engine, limits, generator=generator, tell=self._tell, mishandled=shell.mishandled
+        )
         self._catch_up = CatchUp(
             engine, snapshots, limits, tell=self._tell, promise=self._promise, drop=self._drop
         )
@@ -111,6 +119,7 @@ class Pump:
         self._unflushed = False
         self._stopped = False
         self._seen: Leadership | None = None
+        self._configuration = engine.configuration()
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -134,6 +143,7 @@ class Pump:
         self._submission.give_up("this node stopped")
         self._reads.give_up(NotLeader(None))
         self._succession.give_up(NotLeader(None))
+        self._changes.give_up("this node stopped")
 
     def fail(self, error: ConsensusError) -> None:
         """Go on no more: what this node would do next could do harm."""
@@ -209,6 +219,18 @@ class Pump:
         self._succession.add(target, deadline, done)
         self._shell.wake()
 
+    def change_membership(self, change: Change, done: ChangeDone, deadline: float) -> None:
+        """Have the leader make ``change``; ``done`` is called once, by ``deadline``.
+
+        With the index of the configuration when it is committed: at once if it is so already.
+        Raises, or gives as the outcome: :class:`~consensus.errors.MembershipRefused`,
+        :class:`~consensus.errors.NotCaughtUp`, :class:`Busy`, :class:`DiskFull` and :class:`NotLeader` mean
+        that nothing was changed; :class:`~consensus.errors.OutcomeUnknown` that it may have been.
+        """
+        self._must_run()
+        self._changes.add(change, deadline, done)
+        self._shell.wake()
+
     def await_index(self, index: int) -> None:
         """Somebody here waits for the entry at ``index``: have the leader tell of its commit at once."""
         role, _, leader = self._engine.leadership()
@@ -241,6 +263,7 @@ class Pump:
                 self._submission.expire(now)
                 self._reads.expire(now)
                 self._succession.expire(now)
+                self._changes.expire(now)
                 if now >= self._retry_at:
                     self._perform(self._under_way, now)
             if now >= self._seal_at:
@@ -295,6 +318,9 @@ class Pump:
         if self._succession.busy:
             self._succession.expire(now)
             self._succession.begin(now)
+        if not self._changes.idle:
+            self._changes.expire(now)
+            self._changes.hand_over(now)
         # What came in this turn may have put it off, and nothing makes it come before the last arming knew.
         if now >= self._tick_at and now >= self._engine.next_deadline():
             self._engine.tick(now)
@@ -314,6 +340,7 @@ class Pump:
             if self._engine.leadership().leader == peer:
                 self._submission.wait_again()
                 self._reads.ask_again()
+                self._changes.ask_again()
 
     def _take_inbox(self, now: float) -> None:
         for _ in range(len(self._inbox)):
@@ -341,6 +368,14 @@ class Pump:
                     self._catch_up.take_ack(peer, message, now)
                 case Awaited():
                     self._engine.hurry(peer, message.index, now)
+                case ChangeAsk() | ChangeAnswer():
+                    self._take_change(peer, message)
+
+    def _take_change(self, peer: str, message: ChangeAsk | ChangeAnswer) -> None:
+        if isinstance(message, ChangeAsk):
+            self._changes.take_ask(peer, message)
+        else:
+            self._changes.take_answer(message)
 
     def _must_run(self) -> None:
         if self.failure is not None:
@@ -414,7 +449,7 @@ class Pump:
             self._looked_at = self._applied[0]
             self._maybe_compact()
         # What came while a sync was under way has had its turn already.
-        if self._inbox or self._links or self._submission.due or self._reads.due:
+        if self._inbox or self._links or self._submission.due or self._reads.due or self._changes.due:
             self._shell.wake()
 
     def _apply(self, output: Output) -> None:
@@ -430,6 +465,8 @@ class Pump:
             self._reads.refused(output.reads_refused)
         if self._succession.busy:
             self._succession.look()
+        if not self._changes.idle:
+            self._changes.look()
 
     def _send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         for peer, message in messages:
@@ -472,6 +509,9 @@ class Pump:
             self._sink.push(entry, batch)
 
     def _watch(self) -> None:
+        if self._engine.configuration() is not self._configuration:
+            self._configuration = self._engine.configuration()
+            self._shell.reconfigured(self._engine.status())
         seen = self._engine.leadership()
         if seen == self._seen:
             return
@@ -480,6 +520,7 @@ class Pump:
             self._catch_up.stop_sending()
         self._submission.wait_again()
         self._reads.ask_again()
+        self._changes.ask_again()
         self._shell.wake()
         self._shell.changed(self._engine.status())
 
@@ -499,6 +540,10 @@ class Pump:
                 at = min(at, self._reads.next_asking())
         if self._succession.busy:
             at = min(at, self._succession.next_deadline())
+        if not self._changes.idle:
+            at = min(at, self._changes.next_deadline())
+            if not resting:
+                at = min(at, self._changes.next_asking())
         self._shell.arm(at)
 
     # -- snapshots ----------------------------------------------------------------------------------
@@ -528,8 +573,9 @@ class Pump:
             return
         self._storing = True
         self._log_bytes = 0
-        content = self._sink.snapshot()
-        self._shell.store(functools.partial(self._snapshots.write, index, term, previous_term, content))
+        content, members = self._sink.snapshot(), self._engine.configuration_at(index)
+        write = functools.partial(self._snapshots.write, index, term, previous_term, content, members)
+        self._shell.store(write)
 
     def _seal(self, now: float) -> None:
         """Leave evidence that the last batch was synced, so that damage to it is told from a torn write."""

@@ -42,7 +42,7 @@ def recover(journal: Journal, store: SnapshotStore) -> Recovered:
     if problem is not None:
         raise StorageCorrupt(journal.path, 0, problem, REPLACE_NODE_ADVICE)
     if snapshot is None:
-        return Recovered(found.hard_state, None, found.entries)
+        return Recovered(found.hard_state, None, found.entries, journal.incarnation)
     records: list[Record] = []
     if not _continues(found, snapshot):
         records.append(InstalledSnapshot(snapshot))
@@ -57,7 +57,7 @@ def recover(journal: Journal, store: SnapshotStore) -> Recovered:
         records.append(found.hard_state)
     journal.append(records)
     journal.sync()
-    return Recovered(found.hard_state, snapshot, found.entries)
+    return Recovered(found.hard_state, snapshot, found.entries, journal.incarnation)
 
 
 def _contradiction(found: Found, snapshot: SnapshotMeta | None, *, journal_is_new: bool) -> str | None:

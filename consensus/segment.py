@@ -22,10 +22,13 @@ All integers are little endian; checksums are CRC32C (Castagnoli; RFC 3720, sect
 
     head    magic 8s, version u16, reserved u16, state_length u32, sequence u64, first_index u64,
             previous_bytes u64, state, crc u32
-    state   term u64, vote_length i32 (-1: none), vote utf-8, installed u8, [snapshot]
+    state   term u64, vote_length i32 (-1: none), vote utf-8, incarnation u64, installed u8, [snapshot]
     batch   magic 4s, length u32, durable u64, crc u32, records (length bytes)
     record  crc u32, length u32, type u8, kind u8, reserved u16, term u64, index u64, payload (length bytes)
-    snapshot  index u64, term u64, previous_term u64, size u64, sha256 32s
+    snapshot  index u64, term u64, previous_term u64, size u64, sha256 32s, configuration (the rest)
+
+Version 1 had neither incarnations nor configurations: its state goes without the one, and its snapshots end
+before the other.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ import google_crc32c
 
 from consensus.interface import Entry, EntryKind, HardState, InstalledSnapshot, Record, SnapshotMeta, Truncate
 
-FORMAT_VERSION = 1
-"""Of the head and of everything behind it. Another version is refused."""
+FORMAT_VERSION = 2
+"""Of the head and of everything behind it. Version 1 is read too; another is refused."""
 
 SEGMENT_MAGIC = b"MCPJRNL\n"
 BATCH_MAGIC = b"\xb7BAT"
@@ -55,6 +58,7 @@ _RECORD = struct.Struct("<IBBHQQ")
 _CHECKED_RECORD = struct.Struct("<IIBBHQQ")
 _CRC = struct.Struct("<I")
 _VOTE = struct.Struct("<Qi")
+_INCARNATION = struct.Struct("<Q")
 _META = struct.Struct("<QQQQ32s")
 
 _ENTRY, _HARD_STATE, _TRUNCATE, _INSTALLED = 1, 2, 3, 4
@@ -81,7 +85,8 @@ class SegmentHead:
     """What a segment has to know of those before it, so that they can be dropped.
 
     ``first_index`` is the index of the next entry when the segment was begun, ``previous_bytes`` the
-    final size of the segment before it (0: none), ``installed`` the last snapshot that reset the log.
+    final size of the segment before it (0: none), ``installed`` the last snapshot that reset the log,
+    ``incarnation`` the number that this journal drew when it was made (0: none).
     """
 
     sequence: int
@@ -89,6 +94,7 @@ class SegmentHead:
     previous_bytes: int
     hard_state: HardState
     installed: SnapshotMeta | None
+    incarnation: int = 0
 
 
 @dataclass(slots=True)
@@ -111,6 +117,7 @@ def encode_head(head: SegmentHead) -> bytes:
     vote = head.hard_state.voted_for
     name = b"" if vote is None else vote.encode()
     state = _VOTE.pack(head.hard_state.term, -1 if vote is None else len(name)) + name
+    state += _INCARNATION.pack(head.incarnation)
     state += b"\x00" if head.installed is None else b"\x01" + _encode_meta(head.installed)
     fixed = _HEAD.pack(
         SEGMENT_MAGIC, FORMAT_VERSION, 0, len(state), head.sequence, head.first_index, head.previous_bytes
@@ -123,29 +130,35 @@ def decode_head(buffer: bytes) -> tuple[SegmentHead, int]:
     if len(buffer) < _HEAD.size or not buffer.startswith(SEGMENT_MAGIC):
         raise UnreadableBytes(0, "this is not the head of a journal segment")
     _, version, _, length, sequence, first_index, previous_bytes = _HEAD.unpack_from(buffer)
-    if version != FORMAT_VERSION:
-        raise UnreadableBytes(8, f"format version {version} where this program reads {FORMAT_VERSION}")
+    if version not in (1, FORMAT_VERSION):
+        raise UnreadableBytes(8, f"format version {version} where this program reads 1 and {FORMAT_VERSION}")
     end = _HEAD.size + length
     if end + _CRC.size > len(buffer) or _CRC.unpack_from(buffer, end)[0] != _checksum(buffer[:end]):
         raise UnreadableBytes(0, "the checksum of the segment's head is wrong")
-    hard_state, installed = _decode_state(buffer[_HEAD.size : end])
-    return SegmentHead(sequence, first_index, previous_bytes, hard_state, installed), end + _CRC.size
+    hard_state, incarnation, installed = _decode_state(buffer[_HEAD.size : end], version)
+    head = SegmentHead(sequence, first_index, previous_bytes, hard_state, installed, incarnation)
+    return head, end + _CRC.size
 
 
-def _decode_state(state: bytes) -> tuple[HardState, SnapshotMeta | None]:
+def _decode_state(state: bytes, version: int) -> tuple[HardState, int, SnapshotMeta | None]:
     term, length = _VOTE.unpack_from(state)
     at = _VOTE.size + max(length, 0)
     vote = None if length < 0 else state[_VOTE.size : at].decode()
-    return HardState(term, vote), _decode_meta(state, at + 1) if state[at] else None
+    incarnation = 0
+    if version > 1:
+        (incarnation,) = _INCARNATION.unpack_from(state, at)
+        at += _INCARNATION.size
+    return HardState(term, vote), incarnation, _decode_meta(state, at + 1) if state[at] else None
 
 
 def _encode_meta(meta: SnapshotMeta) -> bytes:
-    return _META.pack(meta.index, meta.term, meta.previous_term, meta.size, bytes.fromhex(meta.sha256))
+    fixed = _META.pack(meta.index, meta.term, meta.previous_term, meta.size, bytes.fromhex(meta.sha256))
+    return fixed + meta.configuration
 
 
 def _decode_meta(buffer: bytes, offset: int) -> SnapshotMeta:
     index, term, previous_term, size, digest = _META.unpack_from(buffer, offset)
-    return SnapshotMeta(index, term, previous_term, size, digest.hex())
+    return SnapshotMeta(index, term, previous_term, size, digest.hex(), buffer[offset + _META.size :])
 
 
 def encode_batch(records: Sequence[Record], *, sequence: int, offset: int, durable: int) -> bytes:
@@ -180,7 +193,8 @@ def _encode_other(record: Record) -> tuple[bytes, bytes]:
         case Truncate(from_index):
             return _RECORD.pack(0, _TRUNCATE, 0, 0, 0, from_index), b""
         case InstalledSnapshot(meta):
-            return _RECORD.pack(_META.size, _INSTALLED, 0, 0, meta.term, meta.index), _encode_meta(meta)
+            payload = _encode_meta(meta)
+            return _RECORD.pack(len(payload), _INSTALLED, 0, 0, meta.term, meta.index), payload
         case Entry(index, term, kind, data):
             return _RECORD.pack(len(data), _ENTRY, kind, 0, term, index), data
         case _:

@@ -7,9 +7,10 @@ entries that exist nowhere else on this node, so a damaged one stops the node, a
 taken in its place.
 
 A file is a header and the content. Header, little endian: magic 8s, version u16, origin u16 (0: taken here,
-1: received), 4 zero bytes, index u64, term u64, previous_term u64, size u64, sha256 of the content 32s,
-CRC32C of all that u32. The origin is evidence for `consensus.recovery`: a snapshot that was taken here
-proves that this node's journal once held every entry up to it.
+1: received), configuration length u32, index u64, term u64, previous_term u64, size u64, sha256 of the
+content 32s, the configuration that is committed at the index, CRC32C of all that u32. In version 1 the length
+is 0. The origin is evidence for `consensus.recovery`: a snapshot that was taken here proves that this node's
+journal once held every entry up to it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from dataclasses import dataclass
 
 import google_crc32c
 
+from consensus.configuration import CONFIGURATION_BYTES_MAX
 from consensus.errors import DiskFull, StorageCorrupt, StorageError
 from consensus.interface import SnapshotMeta
 from consensus.storage import REPLACE_NODE_ADVICE, Disk, DiskFile
 
-FORMAT_VERSION = 1
-"""Of the header. Another version is refused."""
+FORMAT_VERSION = 2
+"""Of the header. Version 1 is read too; another is refused."""
 
 READ_BYTES_MAX = 1 << 20
 """How much is read at a time to verify a file."""
 
 _MAGIC = b"MCPSNAP\n"
-_HEADER = struct.Struct("<8sHH4xQQQQ32s")
+_HEADER = struct.Struct("<8sHHIQQQQ32s")
 _CRC = struct.Struct("<I")
-_HEADER_BYTES = _HEADER.size + _CRC.size
 _SUFFIX = ".snapshot"
 _TEMPORARY = ".tmp"
 
@@ -51,6 +52,15 @@ class _Header:
     meta: SnapshotMeta
     received: bool
 
+    @property
+    def size(self) -> int:
+        """Where the content begins, in bytes."""
+        return _content_at(self.meta)
+
+
+def _content_at(meta: SnapshotMeta) -> int:
+    return _HEADER.size + len(meta.configuration) + _CRC.size
+
 
 def _encode_header(header: _Header) -> bytes:
     meta = header.meta
@@ -58,25 +68,31 @@ def _encode_header(header: _Header) -> bytes:
         _MAGIC,
         FORMAT_VERSION,
         header.received,
+        len(meta.configuration),
         meta.index,
         meta.term,
         meta.previous_term,
         meta.size,
         bytes.fromhex(meta.sha256),
     )
+    fixed += meta.configuration
     return fixed + _CRC.pack(google_crc32c.value(fixed))
 
 
-def _decode_header(header: bytes) -> _Header | str:
+def _read_header(file: DiskFile) -> _Header | str:
     """The header, or what is wrong with it."""
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+    fixed = file.read(0, _HEADER.size)
+    if len(fixed) < _HEADER.size or not fixed.startswith(_MAGIC):
         return "this is not the header of a snapshot"
-    _, version, origin, index, term, previous_term, size, digest = _HEADER.unpack_from(header)
-    if version != FORMAT_VERSION:
-        return f"format version {version} where this program reads {FORMAT_VERSION}"
-    if _CRC.unpack_from(header, _HEADER.size)[0] != google_crc32c.value(header[: _HEADER.size]):
+    _, version, origin, length, index, term, previous_term, size, digest = _HEADER.unpack_from(fixed)
+    if version not in (1, FORMAT_VERSION):
+        return f"format version {version} where this program reads 1 and {FORMAT_VERSION}"
+    rest = file.read(_HEADER.size, min(length, CONFIGURATION_BYTES_MAX) + _CRC.size)
+    configuration, checksum = rest[: -_CRC.size], rest[-_CRC.size :]
+    if len(configuration) != length or checksum != _CRC.pack(google_crc32c.value(fixed + configuration)):
         return "the checksum of the header is wrong"
-    return _Header(SnapshotMeta(index, term, previous_term, size, digest.hex()), bool(origin))
+    meta = SnapshotMeta(index, term, previous_term, size, digest.hex(), configuration)
+    return _Header(meta, bool(origin))
 
 
 def _index_of(name: str) -> int | None:
@@ -124,7 +140,9 @@ class SnapshotStore:
         """Whether the latest snapshot came from a peer, and was not taken here."""
         return self._latest is not None and self._latest.received
 
-    def write(self, index: int, term: int, previous_term: int, content: bytes) -> SnapshotMeta:
+    def write(
+        self, index: int, term: int, previous_term: int, content: bytes, configuration: bytes = b""
+    ) -> SnapshotMeta:
         """Store the state after entry ``index`` durably. Blocks while it writes and syncs.
 
         Returns what is the latest snapshot then: this one, or one as new that came first, and then
@@ -132,7 +150,8 @@ class SnapshotStore:
         :class:`~consensus.errors.StorageFailed`.
         """
         digest = hashlib.sha256(content).hexdigest()
-        header = _Header(SnapshotMeta(index, term, previous_term, len(content), digest), received=False)
+        meta = SnapshotMeta(index, term, previous_term, len(content), digest, configuration)
+        header = _Header(meta, received=False)
         temporary = f"{self._place(index)}{_TEMPORARY}"
         try:
             file = self._disk.create_file(temporary)
@@ -151,11 +170,11 @@ class SnapshotStore:
         """The content, verified. Raises :class:`SnapshotGone`, ``StorageCorrupt``, ``StorageFailed``."""
         file = self._open(meta)
         try:
-            content = file.read(_HEADER_BYTES, meta.size)
+            content = file.read(_content_at(meta), meta.size)
         finally:
             file.close()
         if len(content) != meta.size or hashlib.sha256(content).hexdigest() != meta.sha256:
-            raise self._corrupt(meta.index, _HEADER_BYTES, "the content does not match its checksum")
+            raise self._corrupt(meta.index, _content_at(meta), "the content does not match its checksum")
         return content
 
     def read_chunk(self, meta: SnapshotMeta, offset: int, length: int) -> bytes:
@@ -168,7 +187,7 @@ class SnapshotStore:
         try:
             if offset == 0:
                 self._verify(file, meta)
-            return file.read(_HEADER_BYTES + offset, max(0, min(length, meta.size - offset)))
+            return file.read(_content_at(meta) + offset, max(0, min(length, meta.size - offset)))
         finally:
             file.close()
 
@@ -210,7 +229,7 @@ class SnapshotStore:
                 f"the snapshot of entry {meta.index} was replaced by a newer one; begin again with that"
             ) from None
         try:
-            found = _decode_header(file.read(0, _HEADER_BYTES))
+            found = _read_header(file)
             if isinstance(found, str):
                 raise self._corrupt(meta.index, 0, found)
             if found.meta != meta:
@@ -225,10 +244,10 @@ class SnapshotStore:
     def _load(self, index: int) -> _Header:
         file = self._disk.open_file(self._place(index))
         try:
-            header = _decode_header(file.read(0, _HEADER_BYTES))
+            header = _read_header(file)
             if isinstance(header, str):
                 raise self._corrupt(index, 0, header)
-            meta, expected = header.meta, _HEADER_BYTES + header.meta.size
+            meta, expected = header.meta, header.size + header.meta.size
             if meta.index != index:
                 raise self._corrupt(index, 0, f"its header says that it is of entry {meta.index}")
             if file.size != expected:
@@ -240,12 +259,13 @@ class SnapshotStore:
 
     def _verify(self, file: DiskFile, meta: SnapshotMeta) -> None:
         digest = hashlib.sha256()
-        at, end = _HEADER_BYTES, _HEADER_BYTES + meta.size
+        begin = at = _content_at(meta)
+        end = begin + meta.size
         while at < end and (piece := file.read(at, min(READ_BYTES_MAX, end - at))):
             digest.update(piece)
             at += len(piece)
         if digest.hexdigest() != meta.sha256:
-            raise self._corrupt(meta.index, _HEADER_BYTES, "the content does not match its checksum")
+            raise self._corrupt(meta.index, begin, "the content does not match its checksum")
 
     def _remove_unfinished(self) -> list[int]:
         """The indexes of the snapshots that are there, without what a crash left aside."""

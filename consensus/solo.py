@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 
-from consensus.errors import Busy, EntryTooLarge, InvariantViolated
+from consensus.configuration import Change, Configuration
+from consensus.errors import Busy, EntryTooLarge, InvariantViolated, MembershipRefused
 from consensus.interface import (
     EngineStatus,
     Entry,
@@ -33,6 +34,7 @@ class SoloEngine:
 
     def __init__(self, node_id: str, recovered: Recovered, *, entry_bytes_max: int = 16 << 20) -> None:
         self._node_id = node_id
+        self._configuration = Configuration.of_voters([node_id])
         self._entry_bytes_max = entry_bytes_max
         self._term = recovered.hard_state.term + 1
         snapshot_index = recovered.snapshot.index if recovered.snapshot else 0
@@ -76,6 +78,21 @@ class SoloEngine:
     def transferring(self) -> str | None:
         """To nobody."""
         return None
+
+    def change_membership(self, change: Change, now: float) -> int:
+        """Refuse it. See :class:`~consensus.interface.Engine`."""
+        raise MembershipRefused(
+            f"cannot {change}: this engine serves one process and has no members; start the node with the "
+            "raft engine on a data directory of its own to make it part of a cluster"
+        )
+
+    def configuration(self) -> Configuration:
+        """This node alone."""
+        return self._configuration
+
+    def configuration_at(self, index: int) -> bytes:
+        """Nothing: no log of this engine says who its members are."""
+        return b""
 
     def tick(self, now: float) -> None:
         """Nothing depends on time here."""

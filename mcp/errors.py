@@ -200,6 +200,19 @@ class Fenced(McpError):
     code = "FENCED"
 
 
+class MembershipRefused(McpError):
+    """A change of the cluster's members makes no sense, or is not safe as things are. Nothing was changed."""
+
+    code = "MEMBERSHIP_REFUSED"
+
+
+class NotCaughtUp(MembershipRefused):
+    """An observer lags too far behind the log to vote. Nothing was changed; promote it later."""
+
+    code = "NOT_CAUGHT_UP"
+    retryable = True
+
+
 class TooLarge(McpError):
     """A value is over a named limit."""
 

@@ -13,6 +13,7 @@ from mcp.client.client import Client
 from mcp.net.memory import MemoryNetwork
 from mcp.node.config import NodeConfig, NodeLimits
 from mcp.node.node import Node
+from mcp.node.storage import NodeFiles, open_files
 from mcp.node.surroundings import Surroundings
 
 UNTIL_S = 30.0
@@ -37,22 +38,32 @@ class InProcessCluster:
         self.path = path
         self.names = [f"n{i}" for i in range(1, size + 1)]
         self.executors = executors or dict
+        self.open_files: Callable[[Path, int], NodeFiles] = open_files
         self.settings = {"limits": QUICK, "workers": 1, **settings}
         self.running: dict[str, Node] = {}
 
     async def start(self, name: str) -> Node:
         """Start a node, for the first time or on its files."""
+        return await self._start(name, voters={n: f"memory://{n}" for n in self.names})
+
+    async def join(self, name: str, via: str, *, observer: bool = False) -> Node:
+        """Start a node that joins the running ones, by asking ``via``; or start it again."""
+        member = {"join": (f"memory://{via}",), "observer": observer, "advertise": f"memory://{name}"}
+        return await self._start(name, **member)
+
+    async def _start(self, name: str, **place: Any) -> Node:
         config = NodeConfig(
             name,
             self.path / name,
             listen=(),
-            voters={n: f"memory://{n}" for n in self.names},
             election_timeout_min_s=0.1,
             election_timeout_max_s=0.2,
             heartbeat_s=0.02,
+            **place,
             **self.settings,
         )
-        node = Node(config, executors=self.executors(), surroundings=Surroundings(network=self.network))
+        around = Surroundings(network=self.network, open_files=self.open_files)
+        node = Node(config, executors=self.executors(), surroundings=around)
         await node.start()
         self.running[name] = node
         return node

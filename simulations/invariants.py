@@ -8,11 +8,16 @@ opinion. A rule that is broken raises :class:`Violation` in the very step that b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
+from consensus.configuration import Configuration
 from consensus.errors import ConsensusError, OutcomeUnknown
-from consensus.interface import Entry, HardState, InstalledSnapshot, Record, Recovered, SnapshotMeta, Truncate
+from consensus.interface import (
+    Entry,
+    Recovered,
+    SnapshotMeta,
+)
+from simulations.shadow import Disks, Electorate, Server, Shadow
 
 
 class Violation(Exception):
@@ -23,140 +28,66 @@ class Violation(Exception):
         self.rule = rule
 
 
-@dataclass(slots=True)
-class Shadow:
-    """A log as an observer writes it down: everything that a node was told to persist, in order.
-
-    Entries are contiguous from ``first``; everything up to ``covered`` is in a durable snapshot.
-    """
-
-    hard_state: HardState = field(default_factory=lambda: HardState(0, None))
-    first: int = 1
-    entries: list[Entry] = field(default_factory=list)
-    covered: int = 0
-
-    @property
-    def last(self) -> int:
-        """The index of the last entry."""
-        return self.first + len(self.entries) - 1
-
-    def take(self, records: Iterable[Record]) -> None:
-        """Follow ``records``."""
-        for record in records:
-            match record:
-                case Entry():
-                    self.entries.append(record)
-                case HardState():
-                    self.hard_state = record
-                case Truncate(index):
-                    del self.entries[max(0, index - self.first) :]
-                    self.first = min(self.first, index)
-                case InstalledSnapshot(meta):
-                    self.entries, self.first = [], meta.index + 1
-
-    def term_at(self, index: int) -> int | None:
-        """The term of the entry at ``index``; ``None`` where there is none."""
-        at = index - self.first
-        return self.entries[at].term if 0 <= at < len(self.entries) else None
-
-    def holds(self, index: int, term: int) -> bool:
-        """Whether the entry is here, or in the snapshot."""
-        return index <= self.covered or self.term_at(index) == term
-
-    def copy(self) -> Shadow:
-        """Another one, equal now."""
-        return Shadow(self.hard_state, self.first, list(self.entries), self.covered)
-
-
-class Disks:
-    """What every node has written (``live``), and what of it a sync has covered (``durable``)."""
-
-    def __init__(self, nodes: Sequence[str]) -> None:
-        self.live = {name: Shadow() for name in nodes}
-        self.durable = {name: Shadow() for name in nodes}
-        self._pending: dict[str, list[Sequence[Record]]] = {name: [] for name in nodes}
-
-    def appended(self, node: str, records: Sequence[Record]) -> None:
-        """``node`` wrote ``records``; they are not promised yet."""
-        self.live[node].take(records)
-        self.note_pending(node, records)
-
-    def note_pending(self, node: str, records: Sequence[Record]) -> None:
-        """The next sync of ``node`` covers ``records``, which ``live`` has already."""
-        self._pending[node].append(records)
-
-    def synced(self, node: str) -> None:
-        """Everything that ``node`` wrote is durable."""
-        for records in self._pending[node]:
-            self.durable[node].take(records)
-        self._pending[node].clear()
-
-    def covered(self, node: str, index: int) -> None:
-        """``node`` has a durable snapshot of everything up to ``index``."""
-        self.live[node].covered = self.durable[node].covered = index
-
-    def cut_pending(self, node: str) -> bool:
-        """Whether something that was not synced would have taken entries away."""
-        return any(
-            isinstance(r, Truncate | InstalledSnapshot) for records in self._pending[node] for r in records
-        )
-
-    def restarted(self, node: str, recovered: Recovered) -> None:
-        """``node`` has started from its disk with this."""
-        entries = list(recovered.entries)
-        covered = recovered.snapshot.index if recovered.snapshot else 0
-        first = entries[0].index if entries else covered + 1
-        self.live[node] = Shadow(recovered.hard_state, first, entries, covered)
-        self.durable[node] = self.live[node].copy()
-        self._pending[node].clear()
-
-
 class ElectionSafety:
     """At most one leader is elected in a term (Ongaro and Ousterhout 2014, section 5.2).
 
     A candidate needs the votes of a majority, a voter votes once per term and remembers it on its disk,
     and two majorities share a voter. Two leaders of one term would each accept entries for the same
     positions. The observer remembers who led each term, for ever, across restarts, and who voted for whom:
-    a leader without the votes of a majority is wrong even if no second one turns up.
+    a leader without the votes of a majority is wrong even if no second one turns up. The majority is one
+    of the last configuration in the leader's log, and the vote of a server counts, not that of a name.
     """
 
     def __init__(self, voters: int) -> None:
         self.leaders: dict[int, str] = {}
         self._majority = voters // 2 + 1
-        self._votes: dict[tuple[int, str], set[str]] = {}
-        self._began: dict[tuple[int, str], set[str]] = {}
+        self._votes: dict[tuple[int, str], set[Server]] = {}
+        self._began: dict[tuple[int, str], set[Server]] = {}
+        self._electorates: dict[tuple[int, str], Electorate | None] = {}
 
-    def voted(self, node: str, candidate: str, term: int) -> None:
-        """A vote of ``node`` has reached ``candidate``."""
-        self._votes.setdefault((term, candidate), {candidate}).add(node)
+    def voted(self, node: str, candidate: str, term: int, incarnation: int = 0) -> None:
+        """A vote of ``node``, in that incarnation, has reached ``candidate``."""
+        self._votes.setdefault((term, candidate), set()).add((node, incarnation))
 
-    def wrote(self, node: str, term: int) -> None:
+    def has_begun(self, node: str, term: int) -> bool:
+        """Whether ``node`` has written an entry of ``term``."""
+        return (term, node) in self._began
+
+    def wrote(self, node: str, term: int, electorate: Electorate | None = None) -> None:
         """``node`` writes an entry of ``term``, perhaps its first as a leader: those votes count."""
         if (term, node) not in self._began:
-            self._began[term, node] = set(self._votes.get((term, node), {node}))
+            self._began[term, node] = set(self._votes.get((term, node), ()))
+            self._electorates[term, node] = electorate
 
-    def led(self, node: str, term: int) -> None:
-        """``node`` says that it leads ``term``."""
+    def led(self, node: str, term: int, electorate: Electorate | None = None, incarnation: int = 0) -> None:
+        """``node`` says that it leads ``term``; ``electorate`` is what its log said (``None``: all nodes)."""
         known = self.leaders.setdefault(term, node)
         if known != node:
             raise Violation("election safety", f"term {term} is led by {known} and by {node}")
-        votes = self._began.get((term, node)) or self._votes.get((term, node), {node})
-        if len(votes) < self._majority:
-            raise Violation(
-                "election safety", f"{node} leads term {term} with votes of {sorted(votes)} alone"
-            )
+        votes = self._began.get((term, node)) or self._votes.get((term, node), set())
+        if not self._enough(votes | {(node, incarnation)}, self._electorates.get((term, node)) or electorate):
+            voters = sorted({name for name, _ in votes} | {node})
+            raise Violation("election safety", f"{node} leads term {term} with votes of {voters} alone")
 
-    def followed(self, node: str, leader: str, term: int) -> None:
+    def followed(self, node: str, leader: str, term: int, electorate: Electorate | None = None) -> None:
         """``node`` takes ``leader`` for the one that leads ``term``."""
         known = self.leaders.get(term, leader)
         if known != leader:
             raise Violation("election safety", f"{node} follows {leader} in term {term}, which {known} leads")
-        votes = self._votes.get((term, leader), {leader})
-        if len(votes) < self._majority:
+        votes = self._votes.get((term, leader), set())
+        electorate = self._electorates.get((term, leader)) or electorate
+        me = None if electorate is None else electorate.incarnations.get(leader)
+        if not self._enough(votes | {(leader, me or 0)}, electorate):
+            voters = sorted({name for name, _ in votes} | {leader})
             raise Violation(
                 "election safety",
-                f"{node} follows {leader} in term {term}, for which it has votes of {sorted(votes)} alone",
+                f"{node} follows {leader} in term {term}, for which it has votes of {voters} alone",
             )
+
+    def _enough(self, votes: set[Server], electorate: Electorate | None) -> bool:
+        if electorate is not None:
+            return electorate.decides(votes)
+        return len({name for name, _ in votes}) >= self._majority
 
 
 class ElectionsAreWanted:
@@ -195,7 +126,9 @@ class ElectionsAreWanted:
         """``node`` leads ``term``, or leads no more."""
         self._reigns[node] = -1 if term is None else term
 
-    def called(self, node: str, term: int, *, handed_over: bool) -> None:
+    def called(
+        self, node: str, term: int, *, handed_over: bool, electorate: Electorate | None = None
+    ) -> None:
         """``node`` asks for votes in ``term``."""
         rule = "elections are wanted"
         if handed_over:
@@ -203,7 +136,13 @@ class ElectionsAreWanted:
                 raise Violation(rule, f"{node} calls an election in term {term} as if it had been told to")
             return
         consents = self._consents[node] if self._asked.get(node, (0, 0))[0] == term else {node}
-        if len(consents) < self._majority:
+        enough = len(consents) >= self._majority
+        if electorate is not None:
+            # Whoever consents promises nothing, and so does not say which incarnation it is.
+            enough = Electorate.first(electorate.incarnations, unanimous=electorate.unanimous).decides(
+                (name, 0) for name in consents
+            )
+        if not enough:
             raise Violation(
                 rule, f"{node} calls an election in term {term} with the consent of {sorted(consents)} alone"
             )
@@ -243,12 +182,15 @@ class LeadersAreHeard:
         self._heard[node].update(dict.fromkeys(self._came[node], now))
         self._came[node].clear()
 
-    def looked(self, node: str, now: float) -> None:
-        """``node`` has done everything that is due at ``now``."""
+    def looked(self, node: str, now: float, voters: Sequence[str] | None = None) -> None:
+        """``node`` has done everything that is due at ``now``; ``voters`` are those that count for it."""
         since = self._led_since.get(node)
-        if since is None or not self._others_needed:
+        needed = self._others_needed if voters is None else len(voters) // 2
+        if since is None or not needed:
             return
-        contact = max(since, sorted(self._heard[node].values(), reverse=True)[self._others_needed - 1])
+        heard = self._heard[node]
+        times = [heard[peer] for peer in (heard if voters is None else voters) if peer != node]
+        contact = max(since, sorted(times, reverse=True)[needed - 1])
         if now - contact > self._fallback_s + self.ROUNDING_S:
             raise Violation(
                 "leaders are heard", f"{node} leads on, {now - contact:.3f} s after a majority was heard"
@@ -393,18 +335,48 @@ class QuorumDurability:
 
     That is what makes an acknowledgement survive the power loss of all machines at once. It is stronger
     than Raft's replication, which a node may claim from its memory. What counts is what the observer saw
-    synced, or what a durable snapshot covers; a disk counts while its node is down.
+    synced, or what a durable snapshot covers; a disk counts while its node is down. The voters are those of
+    the last configuration at or before the entry; or of the one that follows it in some log, which is in
+    force for the leader that has appended it and cannot be there before the other is committed.
     """
 
     @staticmethod
-    def committed(index: int, term: int, disks: Disks) -> None:
-        """The entry is committed now, or was before."""
-        holders = [name for name, shadow in disks.durable.items() if shadow.holds(index, term)]
-        if 2 * len(holders) <= len(disks.durable):
+    def committed(index: int, term: int, disks: Disks, electorates: Sequence[Electorate]) -> None:
+        """The entry is committed now, or was before; one of ``electorates`` decided it."""
+        holders = disks.holders(index, term)
+        if not any(electorate.decides(holders) for electorate in electorates):
             raise Violation(
                 "quorum durability",
-                f"entry {index} of term {term} is committed, but synced only on {holders} of "
-                f"{len(disks.durable)} voters",
+                f"entry {index} of term {term} is committed, but synced only on "
+                f"{sorted({name for name, _ in holders})} of the voters "
+                f"{' or '.join(str(sorted(each.incarnations)) for each in electorates)}",
+            )
+
+
+class OneMemberAtATime:
+    """Configurations that follow one another in a log differ in one member (Ongaro 2014, section 4.1).
+
+    Any majority of the one then shares a server with any majority of the other, so the two cannot decide
+    against each other. And a snapshot has the last configuration that was committed at its index: one that
+    is not might yet be truncated, and a node that begins with it would count with voters that never were.
+    """
+
+    @staticmethod
+    def follows(node: str, before: Configuration, after: Configuration) -> None:
+        """``node`` has ``after`` in its log behind ``before``."""
+        old, new = ({(m.name, m.incarnation): m.votes for m in each.members} for each in (before, after))
+        changed = [server for server in old.keys() | new.keys() if old.get(server) != new.get(server)]
+        voting = [server for server in changed if old.get(server, False) != new.get(server, False)]
+        if len(voting) > 1 or len({name for name, _ in changed}) > 1:
+            raise Violation("one member at a time", f"{node} goes from {before} to {after}")
+
+    @staticmethod
+    def stored(node: str, meta: SnapshotMeta, committed: Configuration | None) -> None:
+        """``node`` has a snapshot; ``committed`` is the configuration that was committed at its index."""
+        if meta.configuration != (b"" if committed is None else committed.encode()):
+            raise Violation(
+                "one member at a time",
+                f"a snapshot of {meta.index} on {node} has other members than were committed there",
             )
 
 
@@ -421,11 +393,14 @@ class CommitsAreCounted:
         self._others_needed = voters // 2
         self._reigns: dict[str, int] = {}
         self._acknowledged: dict[tuple[str, int], dict[str, int]] = {}
+        self._told: dict[tuple[str, int], dict[Server, int]] = {}
 
-    def acknowledged(self, leader: str, peer: str, term: int, index: int) -> None:
+    def acknowledged(self, leader: str, peer: str, term: int, index: int, incarnation: int = 0) -> None:
         """``leader`` is told by ``peer``, which is in ``term``, that everything up to ``index`` is there."""
         indexes = self._acknowledged.setdefault((leader, term), {})
         indexes[peer] = max(index, indexes.get(peer, 0))
+        told, server = self._told.setdefault((leader, term), {}), (peer, incarnation)
+        told[server] = max(index, told.get(server, 0))
 
     def believed(self, leader: str, term: int, match: Mapping[str, int]) -> None:
         """``leader`` believes that each peer has everything up to an index."""
@@ -438,17 +413,35 @@ class CommitsAreCounted:
                     f"{told.get(peer, 0)}",
                 )
 
-    def stepped(self, node: str, term: int, index: int, log: Shadow, *, leads: bool, moved: bool) -> None:
-        """``node`` is in ``term`` with everything up to ``index`` committed, which ``moved`` in this step."""
+    def stepped(
+        self,
+        node: str,
+        term: int,
+        index: int,
+        log: Shadow,
+        *,
+        leads: bool,
+        moved: bool,
+        electorates: Sequence[Electorate] = (),
+        incarnation: int = 0,
+    ) -> None:
+        """``node`` is in ``term`` with everything up to ``index`` committed, which ``moved`` in this step.
+
+        One of ``electorates`` has decided it, if any are given; otherwise a majority of all nodes.
+        """
         led = self._reigns.get(node) == term
         self._reigns[node] = term if leads else -1
-        if not (leads and led and moved and self._others_needed):
+        alone = any(set(each.incarnations) == {node} for each in electorates)
+        if not (leads and led and moved) or alone or not (electorates or self._others_needed):
             return  # An only voter has nobody to wait for: all that is durable is committed.
         rule, found = "commits are counted", log.term_at(index)
         if found not in (None, term):
             raise Violation(rule, f"{node} commits entry {index} of term {found} in term {term}")
         told = sorted(p for p, upto in self._acknowledged.get((node, term), {}).items() if upto >= index)
-        if len(told) < self._others_needed:
+        servers = {server for server, upto in self._told.get((node, term), {}).items() if upto >= index}
+        servers.add((node, incarnation))
+        counted = any(each.decides(servers) for each in electorates)
+        if not counted and (electorates or len(told) < self._others_needed):
             raise Violation(rule, f"{node} commits entry {index} in term {term}, which {told} alone have")
 
 

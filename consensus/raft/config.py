@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VOTERS_MAX = 7
-"""More voters make every commit slower and tolerate no more than three failures in practice."""
-
 ENTRY_OVERHEAD_BYTES_MAX = 32
 """What an entry costs on the wire beside its data: four msgpack headers and two 64-bit integers."""
 
@@ -55,6 +52,10 @@ class RaftConfig:
     commit_notice_s: float = 0.001
     """So long a commit index may wait for a message to travel with, unless somebody at the peer waits."""
 
+    promotion_lag_entries_max: int = 256
+    """So many entries of the leader's log an observer may lack, at most, when it is promoted: until it has
+    them nothing can be committed that needs its acknowledgement (Ongaro 2014, section 4.2.1)."""
+
     def __post_init__(self) -> None:
         if not 0 < 3 * self.heartbeat_s < self.election_timeout_min_s < self.election_timeout_max_s:
             raise ValueError(
@@ -82,6 +83,10 @@ class RaftConfig:
             raise ValueError(
                 f"entry_bytes_max={self.entry_bytes_max} must be positive and at least {overhead} bytes "
                 f"below append_bytes_max={self.append_bytes_max}, so that an entry fits into one message"
+            )
+        if self.promotion_lag_entries_max < 0:
+            raise ValueError(
+                f"promotion_lag_entries_max={self.promotion_lag_entries_max} must not be negative"
             )
         for name in ("append_entries_max", "appends_in_flight_max", "append_bytes_in_flight_max"):
             if getattr(self, name) < 1:

@@ -25,13 +25,14 @@ nobody would depose it otherwise, and the node with the newer term could never f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from consensus.interface import Role
 from consensus.raft.config import RaftConfig
 from consensus.raft.guards import Ballot
 from consensus.raft.log import MemoryLog
+from consensus.raft.membership import Membership
 from consensus.raft.messages import (
     Message,
     NewerTerm,
@@ -58,14 +59,14 @@ class Elections:
         core: Core,
         log: MemoryLog,
         me: Peer,
-        others: Sequence[Peer],
+        membership: Membership,
         config: RaftConfig,
         *,
         generator: Random,
         send: Send,
         dropped: Counter[str],
     ) -> None:
-        self._core, self._log, self._others, self._config = core, log, others, config
+        self._core, self._log, self._membership, self._config = core, log, membership, config
         self._me, self._random = me, generator
         self._send, self._dropped = send, dropped
         self._ballot = Ballot()
@@ -76,6 +77,8 @@ class Elections:
         self._asked_term = 0
         self._grants: set[Peer] = set()
         self._handed_over = False
+        self.founders: dict[Peer, int] = {}
+        """Who has voted for this node in its last candidacy, in which incarnation, while it is founding."""
 
     @property
     def has_leader(self) -> bool:
@@ -116,16 +119,21 @@ class Elections:
 
     def tick(self) -> None:
         """Ask the others if the deadline has passed. Without others PySyncObj needs no asking."""
-        core = self._core
-        if core.is_leader or not self._others or not core.connected:
+        core, stands = self._core, self._membership.may_stand
+        if core.is_leader or (stands and not (self._membership.voters and core.connected)):
             return
         if core.election_deadline < core.now:
+            # Also where this node does not stand: PySyncObj would.
             core.postpone_election()
-            self._ask()
+            if stands:
+                self._ask()
+            else:
+                core.forget_leader()
 
     def call(self, *, handed_over: bool) -> None:
         """Begin a term and ask for votes; ``handed_over``: the leader itself wants it."""
         self._close()
+        self.founders = {}
         self._handed_over = handed_over
         try:
             self._core.call_election()
@@ -145,7 +153,7 @@ class Elections:
         self._round += 1
         self._asked_term = core.term + 1
         self._grants.clear()
-        for peer in self._others:
+        for peer in self._membership.voters:
             self._send(peer, PreVote(self._asked_term, self._round, log.last_index, log.last_term))
 
     def _close(self) -> None:
@@ -157,27 +165,41 @@ class Elections:
         if answer.round != self._round or self._asked_term != core.term + 1:
             self._dropped["stale_pre_vote"] += 1
         elif answer.granted:
-            self._grants.add(sender)
-            if len(self._grants) + 1 > (len(self._others) + 1) // 2:
+            if sender in self._membership.voters:
+                self._grants.add(sender)
+            if self._has_enough(len(self._grants)):
                 self.call(handed_over=False)
         elif answer.term > core.term:
             core.observe_term(sender, answer.term)
 
+    def _has_enough(self, others: int) -> bool:
+        """Whether the votes of so many other voters, and this node's own, elect it."""
+        voters, founding = len(self._membership.voters), self._membership.founding
+        return others == voters if founding else others + 1 > (voters + 1) // 2
+
     def on_vote(self, sender: Peer, vote: Vote) -> None:
-        """Count a vote, if it is one for this term and the sender's first (defect 3)."""
-        core = self._core
+        """Count a vote, if it is one for this term, a voter's, and the sender's first (defect 3)."""
+        core, membership = self._core, self._membership
         if core.role is not Role.CANDIDATE or vote.term != core.term:
             self._dropped["stale_vote"] += 1
+        elif sender not in membership.voters or not (
+            membership.founding or membership.counts(sender, vote.incarnation)
+        ):
+            self._dropped["vote_of_a_stranger"] += 1
         elif not self._ballot.admit(vote.term, sender):
             self._dropped["second_vote"] += 1
         else:
-            core.deliver(sender, {"type": "response_vote", "term": vote.term})
+            self.founders[sender] = vote.incarnation
+            if membership.founding and not self._has_enough(len(self.founders)):
+                return
+            for voter in list(self.founders) if membership.founding else (sender,):
+                core.deliver(voter, {"type": "response_vote", "term": vote.term})
             core.advance()
 
     def on_timeout_now(self, sender: Peer, message: TimeoutNow) -> None:
         """Call an election at once, if it is the leader of this term that wants it."""
         core = self._core
-        if message.term != core.term or core.leader != sender:
+        if message.term != core.term or core.leader != sender or not self._membership.may_stand:
             self._dropped["stale_timeout_now"] += 1
             return
         self.call(handed_over=True)
@@ -194,7 +216,7 @@ class Elections:
     def _make_way(self, candidate: Peer) -> None:
         core = self._core
         core.election_deadline = max(core.election_deadline, self._soon())
-        if candidate < self._me:
+        if candidate.id < self._me.id:
             self._close()
 
     def _would_vote(self, ask: PreVote) -> bool:
@@ -223,7 +245,8 @@ class Elections:
 
     def on_newer_term(self, sender: Peer, message: NewerTerm) -> None:
         """A peer cannot follow this leader any more: make room for one that everybody can follow."""
-        if self._core.is_leader and message.term > self._core.term:
+        member = sender in self._membership.incarnations
+        if self._core.is_leader and message.term > self._core.term and member:
             self._core.observe_term(sender, message.term)
         else:
             self._dropped["stale_term"] += 1

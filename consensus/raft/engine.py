@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from consensus.configuration import VOTERS_MAX, Change, Configuration, Standing
 from consensus.errors import Busy, EntryTooLarge, InvariantViolated, NotLeader
 from consensus.interface import (
     EngineStatus,
@@ -24,11 +25,12 @@ from consensus.interface import (
     Recovered,
     SnapshotMeta,
 )
-from consensus.raft.config import VOTERS_MAX, RaftConfig
+from consensus.raft.config import RaftConfig
 from consensus.raft.elections import Elections
 from consensus.raft.guards import Delivery, Reign, normalise
 from consensus.raft.handover import Handover
 from consensus.raft.log import MemoryLog
+from consensus.raft.membership import Membership
 from consensus.raft.messages import (
     Ack,
     Append,
@@ -36,6 +38,7 @@ from consensus.raft.messages import (
     Malformed,
     Message,
     NewerTerm,
+    NotMember,
     PreVote,
     PreVoteAnswer,
     RequestVote,
@@ -78,9 +81,11 @@ def _event(
 
 
 class RaftEngine:
-    """One voter of a Raft cluster. Implements :class:`~consensus.interface.Engine`.
+    """One node of a Raft cluster. Implements :class:`~consensus.interface.Engine`.
 
-    ``voters`` are the node ids of all one to seven voters, this one included, equal on every voter.
+    ``voters`` are the node ids of the one to seven voters that the cluster is begun with, this one included,
+    equal on every one of them; or a configuration, which has their addresses too; or nobody, on a node that
+    waits to be taken into a cluster. What stands in the log later goes before it.
     ``recovered`` is what the disk held; ``now`` and every later ``now`` are seconds on one clock that
     does not go back, ``random`` draws the election timeouts. Times and limits: :class:`RaftConfig`.
 
@@ -94,7 +99,7 @@ class RaftEngine:
     def __init__(
         self,
         node_id: str,
-        voters: Sequence[str],
+        voters: Sequence[str] | Configuration,
         recovered: Recovered,
         *,
         now: float,
@@ -102,10 +107,11 @@ class RaftEngine:
         config: RaftConfig = RaftConfig(),  # noqa: B008 (frozen)
     ) -> None:
         self._config = config
-        self._voters = _check_voters(node_id, voters)
-        self._peers = {name: Peer(ordinal, name) for ordinal, name in enumerate(self._voters, 1)}
-        self._self = self._peers[node_id]
-        self._others = [peer for peer in self._peers.values() if peer != self._self]
+        initial = _check_voters(node_id, voters)
+        names = initial.voters or (node_id,)
+        known = {name: Peer(ordinal, name) for ordinal, name in enumerate(names, 1)}
+        self._self = known[node_id]
+        self._incarnation = recovered.incarnation
         self._codec = Codec(config)
         self._log = MemoryLog(recovered, config)
         self._reign = Reign()
@@ -119,16 +125,19 @@ class RaftEngine:
         """How many messages were dropped, by reason."""
         applied = recovered.snapshot.index if recovered.snapshot else 0
         self._core = Core(
-            self._self, self._others, self._log, self, config, applied_index=applied, now=now, random=random
+            self._self, (), self._log, self, config, applied_index=applied, now=now, random=random
         )
-        self._replication = Replication(self._core, self._log, self._codec, self._others, config)
+        self._membership = Membership(
+            self._core, self._log, self._self, self._incarnation, initial, known, config
+        )
+        self._replication = Replication(self._core, self._log, self._codec, self._membership, config)
         self._reads = PendingReads(self._core, self._replication)
-        self._handover = Handover(self._core, self._log, config, send=self._send)
+        self._handover = Handover(self._core, self._log, self._membership, config, send=self._send)
         self._elections = Elections(
             self._core,
             self._log,
             self._self,
-            self._others,
+            self._membership,
             config,
             generator=random,
             send=self._send,
@@ -142,8 +151,8 @@ class RaftEngine:
     def receive(self, peer: str, message: bytes, now: float) -> None:
         """Take a peer's message. See :meth:`consensus.interface.Engine.receive`."""
         self._advance_clock(now)
-        sender = self._peers.get(peer)
-        if sender is None or sender == self._self:
+        sender = self._membership.peer(peer)
+        if sender is None:
             self.dropped["unknown_peer"] += 1
             return
         try:
@@ -183,10 +192,24 @@ class RaftEngine:
         """Hand over. See :meth:`consensus.interface.Engine.transfer_leadership`."""
         self._advance_clock(now)
         self._must_lead()
-        successor = None if target is None else self._peers.get(target)
-        if successor == self._self or (successor is None) != (target is None):
-            raise ValueError(f"{target!r} is no other voter; the voters are {', '.join(self._voters)}")
+        membership = self._membership
+        successor = next((peer for peer in membership.voters if peer.id == target), None)
+        if (successor is None) != (target is None):
+            voters = ", ".join(membership.configuration.voters)
+            raise ValueError(f"{target!r} is no other voter; the voters are {voters}")
         return self._handover.begin(successor).id
+
+    @_event
+    def change_membership(self, change: Change, now: float) -> int:
+        """Append another configuration. See :meth:`consensus.interface.Engine.change_membership`."""
+        self._advance_clock(now)
+        self._must_lead()
+        successor = self._handover.successor
+        if successor is not None:
+            raise Busy(f"leadership is being handed over to {successor.id}; ask again in a moment")
+        index = self._membership.change(change, self._replication.first_index)
+        self._follow_configuration()
+        return index
 
     @_event
     def tick(self, now: float) -> None:
@@ -201,8 +224,8 @@ class RaftEngine:
     def peer_connected(self, peer: str, now: float) -> None:
         """Messages to ``peer`` have a chance to arrive from now on."""
         self._advance_clock(now)
-        node = self._peers.get(peer)
-        if node is None or node == self._self or node in self._core.connected:
+        node = self._membership.peer(peer)
+        if node is None or node in self._core.connected:
             return
         if not self._core.connected and not self._core.is_leader:
             # Cut off until now: give a leader the time to make itself heard before calling an election.
@@ -215,7 +238,7 @@ class RaftEngine:
     def peer_disconnected(self, peer: str, now: float) -> None:
         """Messages to ``peer`` are lost until further notice."""
         self._advance_clock(now)
-        node = self._peers.get(peer)
+        node = self._membership.peer(peer)
         if node is None or node not in self._core.connected:
             return
         self._core.disconnect(node)
@@ -231,8 +254,8 @@ class RaftEngine:
         and is applied from the log: the log stays, and nothing is restored.
         """
         self._advance_clock(now)
-        sender = self._peers.get(peer)
-        if sender is None or sender == self._self or not self._follow(sender, term):
+        sender = self._membership.peer(peer)
+        if sender is None or not self._follow(sender, term):
             self.dropped["snapshot_refused"] += 1
             return False
         self._notice_role()
@@ -245,6 +268,7 @@ class RaftEngine:
             return True
         self._log.install(meta)
         self._core.committed_to(meta.index, applied=True)
+        self._follow_configuration()
         self._output.committed.clear()
         self._output.restore = meta
         return True
@@ -253,8 +277,13 @@ class RaftEngine:
     def snapshot_delivered(self, peer: str, term: int, index: int, now: float) -> None:
         """``peer`` has made our snapshot durable: go on behind it."""
         self._advance_clock(now)
-        core, node = self._core, self._peers.get(peer)
-        if node is None or node == self._self or not core.is_leader or term != core.term:
+        core, node = self._core, self._membership.peer(peer)
+        if (
+            node is None
+            or node not in self._membership.incarnations
+            or not core.is_leader
+            or term != core.term
+        ):
             self.dropped["stale_ack"] += 1
         elif index > core.commit_index:
             self.dropped["ack_of_nothing"] += 1
@@ -265,7 +294,7 @@ class RaftEngine:
     def hurry(self, peer: str, index: int, now: float) -> None:
         """Somebody at ``peer`` waits. See :meth:`consensus.interface.Engine.hurry`."""
         self._advance_clock(now)
-        node = self._peers.get(peer)
+        node = self._membership.peer(peer)
         if node is not None:
             self._replication.hurry(node, index)
 
@@ -281,6 +310,7 @@ class RaftEngine:
             raise InvariantViolated(
                 f"a snapshot of {meta.index} says term {meta.term}, the log says {log.term_at(meta.index)}"
             )
+        log.forget_configurations(meta.index)
         return log.compact(meta.index - max(retain_entries, 0))
 
     # -- what comes out ----------------------------------------------------------------------------
@@ -290,7 +320,7 @@ class RaftEngine:
         """What has gathered. See :meth:`consensus.interface.Engine.take_output`."""
         core = self._core
         if core.is_leader:
-            if not self._others:
+            if not self._membership.voters:
                 core.advance()
             self._replication.flush(self._output)
             if self._reads:
@@ -308,12 +338,15 @@ class RaftEngine:
         """
         core = self._core
         if core.is_leader:
-            if not self._others:
+            if not self._membership.peers:
                 return float("inf")
             replication, until = self._replication, self._handover.until
             at = min(core.heartbeat_at, replication.fallback_at(), replication.notice_at, until)
             return at + DEADLINE_SLACK_S
-        if self._others and not core.connected:
+        if self._membership.may_stand:
+            if self._membership.voters and not core.connected:
+                return float("inf")
+        elif core.leader is None:
             return float("inf")
         return core.election_deadline + DEADLINE_SLACK_S
 
@@ -332,6 +365,15 @@ class RaftEngine:
         successor = self._handover.successor
         return None if successor is None else successor.id
 
+    def configuration(self) -> Configuration:
+        """See :meth:`consensus.interface.Engine.configuration`."""
+        return self._membership.configuration
+
+    def configuration_at(self, index: int) -> bytes:
+        """See :meth:`consensus.interface.Engine.configuration_at`."""
+        configuration = self._log.configuration_at(index)
+        return b"" if configuration is None else configuration.encode()
+
     def entries_held(self) -> int:
         """See :meth:`consensus.interface.Engine.entries_held`."""
         return self._log.last_index - self._log.first_index + 1
@@ -343,12 +385,12 @@ class RaftEngine:
         return self._status
 
     def _view(self) -> EngineStatus:
-        core, leader = self._core, self._core.leader
+        core, leader, membership = self._core, self._core.leader, self._membership
         match: Mapping[str, int] = {}
         contact: Mapping[str, float] = {}
         if core.is_leader:
-            match = {peer.id: core.match_index[peer] for peer in self._others}
-            contact = {peer.id: core.last_response[peer] for peer in self._others}
+            match = {peer.id: core.match_index[peer] for peer in membership.peers}
+            contact = {peer.id: core.last_response[peer] for peer in membership.peers}
         return EngineStatus(
             self._self.id,
             core.role,
@@ -357,9 +399,12 @@ class RaftEngine:
             self._log.first_index,
             self._log.last_index,
             core.commit_index,
-            self._voters,
+            membership.configuration.voters,
             match,
             contact,
+            membership.configuration.observers,
+            membership.standing,
+            membership.is_dismissed,
         )
 
     # -- messages in -------------------------------------------------------------------------------
@@ -378,12 +423,16 @@ class RaftEngine:
                 self._elections.on_vote(sender, message)
             case PreVote():
                 self._elections.on_pre_vote(sender, message)
+                if sender not in self._membership.incarnations:
+                    self._dismiss(sender)
             case PreVoteAnswer():
                 self._elections.on_pre_vote_answer(sender, message)
             case NewerTerm():
                 self._elections.on_newer_term(sender, message)
             case TimeoutNow():
                 self._elections.on_timeout_now(sender, message)
+            case NotMember():
+                self._on_not_member(message)
 
     def _on_append(self, sender: Peer, append: Append) -> None:
         if not self._admit_leader(sender, append.term):
@@ -403,6 +452,7 @@ class RaftEngine:
             },
         )
         self._answering = None
+        self._follow_configuration()
         self._elections.heard(sender)
         core.advance()
 
@@ -411,7 +461,8 @@ class RaftEngine:
             return
         # What is committed here is in the leader's log: if it has come far enough, no snapshot is needed.
         next_index = self._core.commit_index + 1
-        self._send(sender, Ack(message.term, message.number, next_index, success=False, reset=True))
+        ack = Ack(message.term, message.number, next_index, False, True, self._incarnation)
+        self._send(sender, ack)
 
     def _follow(self, sender: Peer, term: int) -> bool:
         """Take ``sender`` for the leader of ``term`` without looking at any entry of its log."""
@@ -440,8 +491,36 @@ class RaftEngine:
         if not core.is_leader or ack.term != core.term:
             self.dropped["stale_ack"] += 1
             return
+        if not self._membership.counts(sender, ack.incarnation):
+            self.dropped["ack_of_a_stranger"] += 1
+            self._dismiss(sender)
+            return
         if not self._replication.take_ack(sender, ack):
             self.dropped["ack_of_nothing"] += 1
+
+    # -- members -----------------------------------------------------------------------------------
+
+    def _follow_configuration(self) -> None:
+        """The log may have another configuration than the one in force."""
+        membership = self._membership
+        if not membership.follow():
+            return
+        self._replication.reconfigure()
+        if self._core.is_leader and membership.standing is not Standing.VOTER:
+            raise InvariantViolated(
+                f"{self._self.id} leads term {self._core.term} and is no voter of the configuration at entry "
+                f"{membership.index}; restart this node"
+            )
+
+    def _dismiss(self, peer: Peer) -> None:
+        """Tell whoever takes itself for a member that it is none, if that is certain."""
+        membership = self._membership
+        if membership.index and membership.is_settled:
+            self._send(peer, NotMember(self._core.term, membership.index))
+
+    def _on_not_member(self, message: NotMember) -> None:
+        if message.term < self._core.term or not self._membership.dismiss(message.position):
+            self.dropped["stale_dismissal"] += 1
 
     # -- messages out ------------------------------------------------------------------------------
 
@@ -453,7 +532,7 @@ class RaftEngine:
             case "request_vote":
                 self._send(peer, self._elections.request(message))
             case "response_vote":
-                self._send(peer, Vote(message["term"]))
+                self._send(peer, Vote(message["term"], self._incarnation))
             case unknown:
                 raise InvariantViolated(f"PySyncObj sent a message of a type that is not ours: {unknown!r}")
 
@@ -471,8 +550,8 @@ class RaftEngine:
         if message["success"] and not number:
             return
         next_index = min(message["next_node_idx"], delivery.next_index_max)
-        ack = Ack(self._core.term, number, next_index, message["success"], message["reset"])
-        self._send(peer, ack)
+        success, reset = message["success"], message["reset"]
+        self._send(peer, Ack(self._core.term, number, next_index, success, reset, self._incarnation))
 
     def _must_lead(self) -> None:
         if not self._core.is_leader:
@@ -491,6 +570,9 @@ class RaftEngine:
                 if not self._reign.admit(core.term, self._self):
                     raise InvariantViolated(f"elected in term {core.term}, which has a leader already")
                 self._replication.begin()
+                if self._membership.founding:
+                    self._membership.found(self._elections.founders)
+                    self._follow_configuration()
         elif self._replication.end():
             self._output.reads_refused += self._reads.refuse()
             self._handover.end()
@@ -500,10 +582,14 @@ class RaftEngine:
                 core.postpone_election()
 
 
-def _check_voters(node_id: str, voters: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(sorted(set(voters)))
-    if len(names) != len(voters) or not 1 <= len(names) <= VOTERS_MAX:
-        raise ValueError(f"voters must be 1 to {VOTERS_MAX} distinct node ids, not {list(voters)}")
-    if node_id not in names:
-        raise ValueError(f"node {node_id!r} is not among the voters {list(names)}")
-    return names
+def _check_voters(node_id: str, voters: Sequence[str] | Configuration) -> Configuration:
+    if isinstance(voters, Configuration):
+        initial, names = voters, list(voters.voters)
+    else:
+        names = sorted(set(voters))
+        if len(names) != len(voters) or len(names) > VOTERS_MAX:
+            raise ValueError(f"voters must be at most {VOTERS_MAX} distinct node ids, not {list(voters)}")
+        initial = Configuration.of_voters(names)
+    if names and node_id not in names:
+        raise ValueError(f"node {node_id!r} is not among the voters {names}")
+    return initial

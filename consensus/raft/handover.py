@@ -14,6 +14,7 @@ from collections.abc import Callable
 from consensus.errors import Busy
 from consensus.raft.config import RaftConfig
 from consensus.raft.log import MemoryLog
+from consensus.raft.membership import Membership
 from consensus.raft.messages import Message, TimeoutNow
 from consensus.raft.seams import Core, Peer
 
@@ -22,9 +23,16 @@ class Handover:
     """One leader's handing over, if it is at it."""
 
     def __init__(
-        self, core: Core, log: MemoryLog, config: RaftConfig, *, send: Callable[[Peer, Message], None]
+        self,
+        core: Core,
+        log: MemoryLog,
+        membership: Membership,
+        config: RaftConfig,
+        *,
+        send: Callable[[Peer, Message], None],
     ) -> None:
         self._core, self._log, self._config, self._send = core, log, config, send
+        self._membership = membership
         self._told = False
         self.successor: Peer | None = None
         """Who is to take over."""
@@ -38,7 +46,8 @@ class Handover:
             raise Busy(
                 f"leadership is being handed over to {self.successor.id} already; wait for the outcome"
             )
-        reachable = [peer for peer in sorted(core.connected) if successor in (None, peer)]
+        voters = sorted(self._membership.voters, key=lambda peer: peer.id)
+        reachable = [peer for peer in voters if peer in core.connected and successor in (None, peer)]
         if not reachable:
             raise Busy(
                 f"{'nobody' if successor is None else successor.id} can be reached to take over; "

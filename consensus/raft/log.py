@@ -18,6 +18,7 @@ import bisect
 import itertools
 import operator
 
+from consensus.configuration import Configuration
 from consensus.errors import InvariantViolated
 from consensus.interface import (
     Entry,
@@ -38,6 +39,7 @@ GENESIS = Entry(1, 0, EntryKind.NOOP, b"")
 """The first entry of every log: PySyncObj takes it for granted on every node."""
 
 _PYSYNCOBJ_NOOP = b"\x01"
+_CONFIG = EntryKind.CONFIG
 _term_of = operator.itemgetter(2)
 
 
@@ -65,10 +67,12 @@ class MemoryLog(list[Slot]):
         self._hard_state = recovered.hard_state
         self._term_pending = False
         self._has_placeholder = False
+        self._configurations: list[tuple[int, Configuration]] = []
         self._commit_index = recovered.snapshot.index if recovered.snapshot else GENESIS.index
         _check_order(recovered)
         super().__init__(self._recover(recovered.snapshot, recovered.entries))
         self._base_index = self[0][1]
+        self._recover_configurations(recovered.snapshot)
 
     def _recover(self, meta: SnapshotMeta | None, entries: list[Entry]) -> list[Slot]:
         if meta is None:
@@ -89,6 +93,17 @@ class MemoryLog(list[Slot]):
             self._records.append(InstalledSnapshot(meta))
             follows = []
         return [_placeholder(meta), *map(_slot, follows)]
+
+    def _recover_configurations(self, meta: SnapshotMeta | None) -> None:
+        covered = meta.index if meta is not None else 0
+        try:
+            if meta is not None and meta.configuration:
+                self._configurations.append((covered, Configuration.decode(meta.configuration)))
+            for data, index, _, entry in self:
+                if entry.kind is _CONFIG and index > covered:
+                    self._configurations.append((index, Configuration.decode(data)))
+        except ValueError as problem:
+            raise _contradiction(str(problem)) from problem
 
     # -- what the guards and the engine ask --------------------------------------------------------
 
@@ -129,6 +144,16 @@ class MemoryLog(list[Slot]):
         """The first index in memory whose term is ``term`` or later: terms never fall along a log."""
         return self._base_index + bisect.bisect_left(self, term, key=_term_of)
 
+    @property
+    def configuration(self) -> tuple[int, Configuration] | None:
+        """The last configuration in the log or its snapshot, and where: the same object until it changes."""
+        return self._configurations[-1] if self._configurations else None
+
+    def configuration_at(self, index: int) -> Configuration | None:
+        """The last configuration at or before ``index``, which is not before the last snapshot."""
+        known = (configuration for at, configuration in reversed(self._configurations) if at <= index)
+        return next(known, None)
+
     # -- changes that the engine makes itself ------------------------------------------------------
 
     def append_entry(self, entry: Entry) -> None:
@@ -140,7 +165,16 @@ class MemoryLog(list[Slot]):
         self[:] = [_placeholder(meta)]
         self._base_index = meta.index
         self._has_placeholder = True
+        self._configurations.clear()
+        if meta.configuration:
+            self._configurations.append((meta.index, Configuration.decode(meta.configuration)))
         self._records.append(InstalledSnapshot(meta))
+
+    def forget_configurations(self, index: int) -> None:
+        """A snapshot of ``index`` stands for what was in force before it."""
+        held = self._configurations
+        while len(held) > 1 and held[1][0] <= index:
+            del held[0]
 
     def compact(self, first_index: int) -> int:
         """Forget what is before ``first_index``, which is committed; return the first index kept."""
@@ -182,6 +216,8 @@ class MemoryLog(list[Slot]):
             command = b""
         super().append((command, idx, term, entry))
         self._records.append(entry)
+        if entry.kind is _CONFIG:
+            self._configurations.append((idx, Configuration.decode(command)))
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803 (PySyncObj's names)
         """Forget the slots from position ``entryFrom`` on."""
@@ -189,6 +225,9 @@ class MemoryLog(list[Slot]):
             raise InvariantViolated("PySyncObj tried to delete the base of the log, which is committed")
         del self[entryFrom:]
         self._records.append(Truncate(self.last_index + 1))
+        while self._configurations and self._configurations[-1][0] > self.last_index:
+            # In force when it was appended, and not any more: it was never committed.
+            self._configurations.pop()
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803 (PySyncObj's names)
         """PySyncObj compacts only after it has serialised, and here it never does."""

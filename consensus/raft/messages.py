@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from consensus.configuration import Configuration
 from consensus.interface import Entry, EntryKind
 from consensus.raft.config import RaftConfig
 
@@ -44,9 +45,14 @@ class RequestVote(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """The sender votes for the receiver in ``term``. Refusals are silent."""
+    """The sender votes for the receiver in ``term``. Refusals are silent.
+
+    ``incarnation`` is that of the sender's journal: a vote counts for the server that the configuration
+    names.
+    """
 
     term: int
+    incarnation: int = 0
 
 
 class Append(NamedTuple):
@@ -68,7 +74,7 @@ class Ack(NamedTuple):
     """The answer to the message with ``number``, in the sender's ``term``.
 
     ``success``: everything below ``next_index`` is durable and as in the leader's log.
-    ``reset``: it did not fit; try again from ``next_index``.
+    ``reset``: it did not fit; try again from ``next_index``. ``incarnation``: of the sender's journal.
     """
 
     term: int
@@ -76,6 +82,7 @@ class Ack(NamedTuple):
     next_index: int
     success: bool
     reset: bool
+    incarnation: int = 0
 
 
 class SnapshotPending(NamedTuple):
@@ -125,6 +132,16 @@ class TimeoutNow(NamedTuple):
     term: int
 
 
+class NotMember(NamedTuple):
+    """The sender, which is in ``term``, to whoever is not in the configuration at ``position``.
+
+    It is committed, so that the receiver can be needed for nothing before it learns of a later one.
+    """
+
+    term: int
+    position: int
+
+
 Message = (
     RequestVote
     | Vote
@@ -136,23 +153,28 @@ Message = (
     | TransferVote
     | NewerTerm
     | TimeoutNow
+    | NotMember
 )
 
 _APPEND = 3
 _TYPES: dict[type[Message], int] = {
     RequestVote: 1,
-    Vote: 2,
+    Vote: 11,
     Append: _APPEND,
-    Ack: 4,
+    Ack: 12,
     SnapshotPending: 5,
     PreVote: 6,
     PreVoteAnswer: 7,
     TransferVote: 8,
     NewerTerm: 9,
     TimeoutNow: 10,
+    NotMember: 13,
 }
+"""2 and 4 were a vote and an answer without the sender's incarnation."""
+
 _INTEGER = frozenset({int})
 _KINDS = {int(kind): kind for kind in EntryKind}
+_CONFIG = int(EntryKind.CONFIG)
 
 
 class Codec:
@@ -164,15 +186,16 @@ class Codec:
         self._pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
         self._shapes: dict[int, Callable[[list[Any]], Message]] = {
             1: _decode_request_vote,
-            2: _decode_vote,
             3: self._decode_append,
-            4: _decode_ack,
             5: _decode_snapshot_pending,
             6: _decode_pre_vote,
             7: _decode_pre_vote_answer,
             8: _decode_transfer_vote,
             9: _decode_newer_term,
             10: _decode_timeout_now,
+            11: _decode_vote,
+            12: _decode_ack,
+            13: _decode_not_member,
         }
 
     def encode(self, message: Message) -> bytes:
@@ -246,11 +269,20 @@ def _decode_entries(items: list[Any], index: int, last_term: int, term_max: int)
             raise Malformed("wrong_field")
         if entry_index != index or not last_term <= term <= term_max:
             raise Malformed("wrong_order")
+        if kind == _CONFIG:
+            _check_configuration(data)
         last_term = term
         entries.append(Entry(index, term, _KINDS[kind], data))
     if index > INTEGER_MAX:
         raise Malformed("wrong_field")
     return entries
+
+
+def _check_configuration(data: bytes) -> None:
+    try:
+        Configuration.decode(data)
+    except ValueError:
+        raise Malformed("wrong_configuration") from None
 
 
 def _decode_request_vote(fields: list[Any]) -> RequestVote:
@@ -259,13 +291,15 @@ def _decode_request_vote(fields: list[Any]) -> RequestVote:
 
 
 def _decode_vote(fields: list[Any]) -> Vote:
-    _check(fields, 2, 2)
-    return Vote(fields[1])
+    _check(fields, 3, 3)
+    return Vote(*fields[1:])
 
 
 def _decode_ack(fields: list[Any]) -> Ack:
-    _check(fields, 6, 4)
+    _check(fields, 7, 4)
     if type(fields[4]) is not bool or type(fields[5]) is not bool or fields[3] < 1:
+        raise Malformed("wrong_field")
+    if type(fields[6]) is not int or not 0 <= fields[6] <= INTEGER_MAX:
         raise Malformed("wrong_field")
     return Ack(*fields[1:])
 
@@ -300,3 +334,8 @@ def _decode_newer_term(fields: list[Any]) -> NewerTerm:
 def _decode_timeout_now(fields: list[Any]) -> TimeoutNow:
     _check(fields, 2, 2)
     return TimeoutNow(fields[1])
+
+
+def _decode_not_member(fields: list[Any]) -> NotMember:
+    _check(fields, 3, 3)
+    return NotMember(*fields[1:])

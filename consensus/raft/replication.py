@@ -14,6 +14,7 @@ from consensus.interface import Output
 from consensus.raft.config import RaftConfig
 from consensus.raft.flow import Flow
 from consensus.raft.log import MemoryLog, Slot
+from consensus.raft.membership import Membership
 from consensus.raft.messages import Ack, Codec, SnapshotPending
 from consensus.raft.seams import Core, Peer
 
@@ -24,11 +25,14 @@ class Replication:
     """Keeps the peers of a leader up to date. It lives as long as the engine, its flows for a term."""
 
     def __init__(
-        self, core: Core, log: MemoryLog, codec: Codec, peers: Sequence[Peer], config: RaftConfig
+        self, core: Core, log: MemoryLog, codec: Codec, membership: Membership, config: RaftConfig
     ) -> None:
         self._core, self._log, self._codec, self._config = core, log, codec, config
-        self._peers = peers
-        self._majority = (len(peers) + 1) // 2
+        self._membership = membership
+        self._peers = membership.peers
+        self._voters = membership.voters
+        self._majority = (len(self._voters) + 1) // 2
+        self._leading = False
         self._flows: dict[Peer, Flow] = {}
         self._term = -1
         self._number = 0
@@ -59,13 +63,25 @@ class Replication:
         """The node has become the leader of the current term: everybody is owed a message."""
         self._term = self._core.term
         self._first_index = self._log.last_index
+        self._leading = True
         self._flows = {peer: Flow(self._config, self._core.now) for peer in self._peers}
         self._fallback_at = -math.inf
 
     def end(self) -> bool:
         """The node leads no more. Returns whether it did until now."""
-        led, self._flows = bool(self._flows), {}
+        led, self._leading, self._flows = self._leading, False, {}
         return led
+
+    def reconfigure(self) -> None:
+        """Another configuration is in force: who is new hears from us at once, who is gone never again."""
+        core, before = self._core, self._flows
+        self._peers, self._voters = self._membership.peers, self._membership.voters
+        self._majority = (len(self._voters) + 1) // 2
+        self._fallback_at = -math.inf
+        if self._leading:
+            # A match of 0 is nobody's who has answered: such a one is new, perhaps under an old name.
+            known = {peer: before[peer] for peer in self._peers if peer in before and core.match_index[peer]}
+            self._flows = {peer: known.get(peer) or Flow(self._config, core.now) for peer in self._peers}
 
     def connected(self, peer: Peer) -> None:
         """``peer`` can be reached: it hears from us at once."""
@@ -86,8 +102,10 @@ class Replication:
 
         Answers put it off, so it is looked up again only when the time that was found last has come.
         """
+        if not self._voters:
+            return math.inf
         if self._fallback_at <= self._core.now:
-            latest = sorted(self._core.last_response.values(), reverse=True)
+            latest = sorted((self._core.last_response[peer] for peer in self._voters), reverse=True)
             self._fallback_at = latest[self._majority - 1] + self._config.leader_fallback_s
         return self._fallback_at
 
@@ -103,7 +121,7 @@ class Replication:
 
     def answered(self) -> float:
         """A majority, this node included, has answered a message of this number or a higher one."""
-        numbers = sorted((flow.answered for flow in self._flows.values()), reverse=True)
+        numbers = sorted((self._flows[peer].answered for peer in self._voters), reverse=True)
         return numbers[self._majority - 1] if numbers else math.inf
 
     # -- answers -----------------------------------------------------------------------------------
@@ -135,11 +153,15 @@ class Replication:
         return True
 
     def delivered(self, peer: Peer, index: int) -> None:
-        """``peer`` has everything up to ``index``, which is committed, from a snapshot."""
+        """``peer`` has everything up to ``index``, which is committed, from a snapshot.
+
+        That is what it says, but not in which incarnation, so it does not count before it has answered
+        a message behind the snapshot: the next one, which it is owed at once.
+        """
         core = self._core
-        core.match_index[peer] = max(core.match_index[peer], index)
         core.next_index[peer] = max(core.next_index[peer], index + 1)
         core.last_response[peer] = core.now
+        self._flows[peer].heartbeat_at = core.now
 
     # -- appends -----------------------------------------------------------------------------------
 
@@ -148,8 +170,10 @@ class Replication:
         core = self._core
         due = self._due()
         if due:
-            # An append promises nothing but that we lead the term, and that record is older as a rule.
-            self._early = output.send if self._log.term_pending else output.send_early
+            # An append promises nothing but that we lead the term, and that record is older as a rule. But
+            # the only voter's tells an observer of commits that its own sync has yet to make true.
+            wait = self._log.term_pending or not self._voters
+            self._early = output.send if wait else output.send_early
             self._output = output
             for peer in due:
                 self._append_to(peer)

@@ -12,7 +12,8 @@ PySyncObj's Raft runs here without its sockets, threads, files, clock, randomnes
 - *Appends* are not sent by PySyncObj: :mod:`~consensus.raft.replication` decides when and to whom, and
   what they carry, so that one has everything that was proposed in the meantime and no more than fits.
 - *Snapshots, compaction, membership, versions and commands* of PySyncObj are cut off: nothing that
-  a peer or a user supplies is ever unpickled or called in here.
+  a peer or a user supplies is ever unpickled or called in here. :meth:`Core.reconfigure` says who the other
+  voters are, and who receives the log without counting.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ INTERNALS = (
     "_SyncObj__lastResponseTime",
     "_SyncObj__needLoadDumpFile",
     "_SyncObj__newAppendEntriesTime",
+    "_SyncObj__otherNodes",
     "_SyncObj__raftCommitIndex",
     "_SyncObj__raftCurrentTerm",
     "_SyncObj__raftElectionDeadline",
@@ -51,6 +53,7 @@ INTERNALS = (
     "_SyncObj__raftMatchIndex",
     "_SyncObj__raftNextIndex",
     "_SyncObj__raftState",
+    "_SyncObj__readonlyNodes",
     "_SyncObj__sendAppendEntries",
     "_SyncObj__serializer",
     "_SyncObj__tryLogCompaction",
@@ -62,7 +65,7 @@ INTERNALS = (
 
 
 class Peer(int):
-    """A voter, as PySyncObj sees it: an integer from 1, in the order of the sorted names.
+    """A node, as PySyncObj sees it: an integer from 1, in the order in which this engine heard of them.
 
     ``id`` is the name: PySyncObj stores it as the vote.
     """
@@ -70,7 +73,7 @@ class Peer(int):
     id: str
 
     def __new__(cls, ordinal: int, name: str) -> Peer:
-        """Make the voter ``name``."""
+        """Make the node ``name``."""
         peer = super().__new__(cls, ordinal)
         peer.id = name
         return peer
@@ -378,6 +381,29 @@ class Core:
             self._enter(self.raft._onTick)
         finally:
             self._conf.leaderFallbackTimeout = math.inf
+
+    def reconfigure(self, voters: Iterable[Peer], observers: Iterable[Peer]) -> None:
+        """From now on these others vote and count, and those only receive the log."""
+        raft = self.raft
+        before = raft._SyncObj__otherNodes | raft._SyncObj__readonlyNodes
+        # In order, so that the sets below are built alike in every process.
+        raft._SyncObj__otherNodes = set(voters)
+        raft._SyncObj__readonlyNodes = set(observers)
+        members = raft._SyncObj__otherNodes | raft._SyncObj__readonlyNodes
+        for gone in before - members:
+            self.forget(gone)
+        for new in members - before:
+            self.next_index[new] = self._log.last_index + 1
+            self.match_index[new] = 0
+            self.last_response[new] = self.now
+
+    def forget(self, peer: Peer) -> None:
+        """What was known of ``peer`` is not known of whoever comes in its place."""
+        raft = self.raft
+        raft._SyncObj__otherNodes.discard(peer)
+        raft._SyncObj__readonlyNodes.discard(peer)
+        for known in (self.next_index, self.match_index, self.last_response):
+            known.pop(peer, None)
 
     def postpone_election(self) -> None:
         """Draw a new election deadline, from now."""

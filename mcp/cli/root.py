@@ -44,6 +44,11 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "serve": Entry("mcp.cli.serve", "serve", "Run a node until it is told to stop."),
         "status": Entry("mcp.cli.status", "status", "Show the nodes, who leads, the log and the models."),
     },
+    "Members": {
+        "members": Entry("mcp.cli.members", "members", "List the nodes, who votes and who observes."),
+        "promote": Entry("mcp.cli.members", "promote", "Let an observer vote."),
+        "remove": Entry("mcp.cli.members", "remove", "Take a node out of the cluster, alive or dead."),
+    },
     "Models and inference": {
         "deploy": Entry("mcp.cli.models", "deploy", "Put a model into service on every node."),
         "models": Entry("mcp.cli.models", "models", "List the models that the cluster agreed on."),

@@ -119,7 +119,21 @@ cluster_membership_options = together(
         type=voters,
         metavar="ID=ADDRESS,...",
         envvar="MCP_PEERS",
-        help="Every voter with its address, this node included; the same list on every node.",
+        help="Every voter of a cluster that is begun, with its address, this node included; the same list on "
+        "every node. All of them have to run once before the first leader is elected.",
+    ),
+    option(
+        "--join",
+        type=words,
+        metavar="ADDRESS,...",
+        envvar="MCP_JOIN",
+        help="Addresses of members of a running cluster: this node comes in, catches up, and then votes.",
+    ),
+    option(
+        "--observer",
+        is_flag=True,
+        envvar="MCP_OBSERVER",
+        help="With --join: receive everything and serve, but do not vote until 'mcpctl promote'.",
     ),
     option(
         "--advertise", envvar="MCP_ADVERTISE", help="The address that others are told, if not the listed one."
@@ -134,7 +148,7 @@ cluster_membership_options = together(
         "--engine",
         type=click.Choice(["raft", "solo"]),
         envvar="MCP_ENGINE",
-        help="raft for voters that agree, solo for one process alone; by default raft if there are --peers.",
+        help="raft for nodes that agree, solo for one process alone; by default raft with --peers or --join.",
     ),
     option(
         "--schema-max",
@@ -216,6 +230,7 @@ Examples:
   mcpctl serve                                       one node on this machine only
   mcpctl serve --node-id n1 --peers n1=10.0.0.1:7400,n2=10.0.0.2:7400,n3=10.0.0.3:7400 \\
       --cluster-key-file cluster.key --data-dir /var/lib/mcp
+  mcpctl serve --node-id n4 --listen 10.0.0.4:7400 --join 10.0.0.1:7400 --cluster-key-file cluster.key
   mcpctl serve --config node.toml
 
 \b
@@ -274,6 +289,7 @@ def node_config(
     node_id: str | None,
     listen: tuple[str, ...] | None,
     peers: dict[str, str] | None,
+    join: tuple[str, ...] | None,
     data_dir: Path | None,
     engine: str | None,
     cluster_key_file: Path | None,
@@ -288,8 +304,9 @@ def node_config(
         node_id=node,
         listen=listen or ((own,) if own else (DEFAULT_ADDRESS,)),
         voters=voters,
+        join=join or (),
         data_dir=data_dir or Path("mcp-data") / node,
-        engine=engine or ("raft" if voters else "solo"),
+        engine=engine or ("raft" if voters or join else "solo"),
         cluster_key=cluster_key(cluster_key_file),
         election_timeout_min_s=election_timeout[0],
         election_timeout_max_s=election_timeout[1],

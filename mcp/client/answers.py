@@ -119,6 +119,8 @@ def member(value: Mapping[str, Any]) -> MemberStatus:
         address=_optional(value, "address", str) or "",
         state=_optional(value, "state", str) or "",
         schema=_optional(value, "schema", int) or 1,
+        role=_optional(value, "role", str) or "",
+        journal=_optional(value, "journal", int),
     )
 
 
@@ -138,6 +140,8 @@ def node_status(address: str, value: Mapping[str, Any]) -> NodeStatus:
         commit_index=_number(value, "commit_index"),
         applied_index=_number(value, "applied_index"),
         voters=strings(value.get("voters"), what),
+        observers=strings(value.get("observers"), what),
+        standing=_optional(value, "standing", str) or "",
         peers={name: _peer(mapping(peer, what)) for name, peer in peers.items()},
         members=[member(item) for item in items(value.get("members"), what)],
         models=[model(item) for item in items(value.get("models"), what)],

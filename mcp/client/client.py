@@ -430,9 +430,38 @@ class Client:
         return [answers.model(item) for item in answers.items(value, "the models")]
 
     async def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:
-        """The members of the cluster as the replicated state has them."""
+        """The nodes of the cluster: what each is in it, and whether it is up, by the replicated state."""
         value = await self._read("members", {}, "session", timeout_s)
         return [answers.member(item) for item in answers.items(value, "the members")]
+
+    async def promote(self, node: str, *, timeout_s: float | None = None) -> int:
+        """Let the observer ``node`` vote; the log index of the configuration in which it does.
+
+        Raises ``NotCaughtUp`` while it lags behind the log, ``MembershipRefused`` with the reason where it
+        makes no sense or is not safe, and ``NotFound`` for no member.
+        """
+        return await self._change_members("promote", node, timeout_s)
+
+    async def remove(self, node: str, *, timeout_s: float | None = None) -> int:
+        """Take ``node`` out, alive or dead; the log index of the configuration without it.
+
+        Raises ``MembershipRefused`` where too few of the others can be reached to decide anything without
+        it, and ``NotFound`` for no member.
+        """
+        return await self._change_members("remove", node, timeout_s)
+
+    async def _change_members(self, change: str, node: str, timeout_s: float | None) -> int:
+        attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, self._timeout_s))
+        arguments.text("a node", node)
+        # Which server of that name is meant is settled once, so that a repetition means no other.
+        listed = await self._exchange.call(_read("members", {}, "linearizable"), attempts)
+        found = map(answers.member, answers.items(listed.payload.get("value"), "the members"))
+        member = next((member for member in found if member.node == node and member.role != "none"), None)
+        if member is None:
+            raise NotFound(f"{node!r} is no member of the cluster; 'mcpctl members' lists them")
+        payload = {"change": change, "node": node, "journal": member.journal}
+        answer = await self._exchange.call(Request(CallKind.COMMAND, "MEMBER_CHANGE", payload), attempts)
+        return answers.required(answer.payload, "index", int, "a change of members")
 
     async def status(self, *, timeout_s: float | None = None) -> ClusterStatus:
         """Ask every node itself, all at once. Those that do not answer soon are listed with the error."""

@@ -135,6 +135,10 @@ class MemberStatus:
     address: str
     state: str
     schema: int = 1
+    role: str = ""
+    """"voter", "observer", or "none": no member any more, or not yet."""
+    journal: int | None = None
+    """The number of the journal under which it is a member: a node whose disk was emptied has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,9 @@ class NodeStatus:
     commit_index: int = 0
     applied_index: int = 0
     voters: list[str] = field(default_factory=list)
+    observers: list[str] = field(default_factory=list)
+    standing: str = ""
+    """What the node is, as far as it knows: "voter", "observer" or "outsider"."""
     peers: dict[str, PeerStatus] = field(default_factory=dict)
     members: list[MemberStatus] = field(default_factory=list)
     models: list[ModelStatus] = field(default_factory=list)
@@ -192,6 +199,8 @@ class NodeStatus:
             return f"{self.error.code}: {self.error.message}"
         if self.storage != "ok":
             return f"storage {self.storage}"
+        if self.standing == "outsider":
+            return "is no member of the cluster"
         if self.leader is None:
             return "knows no leader"
         if self.caught_up is False:

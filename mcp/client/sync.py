@@ -264,8 +264,16 @@ class SyncClient:
         return self._run(lambda: self._client.models(timeout_s=timeout_s))
 
     def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:
-        """The members of the cluster as the replicated state has them."""
+        """The nodes of the cluster, and what each is in it. See :meth:`Client.members`."""
         return self._run(lambda: self._client.members(timeout_s=timeout_s))
+
+    def promote(self, node: str, *, timeout_s: float | None = None) -> int:
+        """Let an observer vote. See :meth:`Client.promote`."""
+        return self._run(lambda: self._client.promote(node, timeout_s=timeout_s))
+
+    def remove(self, node: str, *, timeout_s: float | None = None) -> int:
+        """Take a node out, alive or dead. See :meth:`Client.remove`."""
+        return self._run(lambda: self._client.remove(node, timeout_s=timeout_s))
 
     def status(self, *, timeout_s: float | None = None) -> ClusterStatus:
         """Ask every node itself, all at once. See :meth:`Client.status`."""

@@ -26,12 +26,14 @@ from mcp.node.deploy import Deployer
 from mcp.node.dispatch import Dispatch
 from mcp.node.follow import Follower
 from mcp.node.inference import DirectInference
+from mcp.node.joining import Joining
 from mcp.node.links import PeerLinks
 from mcp.node.membership import Membership
 from mcp.node.order import Order
 from mcp.node.ordered import OrderedState, UserMachine
 from mcp.node.reads import Reads
 from mcp.node.report import Report
+from mcp.node.roster import Roster, first_configuration
 from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
 from mcp.node.surroundings import Surroundings
@@ -65,17 +67,28 @@ class Assembly:
         )
         self.order = Order()
         self.reads = Reads(self.state, self.order)
+        self.roster = Roster(config, self.order, self._clock)
         self.links = self._make_links(dial)
         self._make_execution()
         self._make_followers()
         self.driver = self._make_driver(files, on_failure, on_change)
+        self.joining = Joining(
+            config,
+            self.order,
+            self.roster,
+            self.links,
+            dial,
+            self._clock,
+            journal=files.journal.incarnation,
+            fresh=not files.recovered.entries and files.recovered.snapshot is None,
+        )
         self._make_answers()
+        self.links.aim(self.roster.peers())
 
     def _make_links(self, dial: Dial) -> PeerLinks:
         limits = self.config.limits
         return PeerLinks(
             self.config.node_id,
-            self.config.peers,
             dial,
             backoff_s_min=limits.peer_backoff_s_min,
             backoff_s_max=limits.peer_backoff_s_max,
@@ -97,6 +110,15 @@ class Assembly:
         self.order.admit_client_op(op)
         if not self.state.schema.has(op):
             raise self.state.schema.refusal(op, self.driver.status().voters)
+
+    def _on_members(self, status: EngineStatus) -> None:
+        _log.info(
+            "voters are %s%s",
+            ", ".join(status.voters),
+            f"; observers are {', '.join(status.observers)}" if status.observers else "",
+        )
+        self.joining.members_changed()
+        self.links.aim(self.roster.peers())
 
     def _on_model_ready(self, digest: str) -> None:
         self.follower.announce(digest)
@@ -187,6 +209,7 @@ class Assembly:
             generator=generator,
             limits=self.config.consensus_limits,
             on_change=on_change,
+            on_members=self._on_members,
             on_failure=on_failure,
         )
         self._stack.callback(driver.stop)
@@ -206,7 +229,7 @@ class Assembly:
         )
         return RaftEngine(
             config.node_id,
-            sorted(config.voters),
+            first_configuration(config),
             files.recovered,
             now=self._clock.monotonic(),
             random=generator,
@@ -217,7 +240,7 @@ class Assembly:
         config, limits = self.config, self.config.limits
         deployer = Deployer(
             config.node_id,
-            tuple(config.peers),
+            self.roster,
             self.order,
             self.shelf,
             self.artefacts,
@@ -233,7 +256,8 @@ class Assembly:
             deployer,
             self.artefacts,
             self.report.status,
-            caught_up=lambda: self.membership.caught_up,
+            self.roster,
+            caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
             request_timeout_s_max=limits.request_timeout_s_max,
         )

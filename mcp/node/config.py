@@ -15,6 +15,7 @@ from mcp.state.commands import SCHEMA_MAX
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VOTERS_MAX = 7
 CLUSTER_KEY_BYTES_MIN = 16
+_ANYWHERE = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 (recognised, not bound to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class NodeConfig:
     """One node's settings.
 
     ``voters`` maps every voter's node id to the address at which peers reach it, this node's included;
-    it is the same on every node. ``listen`` are the addresses to bind (``host:port`` or
+    it is the same on every node that begins a cluster. A node that joins a running cluster has none: ``join``
+    are addresses of some of its members, and with ``observer`` it receives everything and does not vote.
+    ``listen`` are the addresses to bind (``host:port`` or
     ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
     node's entry in ``voters``, otherwise the first bound address. ``schema_max`` is the newest schema of
     commands that this node executes: with an older one than the newest it can still be rolled back to a
@@ -54,6 +57,8 @@ class NodeConfig:
     data_dir: Path
     listen: tuple[str, ...] = ("127.0.0.1:7400",)
     voters: Mapping[str, str] = field(default_factory=dict)
+    join: tuple[str, ...] = ()
+    observer: bool = False
     cluster_id: str = "mcp"
     cluster_key: bytes | None = None
     advertise: str | None = None
@@ -93,14 +98,18 @@ class NodeConfig:
         if self.engine not in ("raft", "solo"):
             raise ConfigInvalid(f"engine {self.engine!r} is unknown: choose 'raft' or 'solo'")
         if self.engine == "solo":
-            if self.peers:
+            if self.peers or self.join:
                 raise ConfigInvalid("the solo engine serves one process: give it no voters, or use 'raft'")
+        elif self.join:
+            self._check_joining()
         elif self.node_id not in self.voters:
             raise ConfigInvalid(
                 f"node {self.node_id!r} is not among the voters "
                 f"({', '.join(sorted(self.voters)) or 'none'}): list every voter with its address, "
                 "this node included, and give the same list to every node"
             )
+        if self.observer and not self.join:
+            raise ConfigInvalid("an observer joins a running cluster: give it addresses to join")
         self._check_addresses()
         if not 1 <= self.schema_max <= SCHEMA_MAX:
             raise ConfigInvalid(
@@ -108,6 +117,20 @@ class NodeConfig:
             )
         if len(self.voters) > VOTERS_MAX:
             raise ConfigInvalid(f"{len(self.voters)} voters; {VOTERS_MAX} at most")
+
+    def _check_joining(self) -> None:
+        if self.voters:
+            raise ConfigInvalid(
+                "a node that joins a running cluster learns its members from it: give it addresses to join, "
+                "or the voters of a cluster that is begun, not both"
+            )
+        bound = [self.advertise] if self.advertise else [*self.listen]
+        anywhere = [address for address in bound if _is_anywhere(address)]
+        if anywhere or not bound:
+            raise ConfigInvalid(
+                f"others have to reach this node, and {anywhere[0] if anywhere else 'no address'} is no "
+                "place: say with 'advertise' at which address they do"
+            )
 
     def _check_addresses(self) -> None:
         seen: dict[str, str] = {}
@@ -149,6 +172,11 @@ class NodeConfig:
                 f"{exposed[0]} can be reached from other machines, and there is no cluster key: "
                 "make one with 'openssl rand -hex 32' and give it to every node and client"
             )
+
+
+def _is_anywhere(address: str) -> bool:
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return not address.startswith(("unix:", "memory:")) and host in _ANYWHERE
 
 
 def is_private(address: str) -> bool:

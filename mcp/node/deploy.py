@@ -19,6 +19,7 @@ from mcp.node.blobs import check_digest
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
 from mcp.node.payload import integer, text
+from mcp.node.roster import Roster
 from mcp.node.shelf import Shelf
 from mcp.state.commands import encode_command
 from mcp.wire.messages import Message, Ttl
@@ -30,7 +31,7 @@ class Deployer:
     def __init__(
         self,
         node_id: str,
-        peers: tuple[str, ...],
+        roster: Roster,
         order: Order,
         shelf: Shelf,
         artefacts: Artefacts,
@@ -38,7 +39,7 @@ class Deployer:
         clock: Clock,
     ) -> None:
         self._node_id = node_id
-        self._peers = peers
+        self._roster = roster
         self._order = order
         self._shelf = shelf
         self._artefacts = artefacts
@@ -104,24 +105,26 @@ class Deployer:
 
     async def _replicate(self, manifest: dict[str, Any], timeout_s: float) -> set[str]:
         """Have peers prepare the artefact; returns who holds it once that is a quorum."""
-        needed = (len(self._peers) + 1) // 2 + 1
-        in_order = [asyncio.ensure_future(self._ask(peer, manifest, timeout_s)) for peer in self._peers]
+        voters = self._roster.configuration.voters
+        needed = len(voters) // 2 + 1
+        peers = self._roster.voters_besides()
+        in_order = [asyncio.ensure_future(self._ask(peer, manifest, timeout_s)) for peer in peers]
         for task in in_order:
             self._preparing[task] = None
             task.add_done_callback(self._preparing.pop)
         asked = set(in_order)
         holders, problems, waiting = {self._node_id}, list[str](), asked
         # Peers that are slower than the quorum go on, and tell the log themselves when they are ready.
-        while waiting and len(holders) < needed:
+        while waiting and len(holders.intersection(voters)) < needed:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for peer, problem in sorted(task.result() for task in done):
                 if problem is None:
                     holders.add(peer)
                 else:
                     problems.append(f"{peer}: {problem}")
-        if len(holders) < needed:
+        if len(held := holders.intersection(voters)) < needed:
             raise Unavailable(
-                f"{len(holders)} of {len(self._peers) + 1} nodes hold the model, {needed} are needed "
+                f"{len(held)} of {len(voters)} voters hold the model, {needed} are needed "
                 f"({'; '.join(problems)}); nothing was deployed, try again when they are back"
             )
         return holders

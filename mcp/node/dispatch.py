@@ -28,6 +28,7 @@ from mcp.node.inference import DirectInference
 from mcp.node.order import Order, refusal
 from mcp.node.payload import integer, mapping, text
 from mcp.node.reads import Reads
+from mcp.node.roster import Roster
 from mcp.node.translation import translated
 from mcp.state.commands import encode_command
 from mcp.state.state import Applied
@@ -51,6 +52,7 @@ class Dispatch:
         deployer: Deployer,
         artefacts: Artefacts,
         status: Callable[..., dict[str, Any]],
+        roster: Roster,
         *,
         caught_up: Callable[[], bool],
         admit: Callable[[str], None],
@@ -63,6 +65,7 @@ class Dispatch:
         self._deployer = deployer
         self._artefacts = artefacts
         self._status = status
+        self._roster = roster
         self._caught_up = caught_up
         self._admit = admit
         self._timeout_s_max = request_timeout_s_max
@@ -79,6 +82,7 @@ class Dispatch:
             "BLOB_GET": self._blob_get,
             "DEPLOY": self._deploy,
             "MODEL_PREPARE": self._model_prepare,
+            "MEMBER_CHANGE": self._member_change,
         }
 
     async def close(self) -> None:
@@ -96,7 +100,11 @@ class Dispatch:
             if exchange.message.ttl.expired:
                 raise MessageExpired("the message's ttl.ms had run out when it arrived; send it with more")
             if kind in NEEDS_STATE and not self._caught_up() and not _stale(exchange):
-                raise Unavailable("this node is starting and has not caught up; ask another one, or wait")
+                raise Unavailable(
+                    "this node is no member of the cluster; ask another one"
+                    if self._roster.outside
+                    else "this node is starting and has not caught up; ask another one, or wait"
+                )
             if kind == "INFER_REQUEST":
                 self._infer(exchange)
             elif kind in self._at_once:
@@ -175,6 +183,8 @@ class Dispatch:
             message.vector,
             self._timeout_s(exchange),
         )
+        if message.payload["kind"] == "members":
+            value = self._roster.described(value)
         payload = {"index": index, "value": value, "leader": self._order.leader}
         self._reply(exchange, "READ_RESULT", payload, index)
 
@@ -253,6 +263,28 @@ class Dispatch:
         manifest = mapping(exchange.message.payload, "manifest")
         answer = await self._deployer.prepare(manifest, peer.node_id, self._timeout_s(exchange))
         self._reply(exchange, "MODEL_PREPARED", answer, 0)
+
+    # -- members ------------------------------------------------------------------------------------
+
+    async def _member_change(self, exchange: Exchange) -> None:
+        payload, timeout_s = exchange.message.payload, self._timeout_s(exchange)
+        what, node = text(payload, "change"), text(payload, "node")
+        journal = None if payload.get("journal") is None else integer(payload, "journal")
+        if what == "join":
+            peer = exchange.connection.peer
+            if peer.role is not Role.NODE or peer.node_id != node or journal is None:
+                raise PermissionDenied(
+                    "a node joins by itself: start it with --join and an address of a member"
+                )
+            index = await self._roster.take_in(node, journal, text(payload, "address"), timeout_s)
+        elif what == "promote":
+            index = await self._roster.promote(node, journal, timeout_s)
+        elif what == "remove":
+            index = await self._roster.remove(node, journal, timeout_s)
+        else:
+            raise InvalidArgument(f"change {what!r:.40} is unknown: choose join, promote or remove")
+        answer = {"index": index, "members": self._roster.to_plain()}
+        self._reply(exchange, "MEMBER_CHANGED", answer, 0)
 
 
 def _stale(exchange: Exchange) -> bool:

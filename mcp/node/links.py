@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mcp.errors import McpError
 from mcp.net.connection import Connection
@@ -18,13 +18,14 @@ from mcp.net.connection import Connection
 class PeerLinks:
     """The links of one node. ``dial(address)`` opens an authenticated connection.
 
+    Whom to keep a link to is said with :meth:`aim`, and may change; a link that a peer has made is taken
+    whoever it is.
     ``on_up(peer)`` and ``on_down(peer)`` are called on every change.
     """
 
     def __init__(
         self,
         node_id: str,
-        peers: Mapping[str, str],
         dial: Callable[[str], Awaitable[Connection]],
         *,
         backoff_s_min: float,
@@ -36,7 +37,8 @@ class PeerLinks:
         self.dropped = 0
         self.last_error: dict[str, McpError] = {}
         self._node_id = node_id
-        self._peers = dict(peers)
+        self._peers: Mapping[str, Sequence[str]] = {}
+        self._started = False
         self._dial = dial
         self._backoff = (backoff_s_min, backoff_s_max)
         self._random = generator
@@ -44,26 +46,38 @@ class PeerLinks:
         self._on_down = on_down
         self._up: dict[str, Connection] = {}
         self._corked: list[Connection] = []
-        self._dialling: list[asyncio.Task[None]] = []
+        self._dialling: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Begin to dial those peers that are ours to dial."""
-        for peer, address in self._peers.items():
-            if self._node_id < peer:
-                self._dialling.append(asyncio.ensure_future(self._keep_up(peer, address)))
+        self._started = True
+        self.aim(self._peers)
+
+    def aim(self, peers: Mapping[str, Sequence[str]]) -> None:
+        """From now on these are the peers, with the addresses at which each may be reached.
+
+        Links to others stay for as long as they last, and are not made again.
+        """
+        self._peers = dict(peers)
+        for peer in self._peers:
+            dialling = self._dialling.get(peer)
+            if self._started and self._node_id < peer and (dialling is None or dialling.done()):
+                self._dialling[peer] = asyncio.ensure_future(self._keep_up(peer))
 
     async def stop(self) -> None:
         """Close every link."""
-        for task in self._dialling:
+        self._started = False
+        dialling = list(self._dialling.values())
+        for task in dialling:
             task.cancel()
-        await asyncio.gather(*self._dialling, return_exceptions=True)
+        await asyncio.gather(*dialling, return_exceptions=True)
         for connection in list(self._up.values()):
             connection.close()
         self._up.clear()
 
-    def knows(self, peer: str) -> bool:
-        """Whether ``peer`` is one of the voters."""
-        return peer in self._peers
+    def up(self) -> list[str]:
+        """The peers to which a link is up, in order of node id."""
+        return sorted(self._up)
 
     def connected(self, peer: str) -> bool:
         """Whether a link to ``peer`` is up."""
@@ -105,11 +119,18 @@ class PeerLinks:
             del self._up[peer]
             self._on_down(peer)
 
-    async def _keep_up(self, peer: str, address: str) -> None:
+    async def _keep_up(self, peer: str) -> None:
         loop = asyncio.get_running_loop()
         least, most = self._backoff
-        pause = least
-        while True:
+        pause, attempt = least, 0
+        while addresses := self._peers.get(peer):
+            made = self._up.get(peer)
+            if made is not None:
+                # The peer has dialled: a node that joins does, before it is known where it is.
+                await made.wait_closed()
+                self.release(made)
+            address = addresses[attempt % len(addresses)]
+            attempt += 1
             try:
                 connection = await self._dial(address)
             except McpError as error:
@@ -124,7 +145,7 @@ class PeerLinks:
             else:
                 connection.close()
                 self.last_error[peer] = McpError(
-                    f"{address} answers as node {connection.peer.node_id!r}, the voters' list says {peer!r}"
+                    f"{address} answers as node {connection.peer.node_id!r}, the members' list says {peer!r}"
                 )
             await connection.wait_closed()
             self.release(connection)

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from consensus.configuration import INCARNATION_MAX
 from consensus.errors import ConsensusError
 from consensus.interface import EngineStatus
 from executor.errors import ExecutorError
@@ -69,7 +70,6 @@ class Node:
     ) -> None:
         self.config = config
         self._executors = dict(executors or {})
-        self._peers = frozenset(config.peers)
         self.addresses: tuple[str, ...] = ()
         self._around = surroundings or Surroundings()
         self._clock = self._around.clock
@@ -166,7 +166,11 @@ class Node:
     async def _start(self) -> None:
         self._failed = asyncio.get_running_loop().create_future()
         await asyncio.to_thread(claim, self.config)
-        opening = asyncio.ensure_future(asyncio.to_thread(self._around.open_files, self.config.data_dir))
+        # For a journal that is made: no two ever have the same number, and none has 0.
+        incarnation = 1 + int.from_bytes(self._clock.entropy(8), "big") % INCARNATION_MAX
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(self._around.open_files, self.config.data_dir, incarnation)
+        )
         try:
             files = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -189,18 +193,22 @@ class Node:
             self._on_change,
         )
         await self._listen()
-        self._parts.membership.address = self.address
+        self._parts.membership.address = self._parts.joining.address = self.address
         self._parts.driver.start()
         self._parts.links.start()
         self._stack.push_async_callback(self._parts.links.stop)
         if self.config.engine == "solo":
             await self._parts.membership.step()
+        joining = asyncio.ensure_future(self._parts.joining.run())
+        self._stack.push_async_callback(_end, joining)
         maintenance = asyncio.ensure_future(self._maintain(self._parts))
         self._stack.push_async_callback(_end, maintenance)
 
     async def _hand_over(self) -> None:
         parts = self._parts
-        if parts is None or not self._peers or parts.driver.leader != self.config.node_id:
+        if parts is None or parts.driver.leader != self.config.node_id:
+            return
+        if not parts.roster.voters_besides():
             return
         with contextlib.suppress(ConsensusError):
             successor = await parts.driver.transfer_leadership(timeout_s=HAND_OVER_S)
@@ -253,9 +261,9 @@ class Node:
         self._running().dispatch.on_request(exchange)
 
     def on_notice(self, connection: Connection, body: memoryview) -> None:
-        """A peer's consensus message; from anybody else it is ignored."""
+        """Another node's consensus message; from a client it is ignored."""
         peer = connection.peer
-        if peer.role is Role.NODE and peer.node_id in self._peers and self._parts is not None:
+        if peer.role is Role.NODE and self._parts is not None:
             self._parts.driver.on_message(peer.node_id, bytes(body))
 
     def on_closed(self, connection: Connection, reason: McpError | None) -> None:
@@ -264,7 +272,9 @@ class Node:
             self._parts.links.release(connection)
 
     def _is_peer(self, connection: Connection) -> bool:
-        return connection.peer.role is Role.NODE and connection.peer.node_id in self._peers
+        # Also one that is no member, as far as this node knows: it may be new, and even lead.
+        peer = connection.peer
+        return self.config.engine != "solo" and peer.role is Role.NODE and peer.node_id != self.config.node_id
 
     async def _dial(self, context: ssl.SSLContext | None, address: str) -> Connection:
         return await connect(

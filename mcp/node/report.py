@@ -48,9 +48,12 @@ class Report:
             "last_index": engine.last_index,
             "first_index": engine.first_index,
             "voters": list(engine.voters),
+            "observers": list(engine.observers),
+            "standing": str(engine.standing),
+            "joining": None if parts.joining.problem is None else parts.joining.problem.to_wire(),
             "peers": {
                 peer: {"connected": parts.links.connected(peer), "match": engine.match.get(peer)}
-                for peer in parts.config.peers
+                for peer in parts.roster.peers()
             },
             "members": [
                 {
@@ -82,7 +85,7 @@ class Report:
         if node == self._parts.config.node_id:
             return self._parts.membership.address
         member = self._parts.state.members.get(node)
-        return member.address if member is not None else self._parts.config.voters.get(node)
+        return member.address if member is not None else self._parts.roster.address_of(node)
 
     def _models(self) -> list[dict[str, Any]]:
         shelf = self._parts.shelf

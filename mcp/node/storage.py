@@ -36,9 +36,10 @@ class NodeFiles:
         self.lock.release()
 
 
-def open_files(data_dir: Path, *, disk_at: Callable[[Path], Disk] = RealDisk) -> NodeFiles:
+def open_files(data_dir: Path, incarnation: int, *, disk_at: Callable[[Path], Disk] = RealDisk) -> NodeFiles:
     """Open everything below ``data_dir``, making it where it is not there. Blocks on the disk.
 
+    ``incarnation`` is for a journal that is made: see :meth:`consensus.journal.Journal.open`.
     ``disk_at`` gives the disk whose root is a directory: another than the real one is for simulations.
     Raises what :mod:`consensus.storage` raises: the directory is in use, damaged, or the disk refuses.
     """
@@ -47,7 +48,7 @@ def open_files(data_dir: Path, *, disk_at: Callable[[Path], Disk] = RealDisk) ->
     try:
         disk = disk_at(data_dir)
         snapshots = SnapshotStore.open(disk, "snapshots")
-        journal = Journal.open(disk, "journal")
+        journal = Journal.open(disk, "journal", incarnation=incarnation)
         return NodeFiles(lock, journal, snapshots, recover(journal, snapshots))
     except BaseException:
         lock.release()

@@ -30,10 +30,11 @@ class Surroundings:
     """The real ones by default.
 
     ``clock`` gives time and randomness. ``network`` is where ``memory://`` addresses are. ``open_files``
-    opens and recovers what is below a data directory; it may block. ``make_pool`` makes what runs models.
+    opens and recovers what is below a data directory, with a number for a journal that is made; it may block.
+    ``make_pool`` makes what runs models.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
-    open_files: Callable[[Path], NodeFiles] = open_files
+    open_files: Callable[[Path, int], NodeFiles] = open_files
     make_pool: Callable[[OnnxRuntime, NodeConfig], Pool] = make_pool

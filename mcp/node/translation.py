@@ -13,6 +13,8 @@ _BY_PILLAR: dict[type[Exception], type[m.McpError]] = {
     c.EntryTooLarge: m.TooLarge,
     c.OutcomeUnknown: m.OutcomeUnknown,
     c.ReadUnconfirmed: m.NoLeader,
+    c.NotCaughtUp: m.NotCaughtUp,
+    c.MembershipRefused: m.MembershipRefused,
     c.DiskFull: m.DiskFull,
     c.StorageCorrupt: m.StorageCorrupt,
     StorageLocked: m.StorageLocked,

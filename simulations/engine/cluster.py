@@ -14,6 +14,7 @@ from simulations.chaos import Chaos
 from simulations.chronicle import SILENT, Chronicle, Ended
 from simulations.engine.node import READS_WHAT_IT_LEFT, STOPS_FOR_FAULTS, Node, State
 from simulations.engine.observer import Observer
+from simulations.engine.operator import Operator
 from simulations.engine.process import Process
 from simulations.engine.requests import Requests
 from simulations.engine.scenario import Scenario
@@ -59,23 +60,31 @@ class Cluster:
         self.world = World(scenario.seed, chronicle)
         self.fired: Counter[FaultKind] = Counter()
         self.counts: Counter[str] = Counter()
-        self.observer = Observer(scenario.nodes, fallback_s=scenario.raft.leader_fallback_s)
+        names = (*scenario.nodes, *scenario.fresh)
+        self.observer = Observer(names, scenario.nodes, fallback_s=scenario.raft.leader_fallback_s)
         endpoints: dict[str, Endpoint] = {}
         self.network = Network(
             self.world,
             endpoints,
-            names=scenario.nodes,
+            names=names,
             delay_s=scenario.habits.delay_s,
             redial_s=scenario.habits.redial_s,
             late_s=4 * scenario.patience_s,
             fired=self._count,
         )
         self.nodes = {
-            name: Node(name, scenario, self.world, self.observer, self.network, self._count)
-            for name in scenario.nodes
+            name: Node(name, scenario, self.world, self.observer, self.network, self._count) for name in names
         }
         endpoints.update(self.nodes)
         self.chaos = Chaos(self.world, self.network, self.nodes, scenario.plan, self._count)
+        self.operator = Operator(
+            self.world,
+            self.nodes,
+            scenario.moves,
+            scenario.fresh,
+            self.counts,
+            patience_s=scenario.patience_s,
+        )
         self.requests = Requests(self.world, scenario, self.nodes, self.observer, self.counts)
         self._random = self.world.stream("load")
         self._commands = 0
@@ -206,6 +215,7 @@ class Cluster:
         healed_at = world.now
         world.tell("chaos", "everything is healed")
         self.chaos.heal()
+        self.operator.stop()
         end = healed_at + RECOVERY_TIMEOUTS * patience
         write: Ticket | None = None
         while (missing := self._missing(write)) is not None:
@@ -220,7 +230,7 @@ class Cluster:
         world.tell("verdict", f"recovered in {self.recovery_s:.3f} s")
 
     def _fresh_write(self, end: float) -> Ticket | None:
-        node = self._random.choice([node for node in self.nodes.values() if node.process is not None])
+        node = self._random.choice([node for node in self.members() if node.process is not None])
         return self.submit(node, 10, max(end - self.world.now, 0.1))
 
     def _missing(self, write: Ticket | None) -> str | None:
@@ -228,7 +238,7 @@ class Cluster:
             return "there is no leader that all agree on"
         if write is None or not isinstance(write.outcome, Applied):
             return "a fresh write has not succeeded"
-        up = [node.process.register for node in self.nodes.values() if node.process is not None]
+        up = [node.process.register for node in self.members() if node.process is not None]
         states = {(register.index, register.digest) for register in up}
         if len(states) > 1:
             return f"states differ: applied indexes are {sorted(register.index for register in up)}"
@@ -236,13 +246,34 @@ class Cluster:
 
     def leader(self) -> str | None:
         """Who leads, if all nodes that are not lost run and agree on one of them."""
-        nodes = [node for node in self.nodes.values() if node.state is not State.LOST]
+        nodes = [node for node in self.members() if node.state is not State.LOST]
         views = [node.process.engine.status() for node in nodes if node.process is not None]
         leaders = {view.leader for view in views}
         leading = [view.node_id for view in views if view.role is Role.LEADER]
         if len(views) < len(nodes) or len(leading) != 1 or leaders != set(leading):
             return None
         return leading[0]
+
+    def members(self) -> list[Node]:
+        """The nodes that the last configuration of whoever leads the highest term names, as they are now.
+
+        All that the cluster was started with, while nobody leads. Others may be cut off for ever.
+        """
+        views = [
+            (node.process.engine.leadership(), node.process.engine.configuration())
+            for node in self.nodes.values()
+            if node.process is not None
+        ]
+        leading = [(seen.term, known) for seen, known in views if seen.role is Role.LEADER]
+        if not leading:
+            return [self.nodes[name] for name in self.scenario.nodes]
+        _, configuration = max(leading, key=lambda each: each[0])
+        members = [(self.nodes[member.name], member.incarnation) for member in configuration.members]
+        return [
+            node
+            for node, number in members
+            if node.process is None or number in (0, node.process.journal.incarnation)
+        ]
 
 
 def how_it_ended(outcome: Applied | ConsensusError) -> Ended:

@@ -55,6 +55,8 @@ class Node:
         self.clock = Clock(world)
         self.disk = FaultyDisk(world.stream(f"{name}/disk"), fired)
         self.state = State.DOWN
+        self.enlisted = name in scenario.nodes
+        """Whether it has been started for the first time: those that join are later."""
         self.process: Process | None = None
         self.lives = 0
         self.flipped = False
@@ -67,6 +69,7 @@ class Node:
         self._failures_before = 0
         self._ballots = world.stream(f"{name}/ballots")
         self._ballots_lost = world.stream("ballots").choice(BALLOTS_LOST)
+        self._incarnations = world.stream(f"{name}/incarnations")
 
     # -- simulations.network.Endpoint ---------------------------------------------------------------
 
@@ -109,6 +112,10 @@ class Node:
             self._fired(FaultKind.TORN_WRITE)
             self.lose_power(str(loss), FaultKind.TORN_WRITE)
 
+    def next_incarnation(self) -> int:
+        """See :class:`simulations.engine.process.Host`."""
+        return 1 + self._incarnations.getrandbits(40)
+
     def sync_delay_s(self) -> float:
         """See :class:`simulations.engine.process.Host`."""
         delay_s = self._random.random() * self.scenario.habits.sync_s
@@ -144,7 +151,7 @@ class Node:
 
     def start(self) -> None:
         """Read the disk and begin, if it is down."""
-        if self.state is not State.DOWN:
+        if self.state is not State.DOWN or not self.enlisted:
             return
         self.lives += 1
         self._failures_before = self.disk.failures
@@ -222,6 +229,22 @@ class Node:
         self._fired(FaultKind.BIT_FLIP)
         self.world.tell(self.name, f"lost for good: {error}")
         self.world.chronicle.life(self.world.now, self.name, "lost", str(error))
+
+    def enlist(self) -> None:
+        """It is there from now on, and starts."""
+        self.enlisted = True
+        self.start()
+
+    def empty_disk(self) -> None:
+        """The machine goes off, gets an empty disk in the place of its own, and starts again."""
+        if self.process is not None:
+            self._end("off: its disk is lost")
+            self.network.gone(self.name, self.scenario.patience_s * self._random.random())
+        self.lives += 1
+        self.disk = FaultyDisk(self.world.stream(f"{self.name}/disk/{self.lives}"), self._fired)
+        self._failures_before = 0
+        self.observer.was_emptied(self.name)
+        self.start_later()
 
     # -- what may happen to it ----------------------------------------------------------------------
 

@@ -8,26 +8,28 @@ import msgpack
 
 from consensus.batch import Batch
 from consensus.channel import Kind
+from consensus.configuration import Configuration
 from consensus.errors import ConsensusError
-from consensus.interface import EngineStatus, Entry, Record, Recovered, Role, SnapshotMeta
+from consensus.interface import EngineStatus, Entry, EntryKind, Record, Recovered, Role, SnapshotMeta
 from consensus.journal import Journal
 from consensus.ports import Applied
 from simulations.invariants import (
     AcknowledgementsAreTrue,
     Agreement,
     CommitsAreCounted,
-    Disks,
     ElectionSafety,
     ElectionsAreWanted,
     LeaderCompleteness,
     LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
+    OneMemberAtATime,
     PromisesAreDurable,
     ProposalsResolveOnce,
     QuorumDurability,
     Violation,
 )
+from simulations.shadow import Disks, Electorate
 
 _PROMISE_BYTES_MAX = 64
 """Votes and acknowledgements are shorter; what is longer carries entries."""
@@ -35,13 +37,13 @@ _PROMISE_BYTES_MAX = 64
 _APPEND_HEAD_BYTES_MAX = 64
 """All of an append before its entries: seven headers and five integers."""
 
-_VOTE, _APPEND, _ACK = 2, 3, 4
+_APPEND, _VOTE, _ACK = 3, 11, 12
 _PROMISING = {
     1: "a request for votes",
-    _VOTE: "a vote",
     _APPEND: "an append",
-    _ACK: "an answer",
     5: "a heartbeat",
+    _VOTE: "a vote",
+    _ACK: "an answer",
 }
 """The engine's messages that speak in the name of a term; the others promise nothing."""
 
@@ -51,11 +53,16 @@ _REQUEST, _PRE_VOTE, _PRE_VOTE_ANSWER, _TRANSFER_VOTE, _TIMEOUT_NOW = 1, 6, 7, 8
 class Observer:
     """Stands above the cluster. Every method may raise :class:`~simulations.invariants.Violation`."""
 
-    def __init__(self, nodes: Sequence[str], *, fallback_s: float) -> None:
+    def __init__(self, nodes: Sequence[str], voters: Sequence[str], *, fallback_s: float) -> None:
+        """``voters`` of ``nodes`` are those that the cluster is started with."""
         self.disks = Disks(nodes)
-        self.elections = ElectionSafety(len(nodes))
-        self.consent = ElectionsAreWanted(len(nodes))
+        self.elections = ElectionSafety(len(voters))
+        self.consent = ElectionsAreWanted(len(voters))
         self.contact = LeadersAreHeard(nodes, fallback_s)
+        self.configurations: list[tuple[int, Configuration]] = []
+        """Those that are committed, with their indexes."""
+        self._first = Electorate.first(voters)
+        self._stored: dict[str, SnapshotMeta] = {}
         self.matching = LogMatching()
         self.agreement = Agreement()
         self.commits = CommitsAreCounted(len(nodes))
@@ -94,9 +101,12 @@ class Observer:
         live = self.disks.live[node]
         for record in records:
             if type(record) is Entry:
-                self.elections.wrote(node, record.term)
+                self._wrote(node, record.term)
                 self.matching.wrote(node, record, live.term_at(record.index - 1))
             live.take((record,))
+            if type(record) is Entry and record.kind is EntryKind.CONFIG and len(live.configurations) > 1:
+                (_, before), (_, after) = live.configurations[-2:]
+                OneMemberAtATime.follows(node, before, after)
         self.disks.note_pending(node, records)
 
     def synced(self, node: str) -> None:
@@ -108,11 +118,21 @@ class Observer:
 
     def covered(self, node: str, meta: SnapshotMeta | None) -> None:
         """The latest durable snapshot of ``node``."""
-        if meta is not None:
+        if meta is not None and meta != self._stored.get(node):
+            self._stored[node] = meta
+            OneMemberAtATime.stored(node, meta, self._committed_at(meta.index))
             self.disks.covered(node, meta.index)
+
+    def was_emptied(self, node: str) -> None:
+        """The disk of ``node`` was emptied: whoever starts on it is another server."""
+        self.disks.was_emptied(node)
+        self._stored.pop(node, None)
 
     def restarted(self, node: str, recovered: Recovered) -> None:
         """``node`` has read its disk."""
+        known = self.disks.incarnations[node]
+        if known not in (0, recovered.incarnation) and self.disks.durable[node].last:
+            raise Violation("nothing goes back", f"{node} comes back as another than it was, with its disk")
         NothingGoesBack.restarted(
             node, self.disks.durable[node], recovered, cut_pending=self.disks.cut_pending(node)
         )
@@ -137,6 +157,8 @@ class Observer:
             self.disks.live[node],
             leads=status.role is Role.LEADER,
             moved=status.commit_index > self._commit[node],
+            electorates=self._in_force(node),
+            incarnation=self.disks.incarnations[node],
         )
         self.commits.believed(node, status.term, status.match)
         self._commit[node], self._term[node] = status.commit_index, status.term
@@ -147,15 +169,19 @@ class Observer:
         self.consent.reigns(node, status.term if leads else None)
         self.contact.led(node, now, leads=leads)
         if status.leader is not None:
-            self.elections.followed(node, status.leader, status.term)
+            electorate = self._electorate_before(status.leader, status.term)
+            self.elections.followed(node, status.leader, status.term, electorate)
         if leads:
-            self.elections.led(node, status.term)
+            electorate = self._electorate_before(node, status.term)
+            self.elections.led(node, status.term, electorate, self.disks.incarnations[node])
             LeaderCompleteness.led(node, status.term, self.disks.live[node], self.agreement.history)
 
     def committed(self, node: str, entry: Entry, batch: Batch, after: int) -> None:
         """``node`` is about to execute ``entry``, behind index ``after``."""
         before = self.agreement.history[-1].term if self.agreement.tip else 0
         if self.agreement.committed(node, entry, after):
+            if entry.kind is EntryKind.CONFIG:
+                self.configurations.append((entry.index, Configuration.decode(entry.data)))
             if entry.term > before:
                 self.on_reign()
             self._durable(entry)
@@ -165,7 +191,47 @@ class Observer:
     def _durable(self, entry: Entry) -> None:
         # The entry of term 0 that every log begins with is part of the program.
         if entry.term > 0:
-            QuorumDurability.committed(entry.index, entry.term, self.disks)
+            QuorumDurability.committed(entry.index, entry.term, self.disks, self._electorates_at(entry.index))
+
+    def looked(self, node: str, now: float) -> None:
+        """``node`` has done everything that is due at ``now``."""
+        known = self.disks.live[node].configurations
+        voters = tuple(self._first.incarnations) if not known else known[-1][1].voters
+        self.contact.looked(node, now, voters)
+
+    def _wrote(self, node: str, term: int) -> None:
+        if not self.elections.has_begun(node, term):
+            self.elections.wrote(node, term, self._electorate_before(node, term))
+
+    def _electorate_before(self, node: str, term: int) -> Electorate:
+        """Whose votes make ``node`` the leader of ``term``.
+
+        Its first configuration may stand behind its first entry of the term: that one has elected nobody.
+        """
+        log = self.disks.live[node]
+        known = [c for i, c in log.configurations if (log.term_at(i) or 0) < term]
+        return Electorate.of(known[-1]) if known else self._first
+
+    def _in_force(self, node: str) -> list[Electorate]:
+        """Who may have decided in this step: the step may have changed the members after it committed."""
+        known = [Electorate.of(c) for _, c in self.disks.live[node].configurations[-2:]]
+        return known if len(known) > 1 else [Electorate(self._first.incarnations), *known]
+
+    def _committed_at(self, index: int) -> Configuration | None:
+        known = (configuration for at, configuration in reversed(self.configurations) if at <= index)
+        return next(known, None)
+
+    def _electorates_at(self, index: int) -> list[Electorate]:
+        """Who can have decided about the entry at ``index``."""
+        at = self._committed_at(index)
+        last = self.configurations[-1][0] if self.configurations else 0
+        found = {} if at is None else {at: Electorate.of(at)}
+        for shadow in self.disks.live.values():
+            ahead = next((c for i, c in shadow.configurations if i > max(index, last)), None)
+            if ahead is not None:
+                found[ahead] = Electorate.of(ahead)
+        first = [Electorate(self._first.incarnations)] if at is None else []
+        return [*first, *found.values()]
 
     def restored(self, node: str, meta: SnapshotMeta, state: bytes) -> None:
         """``node`` goes on from a snapshot with this state."""
@@ -215,15 +281,12 @@ class Observer:
         self.contact.came(node, peer)
         if message[0] == Kind.ENGINE:
             if message[2] == _VOTE:
-                self.elections.voted(peer, node, msgpack.unpackb(message[1:])[1])
+                _, term, incarnation = msgpack.unpackb(message[1:])
+                self.elections.voted(peer, node, term, incarnation)
             elif message[2] == _ACK:
-                _, term, _, next_index, success, _ = msgpack.unpackb(message[1:])
+                _, term, _, next_index, success, _, incarnation = msgpack.unpackb(message[1:])
                 if success:
-                    self.commits.acknowledged(node, peer, term, next_index - 1)
-        elif message[0] == Kind.CHUNK_ACK:
-            term, index, _, done = msgpack.unpackb(message[1:])
-            if done:
-                self.commits.acknowledged(node, peer, term, index)
+                    self.commits.acknowledged(node, peer, term, next_index - 1, incarnation)
 
     def _spoke(self, node: str, peer: str, fields: Sequence[int]) -> None:
         durable = self.disks.durable[node]
@@ -246,7 +309,8 @@ class Observer:
         elif kind == _TIMEOUT_NOW:
             self.consent.told_to_take_over(peer, fields[1])
         elif kind in (_REQUEST, _TRANSFER_VOTE):
-            self.consent.called(node, fields[1], handed_over=kind == _TRANSFER_VOTE)
+            electorate = self._electorate_before(node, fields[1])
+            self.consent.called(node, fields[1], handed_over=kind == _TRANSFER_VOTE, electorate=electorate)
 
 
 class WatchedJournal:

@@ -44,6 +44,9 @@ class Host(Protocol):
     def perform(self, process: Process, call: Callable[..., None], *arguments: Any) -> None:
         """Call, if the process still lives and does not stand still; die if the power goes meanwhile."""
 
+    def next_incarnation(self) -> int:
+        """A number for a journal, should one be made."""
+
     def sync_delay_s(self) -> float:
         """How long the next sync takes."""
 
@@ -68,19 +71,21 @@ class Process:
         self._node = node
         self._world = node.world
         scenario, observer = node.scenario, node.observer
-        self.journal = Journal.open(node.disk, JOURNAL, limits=scenario.journal)
+        self.journal = Journal.open(
+            node.disk, JOURNAL, limits=scenario.journal, incarnation=node.next_incarnation()
+        )
         self.snapshots = SnapshotStore.open(node.disk, SNAPSHOTS)
         recovered = recover(self.journal, self.snapshots)
         observer.restarted(node.name, recovered)
         self._watched = WatchedJournal(self.journal, node.name, observer)
         generator = node.world.stream(f"{node.name}/{life}")
         self.engine: Engine
-        if len(scenario.nodes) == 1 and scenario.seed % 2:
+        if len(scenario.nodes) == 1 and scenario.seed % 2 and not scenario.moves:
             self.engine = SoloEngine(node.name, recovered, entry_bytes_max=scenario.raft.entry_bytes_max)
         else:
             self.engine = RaftEngine(
                 node.name,
-                scenario.nodes,
+                scenario.nodes if node.name in scenario.nodes else (),
                 recovered,
                 now=node.clock.now(),
                 random=generator,
@@ -147,7 +152,7 @@ class Process:
         if not busy:
             self._node.observer.contact.heard(self._node.name, now)
             if not self._busy:
-                self._node.observer.contact.looked(self._node.name, now)
+                self._node.observer.looked(self._node.name, now)
 
     @property
     def _busy(self) -> bool:
@@ -235,6 +240,11 @@ class Process:
         chronicle.role(self._world.now, node.name, str(status.role), status.term, status.leader)
         leader = "no leader" if status.leader is None else f"leader {status.leader}"
         self._world.tell(node.name, f"{status.role} in term {status.term}, {leader}")
+
+    def reconfigured(self, status: EngineStatus) -> None:
+        """See :class:`consensus.ports.Shell`."""
+        voters, observers = ",".join(status.voters), ",".join(status.observers)
+        self._world.tell(self._node.name, f"members are {voters}{' and ' if observers else ''}{observers}")
 
     def mishandled(self, error: Exception) -> None:
         """See :class:`consensus.ports.Shell`. Here a proposer is the observer, whose errors count."""

@@ -14,6 +14,7 @@ from consensus.journal import JournalLimits
 from consensus.ports import DriverLimits
 from consensus.raft.config import RaftConfig
 from consensus.transfer import TransferLimits
+from simulations.engine.moves import Move, draw_moves, fresh_nodes
 from simulations.faults import FaultKind, FaultPlan
 
 SECONDS = 60.0
@@ -66,6 +67,9 @@ class Scenario:
     load: Load
     habits: Habits
     plan: FaultPlan = field(default_factory=FaultPlan)
+    moves: tuple[Move, ...] = ()
+    fresh: tuple[str, ...] = ()
+    """Nodes that may join; ``nodes`` are those that the cluster is started with."""
 
     @property
     def patience_s(self) -> float:
@@ -89,7 +93,15 @@ class Scenario:
             _load(draw, patience),
             _habits(draw, raft),
         )
-        return replace(scenario, plan=_plan(draw, scenario))
+        # A stream of its own: what a seed draws otherwise stays what it was.
+        members = random.Random(f"{seed}/members")
+        moves = draw_moves(members, SECONDS)
+        scenario = replace(scenario, plan=_plan(draw, scenario))
+        if not moves:
+            return scenario
+        fresh = fresh_nodes(moves, len(nodes))
+        plan = _plan_with_members(members, scenario, fresh)
+        return replace(scenario, moves=moves, fresh=fresh, plan=plan)
 
 
 def _size(draw: random.Random) -> int:
@@ -161,6 +173,21 @@ def _habits(draw: random.Random, raft: RaftConfig) -> Habits:
         snapshot_bytes=draw.choice((0, 300, 3_000)),
         queue_commands_max=draw.choice((600, 2_000)),
     )
+
+
+def _plan_with_members(draw: random.Random, scenario: Scenario, fresh: tuple[str, ...]) -> FaultPlan:
+    """The same faults, and some that hit those who join. Disks are emptied instead of damaged for good."""
+    kept = [fault for fault in scenario.plan.faults if fault.kind is not FaultKind.BIT_FLIP]
+    kinds = [kind for kind in FaultKind if kind is not FaultKind.BIT_FLIP and draw.random() < 0.3]
+    more = FaultPlan.draw(
+        draw,
+        (*scenario.nodes, *fresh),
+        seconds=scenario.seconds,
+        patience_s=scenario.patience_s,
+        kinds=kinds,
+        count=draw.choice((0, 4, 12)),
+    )
+    return FaultPlan(tuple(sorted((*kept, *more.faults), key=lambda fault: (fault.at_s, fault.kind))))
 
 
 def _plan(draw: random.Random, scenario: Scenario) -> FaultPlan:

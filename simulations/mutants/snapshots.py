@@ -60,11 +60,18 @@ def a_snapshot_of_ones_own_is_not_synced(patch: Patch) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._disk, name)
 
-    def hasty(self: SnapshotStore, index: int, term: int, previous_term: int, content: bytes) -> SnapshotMeta:
+    def hasty(
+        self: SnapshotStore,
+        index: int,
+        term: int,
+        previous_term: int,
+        content: bytes,
+        configuration: bytes = b"",
+    ) -> SnapshotMeta:
         disk = self._disk
         self._disk = Careless(disk)
         try:
-            meta: SnapshotMeta = write(self, index, term, previous_term, content)
+            meta: SnapshotMeta = write(self, index, term, previous_term, content, configuration)
         finally:
             self._disk = disk
         return meta
@@ -94,8 +101,15 @@ def a_snapshot_is_labelled_one_too_high(patch: Patch) -> None:
     """The index of a snapshot is that of the first entry that is not in it."""
     write = patch.original(SnapshotStore, "write")
 
-    def ahead(self: SnapshotStore, index: int, term: int, previous_term: int, content: bytes) -> SnapshotMeta:
-        meta: SnapshotMeta = write(self, index + 1, term, previous_term, content)
+    def ahead(
+        self: SnapshotStore,
+        index: int,
+        term: int,
+        previous_term: int,
+        content: bytes,
+        configuration: bytes = b"",
+    ) -> SnapshotMeta:
+        meta: SnapshotMeta = write(self, index + 1, term, previous_term, content, configuration)
         return meta
 
     patch.method(SnapshotStore, "write", ahead)
@@ -107,9 +121,14 @@ def a_snapshot_is_labelled_one_too_low(patch: Patch) -> None:
     write = patch.original(SnapshotStore, "write")
 
     def behind(
-        self: SnapshotStore, index: int, term: int, previous_term: int, content: bytes
+        self: SnapshotStore,
+        index: int,
+        term: int,
+        previous_term: int,
+        content: bytes,
+        configuration: bytes = b"",
     ) -> SnapshotMeta:
-        meta: SnapshotMeta = write(self, index - 1, previous_term, previous_term, content)
+        meta: SnapshotMeta = write(self, index - 1, previous_term, previous_term, content, configuration)
         return meta
 
     patch.method(SnapshotStore, "write", behind)

@@ -275,9 +275,10 @@ class Machine:
 
     # -- what a process finds -----------------------------------------------------------------------
 
-    def _open_files(self, data_dir: Path) -> NodeFiles:
+    def _open_files(self, data_dir: Path, incarnation: int) -> NodeFiles:
         snapshots = SnapshotStore.open(self.disk, SNAPSHOTS)
-        journal = Journal.open(self.disk, JOURNAL, limits=self._around.scenario.journal)
+        limits = self._around.scenario.journal
+        journal = Journal.open(self.disk, JOURNAL, limits=limits, incarnation=incarnation)
         return NodeFiles(Unlocked(), journal, snapshots, recover(journal, snapshots))
 
     def _make_pool(self, runtime: OnnxRuntime, config: NodeConfig) -> Pool:

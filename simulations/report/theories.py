@@ -19,6 +19,8 @@ STEPS: Final = {
     "snapshots.",
     "quorum durability": "Committed means on the synced disks of a majority: an acknowledgement survives "
     "the power loss of all.",
+    "one member at a time": "A configuration differs from the one before in one member's place: majorities "
+    "of the two share a node.",
     "promises are durable": "A vote, a term or an acknowledgement leaves a node only after the sync that "
     "covers it.",
     "acknowledgements are true": "What a follower acknowledges is in its log, as it was sent: a leader "

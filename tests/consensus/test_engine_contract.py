@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from consensus.errors import EntryTooLarge, NotLeader
+from consensus.configuration import AddObserver, Standing
+from consensus.errors import EntryTooLarge, MembershipRefused, NotLeader
 from consensus.interface import (
     Engine,
     Entry,
@@ -162,7 +163,7 @@ class Group:
             busy = [self.perform(node) for node in self.nodes.values()]
             if self.mail:
                 source, target, message = self.mail.popleft()
-                if self.cut_off not in (source, target):
+                if self.cut_off not in (source, target) and target in self.nodes:
                     self.nodes[target].engine.receive(source, message, self.now)
             elif not any(busy):
                 return
@@ -181,7 +182,7 @@ class Group:
         node.reads.update(output.reads)
         node.reads_refused += output.reads_refused
         for peer in output.snapshot_needed:
-            if self.cut_off not in (node.node_id, peer):
+            if self.cut_off not in (node.node_id, peer) and peer in self.nodes:
                 self.transfer(node, self.nodes[peer])
         return bool(output)
 
@@ -362,6 +363,52 @@ def test_a_leader_that_was_cut_off_refuses_its_reads(group: Group) -> None:
     group.run_until(lambda: leader.reads_refused == [1])
     assert leader.reads == {}
     assert leader.engine.status().role is not Role.LEADER
+
+
+def test_the_configuration_names_the_voters_and_stays_the_same_object(group: Group) -> None:
+    leader = group.leader()
+    group.commit([b"x"])
+    for node in group.nodes.values():
+        configuration = node.engine.configuration()
+        assert list(configuration.voters) == group.voters
+        assert node.engine.configuration() is configuration
+        assert node.engine.configuration_at(node.applied_index) == b"", "nobody has changed it"
+    status = leader.engine.status()
+    assert (list(status.voters), status.observers, status.standing) == (group.voters, (), Standing.VOTER)
+
+
+def test_members_change_at_a_position_of_the_log_or_are_refused(group: Group) -> None:
+    leader = group.leader()
+    group.commit([b"x"])
+    last = leader.engine.status().last_index
+    before = leader.engine.configuration()
+    try:
+        index = leader.engine.change_membership(AddObserver("node-9", 7, "there:1"), group.now)
+    except MembershipRefused:
+        assert leader.engine.status().last_index == last
+        assert leader.engine.configuration() is before
+        return
+    assert index == last + 1
+    assert leader.engine.configuration().observers == ("node-9",), "in force at once"
+    assert leader.engine.status().commit_index < index
+    group.run_until(lambda: all(node.applied_index >= index for node in group.nodes.values()))
+    for node in group.nodes.values():
+        assert node.applied[-1].kind is EntryKind.CONFIG
+        assert node.engine.configuration() == leader.engine.configuration()
+        assert node.engine.configuration_at(index) == node.applied[-1].data
+        assert node.engine.configuration_at(index - 1) == b""
+    group.restart_all()
+    group.commit([b"y"])
+    assert {node.engine.configuration().observers for node in group.nodes.values()} == {("node-9",)}
+
+
+def test_only_the_leader_changes_members(group: Group) -> None:
+    leader = group.leader()
+    for node in group.nodes.values():
+        if node is not leader:
+            with pytest.raises(NotLeader) as caught:
+                node.engine.change_membership(AddObserver("node-9", 7), group.now)
+            assert caught.value.leader == leader.node_id
 
 
 def test_messages_that_make_no_sense_change_nothing(group: Group) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import struct
+from dataclasses import replace
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from consensus.errors import DiskFull, EntryTooLarge, InvariantViolated, StorageCorrupt, StorageFailed
@@ -480,12 +483,12 @@ def test_damage_in_a_full_segment_is_told_where_it_is() -> None:
 def test_a_newer_format_is_named_as_such() -> None:
     head = SegmentHead(1, 1, 0, HardState(0, None), None)
     newer = bytearray(encode_head(head))
-    newer[8] = 2
+    newer[8] = 3
     disk = MemoryDisk()
     disk.make_directory("journal")
     file = disk.create_file("journal/0000000000000001.journal")
     file.append(bytes(newer))
-    with pytest.raises(StorageCorrupt, match="format version 2 where this program reads 1"):
+    with pytest.raises(StorageCorrupt, match="format version 3 where this program reads 1 and 2"):
         Journal.open(disk, "journal")
 
 
@@ -525,3 +528,84 @@ def test_heads_and_batches_round_trip() -> None:
     assert found.batches == [(0, records)]
     assert (found.records_end, found.end, found.claimed) == (len(batch), len(batch + seal), len(batch))
     assert scan(batch, 0, 4).problem is not None, "a batch of another segment does not count"
+
+
+def version_1_head(term: int, vote: bytes, installed: SnapshotMeta | None) -> bytes:
+    """The head of a segment as it was before there were incarnations."""
+    state = struct.pack("<Qi", term, len(vote)) + vote
+    if installed is None:
+        state += b"\x00"
+    else:
+        m = installed
+        digest = bytes.fromhex(m.sha256)
+        state += b"\x01" + struct.pack("<QQQQ32s", m.index, m.term, m.previous_term, m.size, digest)
+    fixed = struct.pack("<8sHHIQQQ", b"MCPJRNL\n", 1, 0, len(state), 1, 1 if installed is None else 8, 0)
+    return fixed + state + struct.pack("<I", google_crc32c.value(fixed + state))
+
+
+@pytest.mark.parametrize("installed", [None, meta(7)], ids=["from the beginning", "behind a snapshot"])
+def test_a_journal_from_before_there_were_incarnations_is_read_and_goes_on(
+    installed: SnapshotMeta | None,
+) -> None:
+    disk = MemoryDisk()
+    disk.make_directory("journal")
+    head = version_1_head(3, b"n2", installed)
+    first = 1 if installed is None else 8
+    disk.create_file("journal/0000000000000001.journal").append(
+        head + encode_batch([entry(first)], sequence=1, offset=len(head), durable=len(head))
+    )
+    journal = Journal.open(disk, "journal", limits=SMALL, incarnation=99)
+    found = journal.take_found()
+    assert (found.hard_state, found.installed, found.entries) == (
+        HardState(3, "n2"),
+        installed,
+        [entry(first)],
+    )
+    assert (journal.incarnation, journal.created) == (0, False), "it is no new one, so it gets no number"
+    for item in entries(first + 1, first + 40):
+        journal.append([item])
+        journal.sync()
+    assert len(disk.list_names("journal")) > 2
+    again = Journal.open(disk, "journal", limits=SMALL, incarnation=98)
+    assert again.incarnation == 0
+    assert len(again.take_found().entries) == 41
+
+
+def test_a_journal_keeps_its_incarnation_and_another_in_its_place_has_its_own() -> None:
+    disk = MemoryDisk()
+    journal = Journal.open(disk, "journal", limits=SMALL, incarnation=5)
+    for item in entries(1, 40):
+        journal.append([item])
+    journal.sync()
+    journal.compact(30)
+    assert Journal.open(disk.crash(), "journal", limits=SMALL, incarnation=6).incarnation == 5
+    assert Journal.open(MemoryDisk(), "journal", incarnation=6).incarnation == 6
+
+
+def test_a_segment_of_another_journal_is_refused() -> None:
+    disk = MemoryDisk()
+    fill(disk, 40).close()
+    last = disk.list_names("journal")[-1]
+    file = disk.open_file(f"journal/{last}")
+    head, end = decode_head(read_all(disk, f"journal/{last}"))
+    disk.remove(f"journal/{last}")
+    disk.create_file(f"journal/{last}").append(
+        encode_head(replace(head, incarnation=9)) + file.read(end, file.size)
+    )
+    with pytest.raises(StorageCorrupt, match="does not continue the segment before"):
+        Journal.open(disk, "journal", limits=SMALL)
+
+
+def test_the_members_in_a_snapshot_are_recorded_with_it() -> None:
+    disk = MemoryDisk()
+    journal = Journal.open(disk, "journal", limits=SMALL)
+    installed = replace(meta(7), configuration=b"the members" * 20)
+    journal.append([InstalledSnapshot(installed), *entries(8, 9)])
+    journal.close()
+    assert Journal.open(disk, "journal", limits=SMALL).take_found().installed == installed
+    journal = Journal.open(disk, "journal", limits=SMALL)
+    for item in entries(10, 60):
+        journal.append([item])
+        journal.sync()
+    journal.compact(40)
+    assert Journal.open(disk, "journal", limits=SMALL).take_found().installed == installed

@@ -119,6 +119,9 @@ class Bench:
     def flush_soon(self) -> None:
         self.pump.flush()
 
+    def reconfigured(self, status: EngineStatus) -> None:
+        pass
+
     def changed(self, status: EngineStatus) -> None:
         self.events.append(f"{status.role}")
 

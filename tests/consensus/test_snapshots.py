@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,8 +160,8 @@ def test_a_renamed_snapshot_and_a_newer_format_are_refused() -> None:
     renamed.rename(path, "snapshots/00000000000000000011.snapshot")
     with pytest.raises(StorageCorrupt, match="it is of entry 10"):
         SnapshotStore.open(renamed, "snapshots")
-    disk.overwrite(path, 8, b"\x02")
-    with pytest.raises(StorageCorrupt, match="format version 2"):
+    disk.overwrite(path, 8, b"\x03")
+    with pytest.raises(StorageCorrupt, match="format version 3"):
         SnapshotStore.open(disk, "snapshots")
 
 
@@ -290,3 +292,43 @@ def test_a_full_disk_in_a_transfer_can_be_retried() -> None:
     disk.capacity_bytes = None
     receiver.write(0, CONTENT)
     assert store.read(receiver.finish()) == CONTENT
+
+
+def test_a_snapshot_keeps_the_members_that_it_was_given(tmp_path: Path) -> None:
+    store = SnapshotStore.open(RealDisk(tmp_path), "snapshots")
+    written = store.write(10, 2, 1, CONTENT, b"the members")
+    assert written == replace(meta_of(10), configuration=b"the members")
+    again = SnapshotStore.open(RealDisk(tmp_path), "snapshots")
+    assert again.latest() == written
+    assert again.read(written) == CONTENT
+    assert again.read_chunk(written, 5, 7) == CONTENT[5:12]
+    other = SnapshotStore.open(RealDisk(tmp_path), "others")
+    receiver = other.receive(written)
+    receiver.write(0, CONTENT)
+    assert receiver.finish() == written == other.latest()
+    with pytest.raises(SnapshotGone):
+        again.read(meta_of(10))
+
+
+def test_damage_to_the_members_is_noticed() -> None:
+    disk = MemoryDisk()
+    SnapshotStore.open(disk, "snapshots").write(10, 2, 1, CONTENT, b"the members")
+    path = "snapshots/00000000000000000010.snapshot"
+    at = read_all(disk, path).index(b"members")
+    disk.overwrite(path, at, b"M")
+    with pytest.raises(StorageCorrupt, match="the checksum of the header is wrong"):
+        SnapshotStore.open(disk, "snapshots")
+
+
+def test_a_snapshot_from_before_members_were_kept_in_it_is_read() -> None:
+    disk = MemoryDisk()
+    disk.make_directory("snapshots")
+    digest = hashlib.sha256(CONTENT).digest()
+    header = struct.pack("<8sHH4xQQQQ32s", b"MCPSNAP\n", 1, 1, 10, 2, 1, len(CONTENT), digest)
+    header += struct.pack("<I", google_crc32c.value(header))
+    disk.create_file("snapshots/00000000000000000010.snapshot").append(header + CONTENT)
+    store = SnapshotStore.open(disk, "snapshots")
+    latest = store.latest()
+    assert latest == meta_of(10)
+    assert store.latest_was_received()
+    assert store.read(meta_of(10)) == CONTENT

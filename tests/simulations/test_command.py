@@ -92,7 +92,7 @@ def test_what_is_needed_is_all_that_is_left(needed: list[int]) -> None:
         (("swarm", "--seeds", "x"), "not a range of seeds"),
         (("swarm",), "--seeds"),
         (("replay", "1", "--faults", "a"), "no fault numbers"),
-        (("replay", "4", "--faults", "0,41"), "seed 4 has no fault 41 at level engine; they are 0 to 40"),
+        (("replay", "4", "--faults", "0,999"), "seed 4 has no fault 999 at level engine; they are 0 to "),
         (("replay", "4", "--faults", "-1"), "no fault -1"),
         (("replay", "1", "--level", "cloud"), "cloud"),
     ],

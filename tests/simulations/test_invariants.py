@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from consensus.configuration import Configuration, Member
 from consensus.errors import Busy, NotLeader, OutcomeUnknown
 from consensus.interface import (
     Entry,
@@ -18,20 +21,20 @@ from simulations.invariants import (
     AcknowledgementsAreTrue,
     Agreement,
     CommitsAreCounted,
-    Disks,
     ElectionSafety,
     ElectionsAreWanted,
     LeaderCompleteness,
     LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
+    OneMemberAtATime,
     PromisesAreDurable,
     ProposalsResolveOnce,
     QuorumDurability,
     ReadsAreFresh,
-    Shadow,
     Violation,
 )
+from simulations.shadow import Disks, Electorate, Shadow
 
 
 def entry(index: int, term: int = 1, data: bytes = b"x") -> Entry:
@@ -67,6 +70,10 @@ def test_what_is_written_is_durable_once_it_is_synced() -> None:
     assert disks.durable["b"].last == 0
 
 
+def voters(names: str, number: int | None = 0) -> Electorate:
+    return Electorate(dict.fromkeys(names, number))
+
+
 def test_one_leader_in_a_term() -> None:
     rule = ElectionSafety(3)
     rule.voted("b", "a", 1)
@@ -88,6 +95,143 @@ def test_a_leader_has_the_votes_of_a_majority() -> None:
     rule = ElectionSafety(2)
     with pytest.raises(Violation, match="alone"):
         rule.led("a", 1)
+
+
+def test_a_vote_is_one_of_a_server_that_the_configuration_names() -> None:
+    def rule() -> ElectionSafety:
+        made = ElectionSafety(3)
+        made.voted("b", "a", 1, 7)
+        return made
+
+    for wrong in (Electorate({"a": 1, "b": 2, "c": 3}), Electorate({"x": 1, "b": 7, "c": 3})):
+        with pytest.raises(Violation, match="leads term 1 with votes"):
+            rule().led("a", 1, wrong, 1)
+        with pytest.raises(Violation, match="follows a in term 1"):
+            rule().followed("b", "a", 1, wrong)
+    fine = Electorate({"a": 1, "b": 7, "c": 3})
+    rule().led("a", 1, fine, 1)
+    rule().followed("b", "a", 1, fine)
+
+
+def test_the_first_leader_has_the_votes_of_all() -> None:
+    rule = ElectionSafety(3)
+    rule.voted("b", "a", 1, 2)
+    with pytest.raises(Violation, match="alone"):
+        rule.led("a", 1, Electorate.first("abc"), 1)
+    rule.voted("c", "a", 1, 3)
+    rule.led("a", 1, Electorate.first("abc"), 1)
+
+
+def test_an_election_is_wanted_by_a_majority_of_the_voters() -> None:
+    rule = ElectionsAreWanted(3)
+    rule.asked("a", 3, 1)
+    rule.consented("o", "a", 2, 1)
+    three = Electorate({"a": 1, "b": 2, "c": 3})
+    with pytest.raises(Violation, match="consent of"):
+        rule.called("a", 3, handed_over=False, electorate=three)
+    rule.consented("b", "a", 2, 1)
+    with pytest.raises(Violation, match="consent of"):
+        rule.called("a", 3, handed_over=False, electorate=Electorate.first("abc"))
+    rule.called("a", 3, handed_over=False, electorate=three)
+
+
+def test_a_leader_hears_a_majority_of_the_voters() -> None:
+    rule = LeadersAreHeard("abcd", 1.0)
+    rule.led("a", 100.0, leads=True)
+    rule.came("a", "d")
+    rule.heard("a", 101.5)
+    rule.looked("a", 101.6, "ad")
+    rule.looked("a", 101.6, "a")
+    with pytest.raises(Violation, match="leaders are heard"):
+        rule.looked("a", 101.6, "abc")
+
+
+def test_a_commit_is_counted_among_the_voters_by_the_server() -> None:
+    def step(rule: CommitsAreCounted, *electorates: Electorate) -> None:
+        log = shadow(entry(1, 2), entry(2, 2))
+        rule.stepped("a", 2, 1, log, leads=True, moved=True, electorates=electorates, incarnation=1)
+        rule.stepped("a", 2, 2, log, leads=True, moved=True, electorates=electorates, incarnation=1)
+
+    def told(*servers: tuple[str, int]) -> CommitsAreCounted:
+        rule = CommitsAreCounted(3)
+        for name, number in servers:
+            rule.acknowledged("a", name, 2, 2, number)
+        return rule
+
+    three = Electorate({"a": 1, "b": 2, "c": 3})
+    for rule in (told(("b", 9)), told(("o", 4)), told()):
+        with pytest.raises(Violation, match="commits are counted"):
+            step(rule, three)
+    step(told(("b", 2)), three)
+    step(told(("b", 2)), Electorate({"a": 1, "b": 9, "c": 3}), three)
+    step(told(), Electorate({"a": 1}))
+
+
+def configuration(**members: tuple[int, bool]) -> Configuration:
+    return Configuration.of(Member(name, number, "", votes) for name, (number, votes) in members.items())
+
+
+def test_configurations_follow_one_another_in_steps_of_one_member() -> None:
+    before = configuration(a=(1, True), b=(2, True), c=(3, False))
+    for fine in (
+        configuration(a=(1, True), b=(2, True), c=(3, True)),
+        configuration(a=(1, True), c=(3, False)),
+        configuration(a=(1, True), b=(2, True), c=(4, False)),
+        configuration(a=(1, True), b=(2, True), c=(3, False), d=(5, False)),
+        before.with_member(Member("a", 1, "elsewhere:1")),
+    ):
+        OneMemberAtATime.follows("a", before, fine)
+    for wrong in (
+        configuration(a=(1, True), b=(2, True), c=(3, True), d=(5, False)),
+        configuration(a=(1, True), b=(9, True), c=(3, False)),
+        configuration(a=(1, True)),
+    ):
+        with pytest.raises(Violation, match="one member at a time"):
+            OneMemberAtATime.follows("a", before, wrong)
+
+
+def test_a_snapshot_has_the_members_that_were_committed() -> None:
+    members = configuration(a=(1, True))
+    fine = replace(meta(5), configuration=members.encode())
+    OneMemberAtATime.stored("a", fine, members)
+    OneMemberAtATime.stored("a", meta(5), None)
+    for wrong, committed in ((fine, None), (meta(5), members), (fine, configuration(a=(2, True)))):
+        with pytest.raises(Violation, match="other members than were committed"):
+            OneMemberAtATime.stored("a", wrong, committed)
+
+
+def test_a_shadow_knows_the_configurations_of_its_log() -> None:
+    first, second = configuration(a=(1, True)), configuration(a=(1, True), b=(2, False))
+    made = shadow(entry(1), config(2, first), entry(3), config(4, second))
+    assert made.configurations == [(2, first), (4, second)]
+    made.take([Truncate(4)])
+    assert made.configurations == [(2, first)]
+    made.take([InstalledSnapshot(replace(meta(9), configuration=second.encode()))])
+    assert made.configurations == [(9, second)]
+
+
+def config(index: int, members: Configuration) -> Entry:
+    return Entry(index, 1, EntryKind.CONFIG, members.encode())
+
+
+def test_an_emptied_disk_counts_as_what_it_held_and_what_is_on_it_now_as_anothers() -> None:
+    disks = Disks("ab")
+    for name, number in (("a", 1), ("b", 2)):
+        disks.restarted(name, Recovered(HardState(0, None), None, [], number))
+        disks.appended(name, [entry(1)])
+        disks.synced(name)
+    both = Electorate({"a": 1, "b": 2})
+    disks.was_emptied("b")
+    assert disks.durable["b"].last == 0
+    QuorumDurability.committed(1, 1, disks, [both])
+    disks.restarted("b", Recovered(HardState(0, None), None, [], 3))
+    disks.appended("b", [entry(1), entry(2)])
+    disks.appended("a", [entry(2)])
+    disks.synced("b")
+    disks.synced("a")
+    with pytest.raises(Violation, match="synced only on"):
+        QuorumDurability.committed(2, 1, disks, [both])
+    QuorumDurability.committed(2, 1, disks, [both, Electorate({"a": 1, "b": 3})])
 
 
 @pytest.mark.parametrize(
@@ -145,20 +289,20 @@ def test_a_leader_has_everything_that_was_committed_before_its_term() -> None:
             LeaderCompleteness.led("a", term, log, history)
 
 
-@pytest.mark.parametrize("voters", ["abc", "abcd"])
-def test_committed_is_on_the_synced_disks_of_a_majority(voters: str) -> None:
-    disks = Disks(voters)
+@pytest.mark.parametrize("names", ["abc", "abcd"])
+def test_committed_is_on_the_synced_disks_of_a_majority(names: str) -> None:
+    disks = Disks(names)
     for name in "abc":
         disks.appended(name, [entry(1)])
     disks.synced("a")
     with pytest.raises(Violation, match="synced only on"):
-        QuorumDurability.committed(1, 1, disks)
+        QuorumDurability.committed(1, 1, disks, [voters(names)])
     disks.covered("b", 1)
-    if len(voters) == 4:
+    if len(names) == 4:
         with pytest.raises(Violation, match="synced only on"):
-            QuorumDurability.committed(1, 1, disks)
+            QuorumDurability.committed(1, 1, disks, [voters(names)])
         disks.synced("c")
-    QuorumDurability.committed(1, 1, disks)
+    QuorumDurability.committed(1, 1, disks, [voters(names)])
 
 
 def test_another_term_at_the_index_is_not_the_entry() -> None:
@@ -166,7 +310,7 @@ def test_another_term_at_the_index_is_not_the_entry() -> None:
     disks.appended("a", [entry(1, 2)])
     disks.synced("a")
     with pytest.raises(Violation):
-        QuorumDurability.committed(1, 1, disks)
+        QuorumDurability.committed(1, 1, disks, [voters("a")])
 
 
 @pytest.mark.parametrize(

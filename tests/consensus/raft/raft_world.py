@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import msgpack
 
+from consensus.configuration import AddObserver, Change, Configuration, Promote, Remove
 from consensus.interface import (
     Entry,
     EntryKind,
@@ -38,6 +39,7 @@ class Disk:
     entries: list[Entry] = field(default_factory=list)
     snapshot: SnapshotMeta | None = None
     content: bytes = b""
+    incarnation: int = 0
 
     def write(self, record: Record) -> None:
         match record:
@@ -62,7 +64,7 @@ class Disk:
                 self.entries = []
 
     def recovered(self) -> Recovered:
-        return Recovered(self.hard_state, self.snapshot, list(self.entries))
+        return Recovered(self.hard_state, self.snapshot, list(self.entries), self.incarnation)
 
     def holds(self, entry: Entry) -> bool:
         if self.snapshot and entry.index <= self.snapshot.index:
@@ -80,7 +82,7 @@ class Node:
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.disk = Disk()
+        self.disk = world.new_disk()
         self.engine: RaftEngine | None = None
         self.applied: list[Entry] = []
         self.outputs: list[Output] = []
@@ -107,7 +109,7 @@ class Node:
         self.applied = unpack(self.disk.content) if self.disk.snapshot else []
         self.engine = RaftEngine(
             self.name,
-            list(world.nodes),
+            world.initial if self.name in world.initial else (),
             self.disk.recovered(),
             now=world.now,
             random=random.Random(world.random.random()),
@@ -122,6 +124,19 @@ class Node:
                 peer.engine.peer_connected(self.name, world.now)
                 peer.settle()
         self.settle()
+
+    def lose_disk(self) -> None:
+        """The node dies, and its disk with it."""
+        if self.engine:
+            self.crash()
+        self.world.lost[self.name, self.disk.incarnation] = self.disk
+        self.disk = self.world.new_disk()
+
+    def change(self, change: Change) -> int:
+        """Change the members, and perform what follows from it."""
+        index = self.live.change_membership(change, self.world.now)
+        self.settle()
+        return index
 
     def crash(self) -> None:
         self.engine = None
@@ -188,7 +203,7 @@ class Node:
     def take_snapshot(self, retain_entries: int = 0) -> SnapshotMeta:
         """Snapshot what is applied, and compact the log and the disk behind it."""
         assert len(self.applied) >= 2
-        meta, content = pack(self.applied)
+        meta, content = pack(self.applied, self.live.configuration_at(self.applied[-1].index))
         self.disk.snapshot, self.disk.content = meta, content
         keep = self.live.compact(meta, retain_entries)
         self.disk.entries = [entry for entry in self.disk.entries if entry.index >= keep]
@@ -233,12 +248,24 @@ class World:
     """The clock, the network, the nodes and the promises."""
 
     def __init__(
-        self, size: int, seed: int = 0, config: RaftConfig | None = None, *, start: bool = True
+        self,
+        size: int,
+        seed: int = 0,
+        config: RaftConfig | None = None,
+        *,
+        start: bool = True,
+        incarnations: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.config = config or RaftConfig()
         self.now = 0.0
-        self.nodes = {name: Node(self, name) for name in [f"n{i}" for i in range(1, size + 1)]}
+        self._incarnations = itertools.count(1001) if incarnations else itertools.repeat(0)
+        self.lost: dict[tuple[str, int], Disk] = {}
+        """What was on disks that are gone."""
+        self.initial = tuple(f"n{i}" for i in range(1, size + 1))
+        self.configurations: list[tuple[int, Configuration]] = []
+        """Those that are committed, and where."""
+        self.nodes = {name: Node(self, name) for name in self.initial}
         self.latency_s = (0.001, 0.003)
         self.drop_rate = self.duplicate_rate = self.crash_rate = 0.0
         self.reorder = False
@@ -263,6 +290,24 @@ class World:
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
+
+    def new_disk(self) -> Disk:
+        return Disk(incarnation=next(self._incarnations))
+
+    def join(self, name: str) -> Node:
+        """Start a node that waits to be taken in."""
+        node = self.nodes[name] = Node(self, name)
+        node.start()
+        return node
+
+    def add(self, name: str) -> AddObserver:
+        return AddObserver(name, self.nodes[name].disk.incarnation, f"{name}:1")
+
+    def promote(self, name: str) -> Promote:
+        return Promote(name, self.nodes[name].disk.incarnation)
+
+    def remove(self, name: str) -> Remove:
+        return Remove(name, self.nodes[name].disk.incarnation)
 
     # -- network -----------------------------------------------------------------------------------
 
@@ -378,8 +423,9 @@ class World:
             leader = self.leader()
             if leader is None or leader.applied == [] or leader.applied[-1].term != leader.live.status().term:
                 return False
-            followers = [n for n in self.up() if n.live.status().leader == leader.name]
-            return 2 * len(followers) > len(self.nodes)
+            voters = leader.live.configuration().voters
+            followers = [n for n in self.up() if n.name in voters and n.live.status().leader == leader.name]
+            return 2 * len(followers) > len(voters)
 
         self.run_until(settled, limit_s)
         leader = self.leader()
@@ -392,11 +438,21 @@ class World:
         def equal() -> bool:
             leader = self.leader()
             last = leader.live.status().last_index if leader else -1
-            return all(len(node.applied) == last for node in self.up())
+            return all(len(node.applied) == last for node in self.members())
 
         self.run_until(equal, limit_s)
-        first = next(self.up())
-        assert all(node.applied == first.applied for node in self.up())
+        first = self.leader()
+        assert first is not None
+        assert all(node.applied == first.applied for node in self.members())
+
+    def members(self) -> list[Node]:
+        """Those nodes that are up and members, by what the leader says."""
+        leader = self.leader()
+        if leader is None:
+            return list(self.up())
+        known = leader.live.configuration().members
+        servers = {(member.name, member.incarnation) for member in known}
+        return [n for n in self.up() if {(n.name, n.disk.incarnation), (n.name, 0)} & servers]
 
     # -- Raft's promises ---------------------------------------------------------------------------
 
@@ -406,8 +462,20 @@ class World:
         assert known == entry, f"entry {entry.index} was committed as {known} and as {entry}"
         if entry.index == 1:
             return  # every node begins with it
-        copies = sum(node.disk.holds(entry) for node in self.nodes.values())
-        assert 2 * copies > len(self.nodes), f"entry {entry.index} is committed with {copies} copies"
+        if entry.kind is EntryKind.CONFIG and entry.index not in dict(self.configurations):
+            self.configurations.append((entry.index, Configuration.decode(entry.data)))
+        disks = {(node.name, node.disk.incarnation): node.disk for node in self.nodes.values()} | self.lost
+        holders = {server for server, disk in disks.items() if disk.holds(entry)}
+        assert any(majority(holders, known) for known in self._electorates(entry.index)), (
+            f"entry {entry.index} is committed with copies on {sorted(holders)}"
+        )
+
+    def _electorates(self, index: int) -> Iterator[Configuration]:
+        """Who can have decided about the entry at ``index``: see `simulations.invariants`."""
+        known = [configuration for at, configuration in self.configurations if at <= index]
+        yield known[-1] if known else Configuration.of_voters(self.initial)
+        for node in self.up():
+            yield node.live.configuration()
 
     def confirmed(self, context: int, index: int) -> None:
         """Linearizable reads: a read sees all that was committed anywhere before it came."""
@@ -438,7 +506,18 @@ class World:
         return "\n".join(lines)
 
 
-def pack(applied: list[Entry]) -> tuple[SnapshotMeta, bytes]:
+def majority(servers: set[tuple[str, int]], configuration: Configuration) -> bool:
+    """Whether ``servers`` have a majority of the voters; an incarnation of 0 in the list is any."""
+    names = {name for name, _ in servers}
+    have = [
+        m
+        for m in configuration.members
+        if m.votes and (m.name in names if m.incarnation == 0 else (m.name, m.incarnation) in servers)
+    ]
+    return 2 * len(have) > len(configuration.voters)
+
+
+def pack(applied: list[Entry], configuration: bytes = b"") -> tuple[SnapshotMeta, bytes]:
     content = msgpack.packb([(e.index, e.term, int(e.kind), e.data) for e in applied])
     meta = SnapshotMeta(
         applied[-1].index,
@@ -446,6 +525,7 @@ def pack(applied: list[Entry]) -> tuple[SnapshotMeta, bytes]:
         applied[-2].term,
         len(content),
         hashlib.sha256(content).hexdigest(),
+        configuration,
     )
     return meta, content
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raft_script import call_election
 from raft_world import World
 
+from consensus.configuration import Configuration
 from consensus.errors import InvariantViolated
 from consensus.interface import Entry, EntryKind, HardState, Recovered
 from consensus.raft import RaftConfig, RaftEngine
@@ -25,6 +26,7 @@ from consensus.raft.messages import (
     Malformed,
     Message,
     NewerTerm,
+    NotMember,
     PreVote,
     PreVoteAnswer,
     RequestVote,
@@ -40,29 +42,38 @@ integers = st.integers(0, INTEGER_MAX)
 positive = st.integers(1, INTEGER_MAX)
 
 
+contents = st.one_of(
+    st.tuples(st.sampled_from((EntryKind.COMMAND, EntryKind.NOOP)), st.binary(max_size=40)),
+    st.tuples(
+        st.just(EntryKind.CONFIG),
+        st.lists(st.text("abc", min_size=1), min_size=1, max_size=7, unique=True).map(
+            lambda names: Configuration.of_voters(names).encode()
+        ),
+    ),
+)
+
+
 @st.composite
 def appends(draw: st.DrawFn) -> Append:
     """Appends as a leader builds them."""
     count = draw(st.integers(0, 5))
     prev_index = draw(st.integers(0, INTEGER_MAX - count))
     terms = sorted(draw(st.lists(integers, min_size=count + 2, max_size=count + 2)))
-    entries = [
-        Entry(prev_index + i, terms[i], draw(st.sampled_from(EntryKind)), draw(st.binary(max_size=40)))
-        for i in range(1, count + 1)
-    ]
+    entries = [Entry(prev_index + i, terms[i], *draw(contents)) for i in range(1, count + 1)]
     return Append(terms[-1], draw(integers), draw(integers), prev_index, terms[0], entries or ())
 
 
 messages = st.one_of(
     st.builds(RequestVote, integers, integers, integers),
-    st.builds(Vote, integers),
-    st.builds(Ack, integers, integers, positive, st.booleans(), st.booleans()),
+    st.builds(Vote, integers, integers),
+    st.builds(Ack, integers, integers, positive, st.booleans(), st.booleans(), integers),
     st.builds(SnapshotPending, integers, integers),
     st.builds(PreVote, integers, integers, integers, integers),
     st.builds(PreVoteAnswer, integers, integers, st.booleans()),
     st.builds(TransferVote, integers, integers, integers),
     st.builds(NewerTerm, integers),
     st.builds(TimeoutNow, integers),
+    st.builds(NotMember, integers, integers),
     appends(),
 )
 
@@ -113,20 +124,26 @@ def test_the_message_that_the_malformed_ones_derive_from_is_good() -> None:
         ([0], "unknown_type"),
         ([255, 1], "unknown_type"),
         ([-1, 1], "unknown_type"),
-        ([2], "wrong_length"),
-        ([2, 1, 1], "wrong_length"),
-        ([2, -1], "wrong_field"),
-        ([2, 2**63], "wrong_field"),
-        ([2, 1.0], "wrong_field"),
-        ([2, None], "wrong_field"),
-        ([2, True], "wrong_field"),
-        ([2, b"1"], "wrong_field"),
+        ([11], "wrong_length"),
+        ([11, 1, 1, 1], "wrong_length"),
+        ([11, -1, 0], "wrong_field"),
+        ([11, 1, 2**63], "wrong_field"),
+        ([11, 1.0, 0], "wrong_field"),
+        ([11, None, 0], "wrong_field"),
+        ([11, True, 0], "wrong_field"),
+        ([11, b"1", 0], "wrong_field"),
         ([1, 1, 1], "wrong_length"),
         ([1, 1, 1, -1], "wrong_field"),
-        ([4, 1, 1, 0, True, False], "wrong_field"),
-        ([4, 1, 1, 1, 1, False], "wrong_field"),
-        ([4, 1, 1, 1, True, None], "wrong_field"),
-        ([4, 1, 1, 1, True], "wrong_length"),
+        ([2, 1], "unknown_type"),
+        ([4, 1, 1, 1, True, False], "unknown_type"),
+        ([12, 1, 1, 0, True, False, 0], "wrong_field"),
+        ([12, 1, 1, 1, 1, False, 0], "wrong_field"),
+        ([12, 1, 1, 1, True, None, 0], "wrong_field"),
+        ([12, 1, 1, 1, True, False], "wrong_length"),
+        ([12, 1, 1, 1, True, False, -1], "wrong_field"),
+        ([12, 1, 1, 1, True, False, True], "wrong_field"),
+        ([13, 1], "wrong_length"),
+        ([13, 1, -1], "wrong_field"),
         ([5, 1], "wrong_length"),
         ([6, 1, 1, 1], "wrong_length"),
         ([6, 1, 1, 1, -1], "wrong_field"),
@@ -150,7 +167,8 @@ def test_the_message_that_the_malformed_ones_derive_from_is_good() -> None:
         (changed(6, 0, 1, 0), "wrong_order"),
         (changed(6, 1, 1, 3), "wrong_order"),
         (changed(6, 0, 1, b"1"), "wrong_field"),
-        (changed(6, 0, 2, 2), "wrong_field"),
+        (changed(6, 0, 2, 3), "wrong_field"),
+        (changed(6, 0, 2, 2), "wrong_configuration"),
         (changed(6, 0, 2, True), "wrong_field"),
         (changed(6, 0, 3, None), "wrong_field"),
         (changed(6, 0, 3, [1]), "wrong_field"),

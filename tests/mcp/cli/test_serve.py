@@ -122,6 +122,30 @@ def test_one_address_for_two_voters_is_refused() -> None:
         config("--node-id", "n1", "--peers", "n1=127.0.0.1:7401,n2=127.0.0.1:7401")
 
 
+def test_a_node_that_joins_has_no_voters_and_the_raft_engine(tmp_path: Path) -> None:
+    joining = config(
+        "--node-id",
+        "n4",
+        "--listen",
+        "10.0.0.4:7400",
+        "--join",
+        "10.0.0.1:7400,10.0.0.2:7400",
+        "--cluster-key-file",
+        str(key(tmp_path)),
+        "--observer",
+    )
+    assert (joining.engine, joining.voters) == ("raft", {})
+    assert (joining.join, joining.observer) == (("10.0.0.1:7400", "10.0.0.2:7400"), True)
+    with pytest.raises(ConfigInvalid, match="not both"):
+        config("--node-id", "n1", "--peers", PEERS, "--join", "127.0.0.1:7402")
+
+
+def key(folder: Path) -> Path:
+    file = folder / "key"
+    file.write_text("0123456789abcdef")
+    return file
+
+
 def test_bytes_that_are_no_text_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigInvalid, match="not TOML"):

@@ -53,6 +53,8 @@ TABLE: dict[type[e.McpError], tuple[bool, bool]] = {
     e.InferenceFailed: (False, False),
     e.ProviderUnavailable: (False, False),
     e.Fenced: (False, False),
+    e.MembershipRefused: (False, False),
+    e.NotCaughtUp: (False, False),
     e.TooLarge: (False, False),
     e.StorageError: (False, False),
     e.StorageCorrupt: (False, False),

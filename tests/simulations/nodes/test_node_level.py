@@ -96,8 +96,8 @@ def test_every_kind_of_fault_fires(kind: FaultKind) -> None:
     nodes, peers = (("n1",), ()) if kind not in LINK_KINDS else (("n1",), ("n2", "n3"))
     faults = [Fault(kind, at, 1.5, nodes, peers, AMOUNTS.get(kind, 0.3)) for at in (2.0, 4.0)]
     if kind is FaultKind.BIT_FLIP:
-        # It is noticed when the disk is read.
-        faults.append(Fault(FaultKind.KILL, 4.1, 0.5, nodes))
+        # It is noticed when the disk is read, before another snapshot takes the damaged one's place.
+        faults.append(Fault(FaultKind.KILL, 4.001, 0.5, nodes))
     outcome = run(replace(three_nodes(), seconds=6, plan=FaultPlan(tuple(faults))))
     assert outcome.verdict is Verdict.CLEAN, outcome.reason
     assert outcome.faults.get(str(kind), 0) > 0

@@ -1,0 +1,138 @@
+"""How a node comes into a running cluster: it asks to be taken in, catches up, and is promoted.
+
+Whoever starts on an empty data directory and is no member asks for it: a node that was told to join, and a
+voter that has lost its disk, which learns from the leader that the cluster knows another in its place. Once
+it has been a member nothing is asked for any more: a node that somebody has removed stays out, until its data
+directory is emptied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from consensus.configuration import Promote, Standing
+from mcp.clock import Clock, new_id
+from mcp.errors import McpError, ProtocolError
+from mcp.net.connection import Connection
+from mcp.node.config import NodeConfig
+from mcp.node.links import PeerLinks
+from mcp.node.order import Order
+from mcp.node.roster import Roster
+from mcp.wire.messages import Message, Ttl
+
+LOOK_S = 0.5
+"""So often a node looks at what it is in the cluster."""
+ASK_TIMEOUT_S = 5.0
+"""So long it waits to be taken in or promoted, before it asks again."""
+
+_log = logging.getLogger("mcp.node")
+
+
+class Joining:
+    """One node's own place. ``journal`` is its number; ``fresh``: nothing was on its disk when it started.
+
+    ``dial(address)`` opens an authenticated connection.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        order: Order,
+        roster: Roster,
+        links: PeerLinks,
+        dial: Callable[[str], Awaitable[Connection]],
+        clock: Clock,
+        *,
+        journal: int,
+        fresh: bool,
+    ) -> None:
+        self.address = ""
+        self.problem: McpError | None = None
+        """Why it was not taken in or promoted when it last asked."""
+        self.standing = Standing.VOTER
+        self._config = config
+        self._order = order
+        self._roster = roster
+        self._links = links
+        self._dial = dial
+        self._clock = clock
+        self._journal = journal
+        self._fresh = fresh
+
+    async def run(self) -> None:
+        """Look every ``LOOK_S``, for ever."""
+        while True:
+            try:
+                await self._step()
+            except McpError as error:
+                self._note(error)
+            await asyncio.sleep(LOOK_S)
+
+    def members_changed(self) -> None:
+        """Other members are in force here: perhaps this node is one of them, and then it never asks again."""
+        known = self._roster.configuration.get(self._config.node_id)
+        if known is not None and known.incarnation == self._journal:
+            self._fresh = False
+
+    async def _step(self) -> None:
+        status = self._order.driver.status()
+        before, self.standing = self.standing, status.standing
+        self._roster.outside = status.standing is Standing.OUTSIDER
+        if before is not self.standing:
+            _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
+        if self.standing is Standing.OUTSIDER:
+            if self._fresh and (self._config.join or status.dismissed):
+                await self._ask_in()
+            return
+        if self.standing is Standing.OBSERVER and not self._config.observer:
+            await self._roster.change(Promote(self._config.node_id, self._journal), ASK_TIMEOUT_S)
+            self.problem = None
+
+    async def _ask_in(self) -> None:
+        payload = {
+            "change": "join",
+            "node": self._config.node_id,
+            "journal": self._journal,
+            "address": self.address,
+        }
+        connection = await self._somebody()
+        message = Message(
+            "MEMBER_CHANGE", payload, new_id(self._clock), ttl=Ttl(1, int(ASK_TIMEOUT_S * 1000))
+        )
+        reply = await connection.request(message, timeout_s=ASK_TIMEOUT_S)
+        members = reply.message.payload.get("members")
+        if not isinstance(members, list):
+            raise ProtocolError("the answer to MEMBER_CHANGE names no members")
+        self._roster.hint(members)
+        self._links.aim(self._roster.peers())
+        self.problem = None
+
+    async def _somebody(self) -> Connection:
+        """A connection to any member: one that is up, or a new one to an address that was given."""
+        for peer in self._links.up():
+            connection = self._links.connection(peer)
+            if connection is not None:
+                return connection
+        error: McpError | None = None
+        for address in self._config.join:
+            try:
+                connection = await self._dial(address)
+            except McpError as problem:
+                error = problem
+                continue
+            self._links.adopt(connection)
+            return connection
+        raise error or McpError("there is nobody to ask; give --join the address of a member")
+
+    def _note(self, error: McpError) -> None:
+        if self.problem is None or self.problem.message != error.message:
+            _log.warning("node %s waits to join: %s: %s", self._config.node_id, error.code, error)
+        self.problem = error
+
+
+def _article(standing: Standing) -> str:
+    return {Standing.OUTSIDER: "no member"}.get(
+        standing, f"{'an' if standing == 'observer' else 'a'} {standing}"
+    )

@@ -1,0 +1,146 @@
+"""Who belongs to the cluster, as this node knows it, and what is done when somebody is to come or go.
+
+The members and their addresses are in the replicated configuration (:mod:`consensus.configuration`), so nodes
+find each other by it. The addresses that a node was started with go before that, because they may be the
+right ones from where it stands; where the two differ, both are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from consensus.configuration import (
+    AddObserver,
+    Change,
+    Configuration,
+    Member,
+    Promote,
+    Remove,
+    change_from_plain,
+    change_to_plain,
+)
+from consensus.errors import ConsensusError
+from mcp.clock import Clock
+from mcp.errors import InvalidArgument, NotFound
+from mcp.node.config import NodeConfig
+from mcp.node.order import Order
+from mcp.node.translation import translated
+
+
+def first_configuration(config: NodeConfig) -> Configuration:
+    """What a cluster of these voters is begun with. Their journals are not known yet."""
+    return Configuration.of(Member(node, 0, address) for node, address in config.voters.items())
+
+
+class Roster:
+    """One node's view of the members. All calls on the loop's thread."""
+
+    def __init__(self, config: NodeConfig, order: Order, clock: Clock) -> None:
+        self._config = config
+        self._order = order
+        self._clock = clock
+        self._hints: dict[str, str] = {}
+        self.outside = False
+        """Whether this node is no member: what it holds may be old, and it is not told when."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The members."""
+        return self._order.driver.configuration
+
+    def peers(self) -> dict[str, tuple[str, ...]]:
+        """The other members and where each may be reached, in order of node id."""
+        known = dict(self._hints)
+        known.update((member.name, member.address) for member in self.configuration.members)
+        given = self._config.voters
+        found = {node: (given.get(node, ""), address) for node, address in sorted(known.items())}
+        return {
+            node: tuple(dict.fromkeys(address for address in addresses if address))
+            for node, addresses in found.items()
+            if node != self._config.node_id
+        }
+
+    def voters_besides(self) -> tuple[str, ...]:
+        """The other voters."""
+        return tuple(name for name in self.configuration.voters if name != self._config.node_id)
+
+    def address_of(self, node: str) -> str | None:
+        """Where ``node`` may be reached."""
+        addresses = self.peers().get(node, ())
+        return addresses[0] if addresses else None
+
+    def hint(self, members: Sequence[Mapping[str, Any]]) -> None:
+        """What another node says of the members, for as long as this one's own log says nothing."""
+        self._hints = {
+            str(member["node"]): str(member["address"])
+            for member in members
+            if isinstance(member, Mapping) and member.get("address") and member.get("node")
+        }
+
+    # -- what others are told -----------------------------------------------------------------------
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """The members as plain values."""
+        return [
+            {
+                "node": member.name,
+                "address": self._config.voters.get(member.name) or member.address,
+                "role": "voter" if member.votes else "observer",
+                "journal": member.incarnation,
+            }
+            for member in self.configuration.members
+        ]
+
+    def described(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The replicated records of nodes, each with its role; and members that never said hello."""
+        roles = {member["node"]: member for member in self.to_plain()}
+        nothing = {"role": "none", "journal": 0}
+        found = [{**nothing, **roles.pop(str(record["node"]), nothing), **record} for record in records]
+        found += [{"state": "unknown", **member} for member in roles.values()]
+        return sorted(found, key=lambda member: str(member["node"]))
+
+    # -- changes ------------------------------------------------------------------------------------
+
+    async def take_in(self, node: str, journal: int, address: str, timeout_s: float) -> int:
+        """Take in the node that asks for it, as an observer; gives the configuration's log index.
+
+        A voter of that name under another journal is removed first: whoever runs under it now has lost what
+        that one had. Raises what :meth:`change` raises.
+        """
+        deadline = self._clock.monotonic() + timeout_s
+        known = self.configuration.get(node)
+        if known is not None and known.votes and known.incarnation != journal:
+            await self.change(Remove(node, known.incarnation), timeout_s)
+        return await self.change(AddObserver(node, journal, address), deadline - self._clock.monotonic())
+
+    async def promote(self, node: str, journal: int | None, timeout_s: float) -> int:
+        """Let an observer vote; gives the configuration's log index."""
+        return await self.change(Promote(node, self._journal_of(node, journal)), timeout_s)
+
+    async def remove(self, node: str, journal: int | None, timeout_s: float) -> int:
+        """Take a member out; gives the configuration's log index."""
+        return await self.change(Remove(node, self._journal_of(node, journal)), timeout_s)
+
+    async def change(self, change: Change, timeout_s: float) -> int:
+        """Have the leader make ``change``; gives the log index at which it is committed.
+
+        Raises :class:`~mcp.errors.MembershipRefused` with the reason, and what any ordered request may.
+        """
+        try:
+            change_from_plain(change_to_plain(change))
+        except ValueError as problem:
+            raise InvalidArgument(f"{problem}; give a node id and an address") from None
+        try:
+            return await self._order.driver.change_membership(change, timeout_s=max(timeout_s, 0.001))
+        except ConsensusError as error:
+            raise translated(error) from error
+
+    def _journal_of(self, node: str, journal: int | None) -> int:
+        if journal is not None:
+            return journal
+        member = self.configuration.get(node)
+        if member is None:
+            known = ", ".join(member.name for member in self.configuration.members)
+            raise NotFound(f"{node!r} is no member of the cluster; the members are {known}")
+        return member.incarnation

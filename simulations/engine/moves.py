@@ -1,0 +1,46 @@
+"""What is drawn of members: who joins, who goes, whose disk is emptied, and when."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Kind(enum.StrEnum):
+    """What may be wished."""
+
+    JOIN = "join"
+    """A fresh node becomes a voter."""
+    OBSERVE = "observe"
+    """A fresh node becomes an observer."""
+    REMOVE = "remove"
+    """A member goes; its process runs on and has to harm nobody."""
+    REPLACE = "replace"
+    """The disk of a voter is lost: another server of the same name takes its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Begins at ``at_s``, in virtual seconds. ``pick`` decides about whom, from 0 to 1."""
+
+    kind: Kind
+    at_s: float
+    pick: float
+
+
+def draw_moves(draw: random.Random, seconds: float) -> tuple[Move, ...]:
+    """The moves of one run: mostly a few, sometimes many, in half of the runs none."""
+    if draw.random() < 0.5:
+        return ()
+    count = draw.choice((1, 2, 4, 8, 12))
+    kinds = draw.choices(list(Kind), (4, 1, 3, 3), k=count)
+    times = sorted(draw.uniform(0.03, 0.9) * seconds for _ in kinds)
+    return tuple(Move(kind, at_s, draw.random()) for kind, at_s in zip(kinds, times, strict=True))
+
+
+def fresh_nodes(moves: Sequence[Move], taken: int) -> tuple[str, ...]:
+    """Names for those that come, behind the ``taken`` first ones."""
+    count = sum(move.kind in (Kind.JOIN, Kind.OBSERVE) for move in moves)
+    return tuple(f"n{taken + i}" for i in range(1, count + 1))

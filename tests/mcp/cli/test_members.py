@@ -1,0 +1,121 @@
+"""Real processes, by the command line: one joins, one dies and is removed, one loses its disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp.cli import root
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PATIENCE_S = 30.0
+
+
+class Processes:
+    """Nodes in processes of their own, at free ports of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports: dict[str, int] = {}
+        self.running: dict[str, subprocess.Popen[str]] = {}
+
+    def address(self, name: str) -> str:
+        if name not in self.ports:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.ports[name] = free.getsockname()[1]
+        return f"127.0.0.1:{self.ports[name]}"
+
+    def start(self, name: str, *settings: str) -> None:
+        arguments = ["--node-id", name, "--listen", self.address(name), "--data-dir", str(self.folder / name)]
+        self.running[name] = subprocess.Popen(
+            [sys.executable, "-m", "mcp", "serve", "--stop-on-eof", *arguments, *settings],
+            cwd=REPOSITORY,
+            env={key: value for key, value in os.environ.items() if not key.startswith("MCP_")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        self._close(process)
+
+    @staticmethod
+    def _close(process: subprocess.Popen[str]) -> None:
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            stream.close()
+        process.wait(timeout=20)
+
+    def close(self) -> None:
+        for process in self.running.values():
+            self._close(process)
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    with contextlib.closing(Processes(tmp_path)) as made:
+        yield made
+
+
+def test_a_node_joins_a_dead_one_is_replaced_and_a_lost_disk_is_refilled(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("n1", "n2", "n3")
+    peers = ",".join(f"{name}={processes.address(name)}" for name in names)
+    monkeypatch.setenv("MCP_CONNECT", ",".join(processes.address(name) for name in (*names, "n4")))
+
+    def run(*arguments: str) -> tuple[int, Any]:
+        status = root.run((*arguments, "--json"))
+        return status, json.loads(capsys.readouterr().out)
+
+    def members() -> dict[str, tuple[str, int]]:
+        status, found = run("members")
+        return {each["node"]: (each["role"], each["journal"]) for each in found} if status == 0 else {}
+
+    def become(*, but_not: tuple[str, int] = ("", 0), **wanted: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            found = members()
+            if {name: role for name, (role, _) in found.items()} == wanted and but_not not in found.values():
+                return
+            assert time.monotonic() < end, found
+
+    for name in names:
+        processes.start(name, "--peers", peers)
+    become(n1="voter", n2="voter", n3="voter")
+    assert run("put", "key", "value")[0] == 0
+
+    processes.start("n4", "--join", processes.address("n2"), "--observer")
+    become(n1="voter", n2="voter", n3="voter", n4="observer")
+    assert run("promote", "n4")[0] == 0
+    become(n1="voter", n2="voter", n3="voter", n4="voter")
+
+    processes.kill("n3")
+    assert run("remove", "n3")[0] == 0
+    become(n1="voter", n2="voter", n3="none", n4="voter")
+    status, answer = run("remove", "n3")
+    assert (status, answer["error"]["code"]) == (5, "NOT_FOUND")
+
+    before = members()
+    processes.kill("n2")
+    shutil.rmtree(processes.folder / "n2")
+    processes.start("n2", "--peers", peers)
+    become(n1="voter", n2="voter", n3="none", n4="voter", but_not=before["n2"])
+    processes.kill("n1")
+    status, value = run("get", "key", "--linearizable", "--timeout", "20")
+    assert (status, value["value"]) == (0, "value")
+    assert members()["n4"] == before["n4"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from simulations.mutants import elections, proposals, reads, replication, snapshots, state, storage
+from simulations.mutants import elections, members, proposals, reads, replication, snapshots, state, storage
 from simulations.mutants.mutant import Mutant
 
-_GROUPS = (storage, replication, elections, reads, proposals, snapshots, state)
+_GROUPS = (storage, replication, elections, members, reads, proposals, snapshots, state)
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for part in _GROUPS for mutant in part.GROUP.mutants}
 """In the order of the groups."""

@@ -27,14 +27,15 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports: dict[str, int] = {}
+        # All at once, or the system may give one of them twice.
+        with contextlib.ExitStack() as taken:
+            free = {name: taken.enter_context(socket.socket()) for name in ("n1", "n2", "n3", "n4")}
+            for one in free.values():
+                one.bind(("127.0.0.1", 0))
+            self.ports = {name: one.getsockname()[1] for name, one in free.items()}
         self.running: dict[str, subprocess.Popen[str]] = {}
 
     def address(self, name: str) -> str:
-        if name not in self.ports:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.ports[name] = free.getsockname()[1]
         return f"127.0.0.1:{self.ports[name]}"
 
     def start(self, name: str, *settings: str) -> None:

@@ -12,11 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from consensus.configuration import Configuration
 from consensus.errors import ConsensusError, OutcomeUnknown
-from consensus.interface import (
-    Entry,
-    Recovered,
-    SnapshotMeta,
-)
+from consensus.interface import Entry, Recovered, SnapshotMeta
 from simulations.shadow import Disks, Electorate, Server, Shadow
 
 

@@ -51,10 +51,11 @@ def test_commit_measures_commands_disk_and_network_in_every_round() -> None:
     check_figures(report, rounds=2)
     assert report.wrong == []
     assert report.notes["acknowledged"] == 2 + 2 * 3
-    command, sync, trip, ratio = report.figures
-    assert [figure.samples for figure in (command, sync, trip)] == [6, 6, 6]
-    expected = [c / (s + t) for c, s, t in zip(command.rounds, sync.rounds, trip.rounds, strict=True)]
-    assert ratio.rounds == pytest.approx(expected)
+    command, sync, trip, chain, *ratios = report.figures
+    assert [figure.samples for figure in (command, sync, trip, chain)] == [6, 6, 6, 6]
+    for whole, ratio in zip((command, chain), ratios, strict=True):
+        expected = [c / (s + t) for c, s, t in zip(whole.rounds, sync.rounds, trip.rounds, strict=True)]
+        assert ratio.rounds == pytest.approx(expected)
 
 
 def test_direct_compares_every_answer_with_the_model_in_process() -> None:

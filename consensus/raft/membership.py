@@ -209,13 +209,14 @@ class Membership:
         core, last, most = self._core, self._log.last_index, self._config.promotion_lag_entries_max
         peer = self._known[name]
         held = core.match_index[peer]
-        if not self._is_reachable(peer):
-            raise NotCaughtUp(f"{name} has not answered lately; promote it when it does")
         if last - held > most:
             raise NotCaughtUp(
                 f"{name} has {held} of {last} entries, and at most promotion_lag_entries_max={most} may be "
                 "missing; promote it when it has caught up"
             )
+        # PySyncObj takes the moment in which it learns of a peer for an answer. A match is proof of one.
+        if not held or not self._is_reachable(peer):
+            raise NotCaughtUp(f"{name} has not answered lately; promote it when it does")
 
     def _must_leave_a_majority(self, change: Change, after: Configuration) -> None:
         reachable = [name for name in after.voters if self._is_reachable(self._known.get(name, self._me))]
@@ -230,5 +231,5 @@ class Membership:
         core = self._core
         if peer == self._me:
             return True
-        heard = core.last_response.get(peer, float("-inf"))
-        return peer in core.connected and core.now - heard < self._config.election_timeout_max_s
+        silent_s = core.now - core.last_response.get(peer, float("-inf"))
+        return peer in core.connected and silent_s < self._config.election_timeout_max_s

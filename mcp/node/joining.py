@@ -9,6 +9,7 @@ directory is emptied.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -82,6 +83,8 @@ class Joining:
         self._roster.outside = status.standing is Standing.OUTSIDER
         if before is not self.standing:
             _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
+        if status.leader is None and not self._links.up():
+            await self._reach_out()
         if self.standing is Standing.OUTSIDER:
             if self._fresh and (self._config.join or status.dismissed):
                 await self._ask_in()
@@ -89,6 +92,13 @@ class Joining:
         if self.standing is Standing.OBSERVER and not self._config.observer:
             await self._roster.change(Promote(self._config.node_id, self._journal), ASK_TIMEOUT_S)
             self.problem = None
+
+    async def _reach_out(self) -> None:
+        """Whoever is no member any more is dialled by nobody, and has to hear it from somebody."""
+        for address in (address for addresses in self._roster.peers().values() for address in addresses):
+            with contextlib.suppress(McpError):
+                self._links.adopt(await self._dial(address))
+                return
 
     async def _ask_in(self) -> None:
         payload = {

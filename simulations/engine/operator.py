@@ -4,8 +4,9 @@ The operator does what a person or a supervisor does: it has a few wishes, looks
 members, asks some node for the next step towards a wish, and asks again when that failed, timed out or was
 refused. It is told nothing that a node does not know, and asks nodes that are cut off, removed or wrong.
 
-What it must not do is take away more than a cluster can lose: a disk is emptied only while all other voters'
-disks are whole, and its voter is replaced before the next one. Everything else the engines have to refuse.
+What it must not do is take away more than a cluster can lose, so about that it asks the observer who the
+members are, and not a node that may be behind: a disk is emptied only while all other voters' disks are
+whole, and its voter is replaced before the next one. Everything else the engines have to refuse.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Operator:
     # -- wishes -------------------------------------------------------------------------------------
 
     def _begin(self, move: Move) -> None:
-        now = self._view()
+        now = self._truth()
         if self._over or now is None or len(self._wishes) >= WISHES_MAX:
             return
         if move.kind in (Kind.JOIN, Kind.OBSERVE):
@@ -104,7 +105,7 @@ class Operator:
             return
         name = names[int(move.pick * len(names))]
         if move.kind is Kind.REMOVE:
-            if len(now.voters) - removing - replacing <= VOTERS_LEAST:
+            if replacing or len(now.voters) - removing <= VOTERS_LEAST:
                 return
             member = now.get(name)
             assert member is not None
@@ -137,6 +138,11 @@ class Operator:
         return True
 
     # -- steps --------------------------------------------------------------------------------------
+
+    def _truth(self) -> Configuration | None:
+        """The members by the last configuration that is committed."""
+        known = next(iter(self._nodes.values())).observer.configurations
+        return known[-1][1] if known else None
 
     def _view(self) -> Configuration | None:
         """What some node says; of a founder that knows nothing yet, nothing."""

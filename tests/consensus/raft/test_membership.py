@@ -32,6 +32,8 @@ def done(world: World, index: int) -> Callable[[], bool]:
 def change(world: World, what: AddObserver | Promote | Remove) -> Node:
     """Have the leader change the members, and wait until that is committed."""
     leader = world.elect()
+    if isinstance(what, Promote):
+        world.run_until(lambda: leader.live.status().match[what.name] > 0)
     world.run_until(done(world, leader.change(what)))
     return leader
 
@@ -234,6 +236,17 @@ def test_an_observer_is_promoted_only_when_it_has_caught_up() -> None:
         leader.propose(b"%d" % n)
     assert leader.live.status().match["n4"] == leader.live.status().last_index - 3
     assert leader.live.change_membership(world.promote("n4"), world.now) == leader.live.status().last_index
+
+
+def test_an_observer_that_has_never_answered_is_not_promoted() -> None:
+    """However short the log is, and however lately it was taken in: the swarm found a dead one promoted."""
+    world, leader = settled(1)
+    world.join("n2")
+    world.held = lambda source, target, message: True
+    leader.change(world.add("n2"))
+    with pytest.raises(NotCaughtUp, match="n2 has not answered lately"):
+        leader.change(world.promote("n2"))
+    leader.propose(b"a lone voter goes on")
 
 
 def test_an_observer_that_has_fallen_silent_is_not_promoted() -> None:

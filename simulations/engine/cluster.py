@@ -61,7 +61,12 @@ class Cluster:
         self.fired: Counter[FaultKind] = Counter()
         self.counts: Counter[str] = Counter()
         names = (*scenario.nodes, *scenario.fresh)
-        self.observer = Observer(names, scenario.nodes, fallback_s=scenario.raft.leader_fallback_s)
+        self.observer = Observer(
+            names,
+            scenario.nodes,
+            fallback_s=scenario.raft.leader_fallback_s,
+            lag_entries_max=scenario.raft.promotion_lag_entries_max,
+        )
         endpoints: dict[str, Endpoint] = {}
         self.network = Network(
             self.world,

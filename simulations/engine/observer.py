@@ -13,6 +13,7 @@ from consensus.errors import ConsensusError
 from consensus.interface import EngineStatus, Entry, EntryKind, Record, Recovered, Role, SnapshotMeta
 from consensus.journal import Journal
 from consensus.ports import Applied
+from simulations.catching_up import CaughtUpFirst
 from simulations.invariants import (
     AcknowledgementsAreTrue,
     Agreement,
@@ -53,7 +54,9 @@ _REQUEST, _PRE_VOTE, _PRE_VOTE_ANSWER, _TRANSFER_VOTE, _TIMEOUT_NOW = 1, 6, 7, 8
 class Observer:
     """Stands above the cluster. Every method may raise :class:`~simulations.invariants.Violation`."""
 
-    def __init__(self, nodes: Sequence[str], voters: Sequence[str], *, fallback_s: float) -> None:
+    def __init__(
+        self, nodes: Sequence[str], voters: Sequence[str], *, fallback_s: float, lag_entries_max: int
+    ) -> None:
         """``voters`` of ``nodes`` are those that the cluster is started with."""
         self.disks = Disks(nodes)
         self.elections = ElectionSafety(len(voters))
@@ -63,6 +66,7 @@ class Observer:
         """Those that are committed, with their indexes."""
         self._first = Electorate.first(voters)
         self._stored: dict[str, SnapshotMeta] = {}
+        self.catching_up = CaughtUpFirst(self.disks, lag_entries_max)
         self.matching = LogMatching()
         self.agreement = Agreement()
         self.commits = CommitsAreCounted(len(nodes))
@@ -107,6 +111,7 @@ class Observer:
             if type(record) is Entry and record.kind is EntryKind.CONFIG and len(live.configurations) > 1:
                 (_, before), (_, after) = live.configurations[-2:]
                 OneMemberAtATime.follows(node, before, after)
+                self.catching_up.follows(record.index, record.term, before, after)
         self.disks.note_pending(node, records)
 
     def synced(self, node: str) -> None:

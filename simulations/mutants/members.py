@@ -76,9 +76,7 @@ def a_truncated_configuration_stays_in_force(patch: Patch) -> None:
     patch.method(MemoryLog, "deleteEntriesFrom", faithful)
 
 
-@GROUP.mutant(
-    survives="a voter that lags costs time, and no rule: what needs it waits until it has caught up"
-)
+@GROUP.mutant()
 def an_observer_is_promoted_at_once(patch: Patch) -> None:
     """Nobody asks whether an observer has caught up before it may vote."""
 

@@ -25,6 +25,8 @@ STEPS: Final = {
     "covers it.",
     "acknowledgements are true": "What a follower acknowledges is in its log, as it was sent: a leader "
     "counts nothing else.",
+    "caught up first": "Who is made a voter has nearly all of the log: it counts towards the majority that "
+    "everybody needs.",
     "commits are counted": "An entry is committed when a majority's acknowledgements have reached its "
     "leader, in the leader's own term.",
     "elections are wanted": "An election is called where a majority has consented to it, or the leader has "

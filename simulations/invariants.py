@@ -427,8 +427,10 @@ class CommitsAreCounted:
         """
         led = self._reigns.get(node) == term
         self._reigns[node] = term if leads else -1
+        if not (leads and led and moved):
+            return
         alone = any(set(each.incarnations) == {node} for each in electorates)
-        if not (leads and led and moved) or alone or not (electorates or self._others_needed):
+        if alone or not (electorates or self._others_needed):
             return  # An only voter has nobody to wait for: all that is durable is committed.
         rule, found = "commits are counted", log.term_at(index)
         if found not in (None, term):

@@ -155,17 +155,19 @@ class Observer:
         self.steps += 1
         NothingGoesBack.advanced(node, "the commit index", self._commit[node], status.commit_index)
         NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
+        leads, moved = status.role is Role.LEADER, status.commit_index > self._commit[node]
         self.commits.stepped(
             node,
             status.term,
             status.commit_index,
             self.disks.live[node],
-            leads=status.role is Role.LEADER,
-            moved=status.commit_index > self._commit[node],
-            electorates=self._in_force(node),
+            leads=leads,
+            moved=moved,
+            electorates=self._in_force(node) if leads and moved else (),
             incarnation=self.disks.incarnations[node],
         )
-        self.commits.believed(node, status.term, status.match)
+        if leads:
+            self.commits.believed(node, status.term, status.match)
         self._commit[node], self._term[node] = status.commit_index, status.term
 
     def changed(self, node: str, status: EngineStatus, now: float) -> None:

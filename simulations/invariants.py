@@ -370,10 +370,8 @@ class OneMemberAtATime:
     def stored(node: str, meta: SnapshotMeta, committed: Configuration | None) -> None:
         """``node`` has a snapshot; ``committed`` is the configuration that was committed at its index."""
         if meta.configuration != (b"" if committed is None else committed.encode()):
-            raise Violation(
-                "one member at a time",
-                f"a snapshot of {meta.index} on {node} has other members than were committed there",
-            )
+            what = f"a snapshot of {meta.index} on {node} has other members than were committed there"
+            raise Violation("one member at a time", what)
 
 
 class CommitsAreCounted:

@@ -273,8 +273,11 @@ class Node:
         """Flip a stored bit where the formats promise to notice. Whether there was such a place.
 
         That is: in all segments of the journal but the last, and in snapshots. What a sync has covered at
-        the end of the last segment can not be told from a torn write: see `consensus.segment`.
+        the end of the last segment can not be told from a torn write: see `consensus.segment`. And not before
+        the cluster has had its first leader, for whom all of its voters are needed.
         """
+        if len(self.scenario.nodes) > 1 and not self.observer.configurations:
+            return False
         segments = [
             f"{JOURNAL}/{name}" for name in self.disk.list_names(JOURNAL) if name.endswith(".journal")
         ]

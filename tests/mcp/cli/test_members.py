@@ -19,7 +19,7 @@ import pytest
 from mcp.cli import root
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 class Processes:

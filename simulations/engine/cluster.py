@@ -12,6 +12,7 @@ from consensus.interface import Role
 from consensus.ports import Applied
 from simulations.chaos import Chaos
 from simulations.chronicle import SILENT, Chronicle, Ended
+from simulations.engine.ambush import Ambush
 from simulations.engine.node import READS_WHAT_IT_LEFT, STOPS_FOR_FAULTS, Node, State
 from simulations.engine.observer import Observer
 from simulations.engine.operator import Operator
@@ -91,6 +92,7 @@ class Cluster:
             patience_s=scenario.patience_s,
         )
         self.requests = Requests(self.world, scenario, self.nodes, self.observer, self.counts)
+        self._ambush = Ambush(self.world, scenario, self.network, self.nodes)
         self._random = self.world.stream("load")
         self._commands = 0
         self.recovery_s = 0.0
@@ -171,6 +173,7 @@ class Cluster:
             node = draw.choice(up)
             for _ in range(count):
                 self.submit(node, draw.randint(0, load.command_bytes_max), load.timeout_s)
+            self._ambush.burst()
         self._burst_later()
 
     def submit(self, node: Node, size: int, timeout_s: float) -> Ticket | None:

@@ -113,8 +113,8 @@ class Cluster:
             last = traceback.extract_tb(error.__traceback__)[-1]
             verdict = Verdict.CRASH
             reason = f"{type(error).__name__} in {last.name} ({last.filename}:{last.lineno}): {error}"
-        planned = any(fault.at_s < self.scenario.seconds for fault in self.scenario.plan.faults)
-        if verdict is Verdict.CLEAN and planned and not self.fired:
+        planned = {fault.kind for fault in self.scenario.plan.faults if fault.at_s < self.scenario.seconds}
+        if verdict is Verdict.CLEAN and planned and planned.isdisjoint(self.fired):
             verdict, reason = Verdict.VOID, "none of the planned faults had an effect"
         failed_at_s = None if verdict in (Verdict.CLEAN, Verdict.VOID) else self.world.now
         if failed_at_s is not None:

@@ -142,10 +142,7 @@ class Node:
         """See :class:`simulations.engine.process.Host`."""
         if message[0] != Kind.ENGINE or message[2] not in _REQUESTS_FOR_VOTES or not self._ballots_lost:
             return False
-        lost = self.world.now < self.scenario.seconds and self._ballots.random() < self._ballots_lost
-        if lost:
-            self._fired(FaultKind.LOSS)
-        return lost
+        return self.world.now < self.scenario.seconds and self._ballots.random() < self._ballots_lost
 
     # -- life ---------------------------------------------------------------------------------------
 

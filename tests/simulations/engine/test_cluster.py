@@ -102,3 +102,13 @@ def test_every_kind_of_fault_fires(kind: FaultKind) -> None:
     outcome = run(three_nodes(), seconds=25, plan=FaultPlan(tuple(faults)))
     assert outcome.verdict is Verdict.CLEAN, outcome.reason
     assert outcome.faults.get(str(kind), 0) > 0
+
+
+def test_a_leader_is_cut_off_in_the_middle_of_a_burst_and_the_cluster_comes_back() -> None:
+    cluster = Cluster(replace(Scenario.draw(three_nodes()), seconds=20.0, plan=FaultPlan()))
+    cluster._ambush._per_burst = 1.0
+    outcome = cluster.run()
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert outcome.faults["one_way"] > 0
+    assert outcome.counts["terms"] > 1
+    assert outcome.counts["applied"] > 0

@@ -26,7 +26,7 @@ READS_WHAT_IT_LEFT = "a disk that was not damaged is read"
 SOCKET_MESSAGES_MAX = 1000
 """What a system keeps for a process that stands still."""
 
-BALLOTS_LOST = (0.0, 0.0, 0.0, 0.5, 0.8)
+BALLOTS_LOST = (0.0, 0.0, 0.0, 0.25, 0.5)
 """Of these one is drawn: so many requests for votes are lost. Each loss leaves a term that nobody leads."""
 
 _REQUESTS_FOR_VOTES = (1, 8)

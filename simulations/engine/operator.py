@@ -126,6 +126,8 @@ class Operator:
         three.
         """
         up = [node.process.engine for node in self._nodes.values() if node.process is not None]
+        if not up:
+            return False
         now = max(up, key=lambda engine: engine.status().commit_index).configuration()
         return name in now.voters and len(now.voters) > VOTERS_LEAST and self._is_whole(now)
 

@@ -134,7 +134,8 @@ def a_snapshot_counts_for_the_whole_log(patch: Patch) -> None:
     delivered = patch.original(Replication, "delivered")
 
     def generous(self: Replication, peer: Any, index: int) -> None:
-        delivered(self, peer, max(index, self._log.last_index))
+        delivered(self, peer, index)
+        self._core.match_index[peer] = self._log.last_index
 
     patch.method(Replication, "delivered", generous)
 

@@ -144,8 +144,7 @@ class Output:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
+class EngineStatus(NamedTuple):
     """A view of the engine, for people and for the driver. Indexes count entries from 1."""
 
     node_id: str
@@ -269,6 +268,9 @@ class Engine(Protocol):
 
     def leadership(self) -> Leadership:
         """The role, the term and the leader of :meth:`status`, for less."""
+
+    def commit_index(self) -> int:
+        """The one of :meth:`status`, for less."""
 
     def entries_held(self) -> int:
         """How many entries the log holds, from ``first_index`` to ``last_index`` of :meth:`status`."""

@@ -139,6 +139,10 @@ class SoloEngine:
         """See :class:`~consensus.interface.Engine`."""
         return Leadership(Role.LEADER, self._term, self._node_id)
 
+    def commit_index(self) -> int:
+        """See :class:`~consensus.interface.Engine`."""
+        return self._commit_index
+
     def entries_held(self) -> int:
         """See :class:`~consensus.interface.Engine`."""
         return self._last_index - self._first_index + 1

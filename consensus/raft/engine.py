@@ -374,6 +374,10 @@ class RaftEngine:
         configuration = self._log.configuration_at(index)
         return b"" if configuration is None else configuration.encode()
 
+    def commit_index(self) -> int:
+        """See :meth:`consensus.interface.Engine.commit_index`."""
+        return self._core.commit_index
+
     def entries_held(self) -> int:
         """See :meth:`consensus.interface.Engine.entries_held`."""
         return self._log.last_index - self._log.first_index + 1

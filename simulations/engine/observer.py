@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgpack
 
@@ -10,10 +10,20 @@ from consensus.batch import Batch
 from consensus.channel import Kind
 from consensus.configuration import Configuration
 from consensus.errors import ConsensusError
-from consensus.interface import EngineStatus, Entry, EntryKind, Record, Recovered, Role, SnapshotMeta
+from consensus.interface import (
+    EngineStatus,
+    Entry,
+    EntryKind,
+    Leadership,
+    Record,
+    Recovered,
+    Role,
+    SnapshotMeta,
+)
 from consensus.journal import Journal
 from consensus.ports import Applied
 from simulations.catching_up import CaughtUpFirst
+from simulations.contact import LeadersAreHeard
 from simulations.invariants import (
     AcknowledgementsAreTrue,
     Agreement,
@@ -21,7 +31,6 @@ from simulations.invariants import (
     ElectionSafety,
     ElectionsAreWanted,
     LeaderCompleteness,
-    LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
     OneMemberAtATime,
@@ -150,16 +159,18 @@ class Observer:
 
     # -- engines ------------------------------------------------------------------------------------
 
-    def stepped(self, node: str, status: EngineStatus) -> None:
-        """``node`` has performed an output completely."""
+    def stepped(self, node: str, leadership: Leadership, commit_index: int, match: Mapping[str, int]) -> None:
+        """``node`` has performed an output completely. ``match``: what it believes of peers, if it leads."""
         self.steps += 1
-        NothingGoesBack.advanced(node, "the commit index", self._commit[node], status.commit_index)
-        NothingGoesBack.advanced(node, "the term", self._term[node], status.term)
-        leads, moved = status.role is Role.LEADER, status.commit_index > self._commit[node]
+        role, term, _ = leadership
+        before = self._commit[node]
+        NothingGoesBack.advanced(node, "the commit index", before, commit_index)
+        NothingGoesBack.advanced(node, "the term", self._term[node], term)
+        leads, moved = role is Role.LEADER, commit_index > before
         self.commits.stepped(
             node,
-            status.term,
-            status.commit_index,
+            term,
+            commit_index,
             self.disks.live[node],
             leads=leads,
             moved=moved,
@@ -167,8 +178,8 @@ class Observer:
             incarnation=self.disks.incarnations[node],
         )
         if leads:
-            self.commits.believed(node, status.term, status.match)
-        self._commit[node], self._term[node] = status.commit_index, status.term
+            self.commits.believed(node, term, match)
+        self._commit[node], self._term[node] = commit_index, term
 
     def changed(self, node: str, status: EngineStatus, now: float) -> None:
         """Role, term or leader of ``node`` changed, at ``now`` on its clock."""
@@ -202,6 +213,8 @@ class Observer:
 
     def looked(self, node: str, now: float) -> None:
         """``node`` has done everything that is due at ``now``."""
+        if not self.contact.leads(node):
+            return
         known = self.disks.live[node].configurations
         voters = tuple(self._first.incarnations) if not known else known[-1][1].voters
         self.contact.looked(node, now, voters)
@@ -231,10 +244,10 @@ class Observer:
     def _electorates_at(self, index: int) -> list[Electorate]:
         """Who can have decided about the entry at ``index``."""
         at = self._committed_at(index)
-        last = self.configurations[-1][0] if self.configurations else 0
+        last = max(index, self.configurations[-1][0] if self.configurations else 0)
         found = {} if at is None else {at: Electorate.of(at)}
         for shadow in self.disks.live.values():
-            ahead = next((c for i, c in shadow.configurations if i > max(index, last)), None)
+            ahead = next((c for i, c in shadow.configurations if i > last), None)
             if ahead is not None:
                 found[ahead] = Electorate.of(ahead)
         first = [Electorate(self._first.incarnations)] if at is None else []

@@ -7,11 +7,11 @@ wishes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from consensus.errors import ConsensusError
-from consensus.interface import Engine, EngineStatus, SnapshotMeta
+from consensus.interface import Engine, EngineStatus, Role, SnapshotMeta
 from consensus.journal import Journal
 from consensus.ports import StoreSnapshot
 from consensus.pump import Pump
@@ -28,6 +28,8 @@ from simulations.network import Network
 from simulations.world import TIMER_STEP_S, Clock, World
 
 JOURNAL, SNAPSHOTS = "journal", "snapshots"
+
+_NOBODY: Mapping[str, int] = {}
 
 
 class Host(Protocol):
@@ -146,13 +148,14 @@ class Process:
 
     def _turn(self) -> None:
         self._awake = False
-        now, busy = self._node.clock.now(), self._busy
+        node = self._node
+        now, busy = node.clock.now(), self._busy
         self.pump.turn(now)
         self._stepped()
         if not busy:
-            self._node.observer.contact.heard(self._node.name, now)
+            node.observer.contact.heard(node.name, now)
             if not self._busy:
-                self._node.observer.looked(self._node.name, now)
+                node.observer.looked(node.name, now)
 
     @property
     def _busy(self) -> bool:
@@ -160,9 +163,11 @@ class Process:
         return self._syncing or self.pump.disk_full
 
     def _stepped(self) -> None:
-        node, status = self._node, self.engine.status()
-        node.observer.stepped(node.name, status)
-        node.world.chronicle.commit(self._world.now, node.name, status.commit_index)
+        node, engine = self._node, self.engine
+        leadership, commit_index = engine.leadership(), engine.commit_index()
+        match = engine.status().match if leadership.role is Role.LEADER else _NOBODY
+        node.observer.stepped(node.name, leadership, commit_index, match)
+        self._world.chronicle.commit(self._world.now, node.name, commit_index)
 
     def arm(self, at: float) -> None:
         """See :class:`consensus.ports.Shell`. Deadlines mostly move away: an early timer looks again."""

@@ -20,8 +20,11 @@ from simulations.faults import FaultKind, FaultPlan
 SECONDS = 60.0
 """How long a run is under fire, in virtual seconds."""
 
-HEARTBEATS_PER_RUN = (1000, 2200)
+HEARTBEATS_PER_RUN = (600, 1400)
 """From and to: their number bounds what a run costs, so larger clusters are more patient."""
+
+BURSTS_PER_S_MAX = 5.0
+"""With one peer or two; a larger cluster has as many messages for fewer bursts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Scenario:
             raft,
             _limits(draw, patience),
             JournalLimits(segment_bytes_max=draw.choice((2_000, 10_000, 60_000))),
-            _load(draw, patience),
+            _load(draw, patience, len(nodes)),
             _habits(draw, raft),
         )
         # A stream of its own: what a seed draws otherwise stays what it was.
@@ -150,11 +153,11 @@ def _limits(draw: random.Random, patience: float) -> DriverLimits:
     )
 
 
-def _load(draw: random.Random, patience: float) -> Load:
-    per_s = draw.choice((10.0, 20.0, 40.0))
+def _load(draw: random.Random, patience: float, size: int) -> Load:
+    per_s = draw.choice((8.0, 14.0, 25.0))
     burst_max = draw.choice((1, 4, 30, 80))
     return Load(
-        bursts_per_s=2 * per_s / (1 + burst_max) if burst_max > 1 else 8.0,
+        bursts_per_s=min(2 * per_s / (1 + burst_max), BURSTS_PER_S_MAX * 2 / max(size - 1, 2)),
         burst_max=burst_max,
         command_bytes_max=draw.choice((20, 200, 2_500)),
         timeout_s=patience * draw.choice((0.3, 1.0, 4.0)),

@@ -17,6 +17,7 @@ from consensus.interface import (
     SnapshotMeta,
     Truncate,
 )
+from simulations.contact import LeadersAreHeard
 from simulations.invariants import (
     AcknowledgementsAreTrue,
     Agreement,
@@ -24,7 +25,6 @@ from simulations.invariants import (
     ElectionSafety,
     ElectionsAreWanted,
     LeaderCompleteness,
-    LeadersAreHeard,
     LogMatching,
     NothingGoesBack,
     OneMemberAtATime,

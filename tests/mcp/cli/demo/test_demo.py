@@ -24,6 +24,8 @@ def demo(scratch: Path, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "mcp", "demo", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(scratch)},
+        # A shell makes what it runs in the background ignore it, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

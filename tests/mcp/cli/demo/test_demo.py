@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,13 +20,19 @@ KEYS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _can_be_interrupted() -> Iterator[None]:
+    """A shell makes what it runs in the background ignore SIGINT, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def demo(scratch: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "mcp", "demo", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(scratch)},
-        # A shell makes what it runs in the background ignore it, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,14 +5,19 @@ waits for the acknowledgement before it puts the next one: no batching helps. A 
 one round trip between client and leader, one between leader and a follower, and one fdatasync each of
 leader and follower, which overlap. The yardstick is one fdatasync and one round trip, both measured in
 the same round; beside it stands the bare chain, which is what these steps cost in the same four processes
-when nothing has to be decided, checked or kept (:mod:`simulations.benchmarks.chain`).
+when nothing has to be decided, checked or kept (:mod:`simulations.benchmarks.chain`). What the processes
+work for a command is measured too: all of it together, shared by the machine's cores, is a floor that no
+overlapping gets under.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 from dataclasses import dataclass, field
 from typing import Final
+
+import psutil
 
 from mcp.cli.demo.workload import Write
 from simulations.benchmarks.chain import chain
@@ -40,6 +45,28 @@ FULL: Final = Size(rounds=9, samples=200, warm_up=200)
 QUICK: Final = Size(rounds=5, samples=40, warm_up=40)
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Processor time in seconds, of the program and of the system for it."""
+
+    leader: float
+    followers: float
+    client: float
+
+    def per(self, before: Work, count: int) -> Work:
+        """What has come since ``before``, for each of ``count``."""
+        return Work(
+            (self.leader - before.leader) / count,
+            (self.followers - before.followers) / count,
+            (self.client - before.client) / count,
+        )
+
+    @property
+    def together(self) -> float:
+        """Of all processes."""
+        return self.leader + self.followers + self.client
+
+
 @dataclass(slots=True)
 class Rounds:
     """Durations in seconds, by round."""
@@ -48,6 +75,7 @@ class Rounds:
     syncs: list[list[float]] = field(default_factory=list)
     trips: list[list[float]] = field(default_factory=list)
     chains: list[list[float]] = field(default_factory=list)
+    works: list[Work] = field(default_factory=list)
 
     def ratios(self, of: list[list[float]]) -> list[float]:
         """Of each round: these against one sync and one round trip."""
@@ -67,6 +95,7 @@ async def measure(size: Size, steps: Steps) -> Report:
             await one_round(made, trips, bare, rounds, writes, size.samples)
             steps.done()
         wrong = await made.wrong(writes)
+    works, cores = rounds.works, os.cpu_count() or 1
     ratio = Figure.of_ratios("command / (fdatasync + round trip)", rounds.ratios(rounds.commands))
     return Report(
         "commit",
@@ -77,6 +106,10 @@ async def measure(size: Size, steps: Steps) -> Report:
             Figure.of_rounds("the bare chain", rounds.chains),
             ratio,
             Figure.of_ratios("bare chain / (fdatasync + round trip)", rounds.ratios(rounds.chains)),
+            Figure.of_trials("work of the leader", [work.leader for work in works], "us"),
+            Figure.of_trials("work of the followers", [work.followers for work in works], "us"),
+            Figure.of_trials("work of the client", [work.client for work in works], "us"),
+            Figure.of_trials(f"all work / {cores} cores", [work.together / cores for work in works], "us"),
         ],
         # A process that waits for its disk waits for its turn on a core too: on a busy machine a sync takes
         # a scheduler's period, whatever the disk does, and every command looks fast beside it.
@@ -98,9 +131,25 @@ async def one_round(
 ) -> None:
     """Measure each thing in turn."""
     rounds.syncs.append(measure_syncs(made.cluster.folder, samples))
+    before = await worked(made)
     rounds.commands.append(await put_one_by_one(made, writes, samples))
+    rounds.works.append((await worked(made)).per(before, samples))
     rounds.trips.append(await trips.measure(samples))
     rounds.chains.append(await bare.measure(samples))
+
+
+async def worked(made: Bench) -> Work:
+    """The processor time of every process up to now."""
+    leader = (await made.calm()).leader
+    nodes = {name: process_s(node.pid) for name, node in made.cluster.nodes.items()}
+    followers = sum(spent for name, spent in nodes.items() if name != leader)
+    return Work(sum(nodes.values()) - followers, followers, process_s(None))
+
+
+def process_s(pid: int | None) -> float:
+    """Processor time of a process in seconds; ``None`` is this one."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 async def put_one_by_one(made: Bench, writes: list[Write], count: int) -> list[float]:

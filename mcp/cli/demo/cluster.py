@@ -41,6 +41,11 @@ class NodeProcess:
         """Whether the process was started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int | None:
+        """The number of the process; ``None`` before it is started."""
+        return None if self._process is None else self._process.pid
+
     async def start(self) -> None:
         """Start the process and return when it says that it is ready.
 

@@ -75,8 +75,11 @@ class Sink(Protocol):
     def restore(self, meta: SnapshotMeta, content: bytes) -> None:
         """Replace everything by a snapshot; what was pushed before and not executed is void."""
 
-    def snapshot(self) -> bytes:
-        """The state after the last entry for which ``applied`` was called."""
+    def snapshot(self) -> Callable[[], bytes]:
+        """The state after the last entry for which ``applied`` was called.
+
+        Taking it must be quick. The call that writes it down comes later, once, from another thread.
+        """
 
 
 StoreSnapshot = Callable[[], SnapshotMeta]

@@ -15,7 +15,6 @@ failed write or sync ends it: what is on the disk is unknown then, and only a re
 
 from __future__ import annotations
 
-import functools
 import math
 import random
 from collections import deque
@@ -573,9 +572,8 @@ class Pump:
             return
         self._storing = True
         self._log_bytes = 0
-        content, members = self._sink.snapshot(), self._engine.configuration_at(index)
-        write = functools.partial(self._snapshots.write, index, term, previous_term, content, members)
-        self._shell.store(write)
+        written, members = self._sink.snapshot(), self._engine.configuration_at(index)
+        self._shell.store(lambda: self._snapshots.write(index, term, previous_term, written(), members))
 
     def _seal(self, now: float) -> None:
         """Leave evidence that the last batch was synced, so that damage to it is told from a torn write."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import logging
 import os
@@ -337,6 +338,9 @@ async def run_until_stopped(
         loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
     node = Node(config, surroundings=surroundings)
     await node.start()
+    # What the program itself consists of stays: no full collection is to walk through it while all wait.
+    gc.collect()
+    gc.freeze()
     stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:
         click.echo(f"ready node={config.node_id} address={node.address} engine={config.engine}")

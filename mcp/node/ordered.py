@@ -76,6 +76,10 @@ class StateExecutor:
         """The whole state."""
         return self._state.snapshot()
 
+    def frozen(self) -> Callable[[], bytes]:
+        """The whole state as it is now, to be written down later."""
+        return self._state.frozen()
+
     def restore(self, snapshot: bytes) -> None:
         """Replace the whole state."""
         self._state.restore(snapshot)
@@ -130,10 +134,15 @@ class OrderedState:
         if self._later is None:
             self._run()
 
-    def snapshot(self) -> bytes:
-        """The state and the clock of the order."""
-        packed: bytes = msgpack.packb([self._queue.last_time_s, self._executor.snapshot()])
-        return packed
+    def snapshot(self) -> Callable[[], bytes]:
+        """The state and the clock of the order, as they are now."""
+        last_time_s, state = self._queue.last_time_s, self._executor.frozen()
+
+        def written() -> bytes:
+            packed: bytes = msgpack.packb([last_time_s, state()])
+            return packed
+
+        return written
 
     def restore(self, meta: SnapshotMeta, content: bytes) -> None:
         """Go to a snapshot's position; what was queued before it is void."""

@@ -6,16 +6,15 @@ Bounded per key and in total; the oldest entry goes first.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import astuple, dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgpack
 
 from mcp.state.limits import StateLimits
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """One lost update. ``attempted`` is msgpack: the value, or ``{"sha256", "size"}`` of a large one."""
 
     key: str
@@ -24,7 +23,7 @@ class Conflict:
     expected_version: int
     attempted: bytes
     winner_version: int
-    index: int
+    index: int  # type: ignore[assignment]
 
     def to_wire(self) -> dict[str, Any]:
         """Return the entry as a client reads it."""
@@ -75,7 +74,12 @@ class ConflictLog:
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal logs."""
-        return [astuple(conflict) for conflict in self._entries.values()]
+        return self.frozen()()
+
+    def frozen(self) -> Callable[[], list[Any]]:
+        """What :meth:`to_plain` gives, of now. The call may come later, and from another thread."""
+        conflicts = tuple(self._entries.values())
+        return lambda: [tuple(conflict) for conflict in conflicts]
 
     @classmethod
     def from_plain(cls, plain: list[Any], limits: StateLimits) -> ConflictLog:

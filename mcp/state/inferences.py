@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final
 
 from mcp.errors import Busy, Fenced, InferenceFailed, InvalidArgument, McpError, ModelNotFound, NotFound
@@ -382,9 +383,19 @@ class Inferences:
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal inferences."""
-        finished = [self._records[inference].to_plain() for inference in self._finished]
-        active = [r.to_plain() for _, r in sorted(self._records.items()) if not r.finished]
-        return [active, finished, self._token, self.done, self.failed, self.diverged]
+        return self.frozen()()
+
+    def frozen(self) -> Callable[[], list[Any]]:
+        """What :meth:`to_plain` gives, of now. The call may come later, and from another thread."""
+        records, order = dict(self._records), tuple(self._finished)
+        counts = self._token, self.done, self.failed, self.diverged
+
+        def plain() -> list[Any]:
+            finished = [records[inference].to_plain() for inference in order]
+            active = [record.to_plain() for _, record in sorted(records.items()) if not record.finished]
+            return [active, finished, *counts]
+
+        return plain
 
     @classmethod
     def from_plain(

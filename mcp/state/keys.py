@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -39,11 +39,10 @@ _LIST: Final = frozenset({"prefix", "limit", "after"})
 _NIL: Final = b"\xc0"
 
 
-@dataclass(slots=True)
-class _Slot:
+class _Slot(NamedTuple):
     value: bytes
     version: int
-    index: int
+    index: int  # type: ignore[assignment]
     writer: str
 
 
@@ -154,16 +153,12 @@ class Keys:
         grown = self._values_bytes + len(value) - (0 if slot is None else len(slot.value))
         if grown > self._limits.values_bytes_max and grown > self._values_bytes:
             raise Busy(f"values_bytes_max={self._limits.values_bytes_max} is reached; delete keys first")
-        if slot is not None:
-            slot.value, slot.version, slot.index = value, slot.version + 1, moment.index
-            slot.writer = writer_of(moment.session)
-        elif len(self._slots) >= self._limits.keys_max:
+        if slot is None and len(self._slots) >= self._limits.keys_max:
             raise Busy(f"keys_max={self._limits.keys_max} is reached; delete keys first")
-        else:
-            slot = _Slot(value, self._deleted_version + 1, moment.index, writer_of(moment.session))
-            self._slots[key] = slot
+        version = 1 + (self._deleted_version if slot is None else slot.version)
+        self._slots[key] = _Slot(value, version, moment.index, writer_of(moment.session))
         self._values_bytes = grown
-        return {"version": slot.version, "index": moment.index}
+        return {"version": version, "index": moment.index}
 
     def _check_version(self, key: str, expected: int, attempted: bytes, moment: Moment) -> None:
         slot = self._slots.get(key)
@@ -195,8 +190,12 @@ class Keys:
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal keys. The conflict log is written by itself."""
-        slots = sorted((key, s.value, s.version, s.index, s.writer) for key, s in self._slots.items())
-        return [slots, self._deleted_version]
+        return self.frozen()()
+
+    def frozen(self) -> Callable[[], list[Any]]:
+        """What :meth:`to_plain` gives, of now. The call may come later, and from another thread."""
+        slots, deleted = tuple(self._slots.items()), self._deleted_version
+        return lambda: [sorted((key, *slot) for key, slot in slots), deleted]
 
     @classmethod
     def from_plain(cls, plain: list[Any], conflicts: list[Any], limits: StateLimits) -> Keys:

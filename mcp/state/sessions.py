@@ -19,7 +19,7 @@ Source: Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.3.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,10 +218,19 @@ class Sessions:
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal sessions."""
+        return self.frozen()()
+
+    def frozen(self) -> Callable[[], list[Any]]:
+        """What :meth:`to_plain` gives, of now. The call may come later, and from another thread."""
         opened = [
-            [name, s.last_s, s.floor, s.executed, sorted(s.results.items())] for name, s in self._open.items()
+            (name, s.last_s, s.floor, s.executed, tuple(s.results.items())) for name, s in self._open.items()
         ]
-        return [opened, list(self._ended), self.executed, self.deduplicated, self.expired]
+        ended, counts = tuple(self._ended), (self.executed, self.deduplicated, self.expired)
+        return lambda: [
+            [[*fields, sorted(results)] for *fields, results in opened],
+            list(ended),
+            *counts,
+        ]
 
     @classmethod
     def from_plain(cls, plain: list[Any], limits: StateLimits) -> Sessions:

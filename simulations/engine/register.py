@@ -91,10 +91,10 @@ class Register:
             self._observer.executed(self._node, self.index, self.digest)
             self._report(entry.index, results)
 
-    def snapshot(self) -> bytes:
+    def snapshot(self) -> Callable[[], bytes]:
         """See :class:`consensus.ports.Sink`."""
         packed: bytes = msgpack.packb([self.index, self.count, self.digest, self._padding()])
-        return packed
+        return lambda: packed
 
     def _padding(self) -> bytes:
         return (self.digest * (self._padding_bytes // 16 + 1))[: self._padding_bytes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from consensus.batch import Batch
@@ -37,25 +37,25 @@ def repeated_commands_are_executed_again(patch: Patch) -> None:
 @GROUP.mutant()
 def snapshots_lack_the_results_of_sessions(patch: Patch) -> None:
     """The table of results is left out of snapshots: who restores one executes repeated commands again."""
-    to_plain = patch.original(Sessions, "to_plain")
+    frozen = patch.original(Sessions, "frozen")
 
-    def without(self: Sessions) -> list[Any]:
-        opened, *rest = to_plain(self)
-        return [[[*fields[:4], []] for fields in opened], *rest]
+    def without(self: Sessions) -> Callable[[], list[Any]]:
+        opened, *rest = frozen(self)()
+        return lambda: [[[*fields[:4], []] for fields in opened], *rest]
 
-    patch.method(Sessions, "to_plain", without)
+    patch.method(Sessions, "frozen", without)
 
 
 @GROUP.mutant()
 def snapshots_lack_the_sessions(patch: Patch) -> None:
     """A state that is restored from a snapshot knows no session."""
-    to_plain = patch.original(Sessions, "to_plain")
+    frozen = patch.original(Sessions, "frozen")
 
-    def without(self: Sessions) -> list[Any]:
-        _, *rest = to_plain(self)
-        return [[], *rest]
+    def without(self: Sessions) -> Callable[[], list[Any]]:
+        _, *rest = frozen(self)()
+        return lambda: [[], *rest]
 
-    patch.method(Sessions, "to_plain", without)
+    patch.method(Sessions, "frozen", without)
 
 
 @GROUP.mutant()

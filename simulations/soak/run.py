@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -145,7 +146,8 @@ async def soak(
             begin[0] = begun
             _listen(run)
             async with background(pulse.run()):
-                await under_fire(run)
+                with rare_collections():
+                    await under_fire(run)
                 run.ended_s = run.now
                 await afterwards(run)
         fill(report, injector, watch, record, pulse)
@@ -247,6 +249,18 @@ async def prepare(run: Soak) -> None:
                 raise DeadlineExceeded(f"not all nodes had the model within {READY_WITHIN_S:.0f} s")
             await asyncio.sleep(0.1)
         await run.workload.learn(client)
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """No full collection meanwhile: with a long history it takes 100 ms, and all clients wait for it."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(before[0], before[1], 1_000_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 async def under_fire(run: Soak) -> None:

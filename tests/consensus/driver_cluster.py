@@ -60,8 +60,9 @@ class Register:
                 results.append((request_id, len(self.applied)))
             self.driver.applied(entry.index, results)
 
-    def snapshot(self) -> bytes:
-        return b"\n".join(self.applied)
+    def snapshot(self) -> Callable[[], bytes]:
+        content = b"\n".join(self.applied)
+        return lambda: content
 
     def restore(self, meta: SnapshotMeta, content: bytes) -> None:
         self.restored += 1

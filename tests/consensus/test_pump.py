@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -93,8 +93,9 @@ class Bench:
     def restore(self, meta: SnapshotMeta, content: bytes) -> None:
         self.executed = content.split(b"\n")
 
-    def snapshot(self) -> bytes:
-        return b"\n".join(self.executed)
+    def snapshot(self) -> Callable[[], bytes]:
+        content = b"\n".join(self.executed)
+        return lambda: content
 
     def send(self, peer: str, message: bytes) -> None:
         self.sent.append(message)

@@ -51,11 +51,16 @@ def test_commit_measures_commands_disk_and_network_in_every_round() -> None:
     check_figures(report, rounds=2)
     assert report.wrong == []
     assert report.notes["acknowledged"] == 2 + 2 * 3
-    command, sync, trip, chain, *ratios = report.figures
+    command, sync, trip, chain, *ratios = report.figures[:6]
     assert [figure.samples for figure in (command, sync, trip, chain)] == [6, 6, 6, 6]
     for whole, ratio in zip((command, chain), ratios, strict=True):
         expected = [c / (s + t) for c, s, t in zip(whole.rounds, sync.rounds, trip.rounds, strict=True)]
         assert ratio.rounds == pytest.approx(expected)
+    *works, share = report.figures[6:]
+    cores = os.cpu_count() or 1
+    together = [sum(each) / cores for each in zip(*(work.rounds for work in works), strict=True)]
+    assert len(works) == 3
+    assert share.rounds == pytest.approx(together)
 
 
 def test_direct_compares_every_answer_with_the_model_in_process() -> None:

@@ -310,6 +310,28 @@ def test_the_clock_never_goes_back() -> None:
 # -- snapshots --------------------------------------------------------------------------------------
 
 
+@given(logs(30), st.integers(0, 30))
+@settings(deadline=None)
+def test_what_is_frozen_is_written_down_as_it_was(log: list[Position], at: int) -> None:
+    state = ReplicatedState(LIMITS)
+    for entry in log[:at]:
+        apply(state, entry)
+    then, frozen = state.snapshot(), state.frozen()
+    for entry in log[at:]:
+        apply(state, entry)
+    assert frozen() == then
+
+
+@given(logs(30))
+@settings(deadline=None)
+def test_a_snapshot_in_pieces_is_what_packing_at_once_gives(log: list[Position]) -> None:
+    state = ReplicatedState(LIMITS)
+    for entry in log:
+        apply(state, entry)
+    payload = state.snapshot()[41:]
+    assert msgpack.packb(msgpack.unpackb(payload)) == payload
+
+
 @given(logs(12), st.integers(0, 10**6), st.integers(1, 255), st.binary(max_size=80))
 @settings(deadline=None)
 def test_a_damaged_snapshot_is_refused_and_changes_nothing(

@@ -146,8 +146,7 @@ async def soak(
             begin[0] = begun
             _listen(run)
             async with background(pulse.run()):
-                with rare_collections():
-                    await under_fire(run)
+                await under_fire(run)
                 run.ended_s = run.now
                 await afterwards(run)
         fill(report, injector, watch, record, pulse)
@@ -267,28 +266,29 @@ async def under_fire(run: Soak) -> None:
     """Load and faults at the same time, then neither."""
     run.phase = "under fire"
     numbers = iter(range(len(run.settings.plan.faults) * run.settings.nodes + 1))
-    async with run.client() as prober, asyncio.TaskGroup() as group:
+    with rare_collections():
+        async with run.client() as prober, asyncio.TaskGroup() as group:
 
-        def probe(kill: Kill) -> None:
-            # Begun at the very moment of the kill: the failover's figure is not to depend on luck.
-            if kill.led:
-                process = f"failover-{next(numbers)}"
-                group.create_task(run.workload.probe(process, prober))
+            def probe(kill: Kill) -> None:
+                # Begun at the very moment of the kill: the failover's figure is not to depend on luck.
+                if kill.led:
+                    process = f"failover-{next(numbers)}"
+                    group.create_task(run.workload.probe(process, prober))
 
-        run.injector.on_kill = probe
-        load = group.create_task(run.workload.run())
-        tending = group.create_task(run.injector.tend())
-        await run.injector.run()
-        await asyncio.sleep(max(0.0, run.settings.seconds - run.now))
-        # What is read and written afterwards is no load.
-        run.report.longest_gap_s = run.record.longest_gap_s()
-        run.report.gaps = gaps(run.injector.happened, run.record)
-        run.injector.heal()
-        run.phase = "healed"
-        run.workload.stop()
-        await _ended(run, load)
-        await _settle(run)
-        tending.cancel()
+            run.injector.on_kill = probe
+            load = group.create_task(run.workload.run())
+            tending = group.create_task(run.injector.tend())
+            await run.injector.run()
+            await asyncio.sleep(max(0.0, run.settings.seconds - run.now))
+            # What is read and written afterwards is no load.
+            run.report.longest_gap_s = run.record.longest_gap_s()
+            run.report.gaps = gaps(run.injector.happened, run.record)
+            run.injector.heal()
+            run.phase = "healed"
+            run.workload.stop()
+            await _ended(run, load)
+            await _settle(run)
+            tending.cancel()
 
 
 async def _ended(run: Soak, load: asyncio.Task[None]) -> None:

@@ -114,10 +114,10 @@ class Member:
             engine = SoloEngine(name, recovered)
         else:
             timing = RaftConfig(
-                election_timeout_min_s=0.05,
-                election_timeout_max_s=0.1,
-                heartbeat_s=0.01,
-                leader_fallback_s=0.1,
+                election_timeout_min_s=0.1,
+                election_timeout_max_s=0.2,
+                heartbeat_s=0.02,
+                leader_fallback_s=0.2,
             )
             voters = cluster.names if name in cluster.names else ()
             engine = RaftEngine(name, voters, recovered, now=loop.time(), random=generator, config=timing)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl as ssl_module
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, overload
 
 from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
 from mcp.client.commands import CommandLane
 from mcp.client.exchange import Answer, Exchange, Request, refusal
 from mcp.client.kinds import CallKind
+from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
 from mcp.client.results import (
     ClusterStatus,
     Consistency,
@@ -165,6 +166,66 @@ class Client:
             model=answers.required(answer.payload, "model", str, what),
             version=str(answer.payload.get("version", "")),
             node=answers.required(answer.payload, "node", str, what),
+        )
+
+    @overload
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Literal["raise"] = "raise",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Answered[Inference], None]: ...
+
+    @overload
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Errors,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Answered[Inference | McpError], None]: ...
+
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Errors = "raise",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Answered[Any], None]:
+        """Run ``model`` once for each of ``inputs``, many at a time; gives ``(number, result)`` of each.
+
+        ::
+
+            async for number, answer in client.infer_many("digits", scans):
+                print(number, answer.outputs["label"])
+
+        ``inputs`` gives what :meth:`infer` takes; the next one is asked for when fewer than ``in_flight``
+        results are under way or not taken yet, so it may be of any length. ``order``: as the ``inputs`` came,
+        or by ``completion``. With ``errors="return"`` an error is given in the place of its result; otherwise
+        it is raised there and the rest is cancelled, as when you leave the loop (by ``contextlib.aclosing``
+        at once). ``timeout_s`` is for each. Raises :class:`~mcp.errors.InvalidArgument`.
+        """
+        how = window(in_flight, order, errors)
+        arguments.text("a model", model)
+        if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable | AsyncIterable):
+            raise InvalidArgument(
+                f"inputs is an iterable of what infer takes, not one {type(inputs).__name__}"
+            )
+        return answered(
+            lambda each: self.infer(model, each, outputs=outputs, timeout_s=timeout_s), inputs, how
         )
 
     async def submit(

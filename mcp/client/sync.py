@@ -7,16 +7,18 @@ waited for. So any number of threads can share a client, and its connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl as ssl_module
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, overload
 
 from mcp.client.artefacts import Progress
 from mcp.client.client import DEPLOY_TIMEOUT_S, TIMEOUT_S, Client
+from mcp.client.many import IN_FLIGHT, Answered, Errors, Order
 from mcp.client.results import (
     ClusterStatus,
     Consistency,
@@ -30,7 +32,7 @@ from mcp.client.results import (
     ModelStatus,
 )
 from mcp.clock import Clock
-from mcp.errors import Unavailable
+from mcp.errors import McpError, Unavailable
 
 T = TypeVar("T")
 
@@ -148,6 +150,70 @@ class SyncClient:
     ) -> Inference:
         """Run ``model`` once, on one node, outside the log. See :meth:`Client.infer`."""
         return self._run(lambda: self._client.infer(model, inputs, outputs=outputs, timeout_s=timeout_s))
+
+    @overload
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Literal["raise"] = "raise",
+        timeout_s: float | None = None,
+    ) -> Iterator[Answered[Inference]]: ...
+
+    @overload
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Errors,
+        timeout_s: float | None = None,
+    ) -> Iterator[Answered[Inference | McpError]]: ...
+
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Errors = "raise",
+        timeout_s: float | None = None,
+    ) -> Iterator[Answered[Any]]:
+        """Run ``model`` once for each of ``inputs``, many at a time. See :meth:`Client.infer_many`.
+
+        The inputs are iterated in the client's own thread, so not in step with your loop.
+        """
+        results = self._client.infer_many(
+            model,
+            inputs,
+            outputs=outputs,
+            in_flight=in_flight,
+            order=order,
+            errors=errors,
+            timeout_s=timeout_s,
+        )
+        return self._iterated(results)
+
+    def _iterated(self, results: AsyncGenerator[T, None]) -> Iterator[T]:
+        """What an asynchronous generator gives; it is closed in the client's thread, however this ends."""
+        try:
+            while True:
+                try:
+                    yield self._run(lambda: anext(results))
+                except StopAsyncIteration:
+                    return
+        finally:
+            with contextlib.suppress(Unavailable):
+                self._run(results.aclose)
 
     def submit(
         self,

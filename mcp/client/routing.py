@@ -168,6 +168,8 @@ class Routing:
         return connected or untried or ready
 
     def _less_loaded(self, nodes: Sequence[_Node], kind: CallKind, now: float) -> _Node:
+        if len(nodes) == 1:
+            return nodes[0]
         latencies = [node.loads[kind].latency(now, self._limits) for node in nodes]
         # A node without a measurement is given the benefit of the doubt, and still pays for its queue.
         assumed = min((value for value in latencies if value is not None), default=self._limits.latency_min_s)

@@ -8,6 +8,9 @@ least. What is built afterwards is within a constant factor of the body.
 Most bodies need no walk: a small one in which few bytes *could* begin a container is nested no deeper than
 they are many, and none of those bytes can claim more than 15 elements.
 
+That no map has a key twice is seen by encoding what was decoded: equal bytes have as many keys. What another
+encoder wrote in another way, and what may have keys of bytes, is decoded once more, map by map.
+
 Source of the format: the MessagePack specification (github.com/msgpack/msgpack, spec.md). Extension
 types, timestamps included, are refused, and so are maps with two equal keys.
 """
@@ -15,6 +18,7 @@ types, timestamps included, are refused, and so are maps with two equal keys.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -35,7 +39,9 @@ ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200
 _CONTAINERS: Final = frozenset({dict, list, tuple})
 _SMALL_BYTES: Final = 4096
 _LARGE_CLAIM: Final = 0xDC  # array 16, array 32, map 16 and map 32; below it maps and arrays of up to 15
-_NO_CONTAINER: Final = bytes(byte for byte in range(256) if not (0x80 <= byte < 0xA0 or 0xDC <= byte < 0xE0))
+_BINARY: Final = 0xC4  # bytes: the lengths of 1, 2 and 4
+_HEADS: Final = {*range(0x80, 0xA0), *range(_BINARY, 0xC7), *range(_LARGE_CLAIM, 0xE0)}
+_NO_HEAD: Final = bytes(byte for byte in range(256) if byte not in _HEADS)
 _TEXT: Final = frozenset({str})
 
 
@@ -54,24 +60,20 @@ def _pack(values: dict[str, Any]) -> bytes:
 
 def decode_map(body: Buffer) -> dict[str, Any]:
     """Decode a map of plain values. Raises :class:`~mcp.errors.ProtocolError` for anything else."""
-    harmless = _harmless(body)
+    body = bytes(body)
+    highest = _highest_head(body)
     try:
-        if not harmless:
+        if highest >= _LARGE_CLAIM:
             _walk(body)
-        value = msgpack.unpackb(
-            body,
-            raw=False,
-            strict_map_key=True,
-            max_ext_len=0,
-            ext_hook=_no_extension,  # for those of no length
-            object_pairs_hook=_unique_keys,
-        )
+        value = _unpack(body) if highest < _BINARY else None
+        if value is None or msgpack.packb(value) != body:
+            value = _unpack(body, object_pairs_hook=_unique_keys)
     except (ValueError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise ProtocolError(f"a body is not valid msgpack of this protocol: {reason}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a body must be a msgpack map, not {type(value).__name__}")
-    if not harmless:
+    if highest >= _LARGE_CLAIM:
         try:
             _check_plain(value)
         except InvalidArgument as error:
@@ -156,12 +158,28 @@ def _ttl(value: object) -> Ttl:
     return Ttl(value.get("hops", DEFAULT_TTL.hops), value.get("ms", DEFAULT_TTL.ms))
 
 
-def _harmless(body: Buffer) -> bool:
-    """Whether nothing in ``body`` can claim much, or be nested too deep, whatever it means."""
+def _no_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} with {len(data)} bytes; this protocol uses none")
+
+
+_unpack: Final = functools.partial(
+    msgpack.unpackb,
+    raw=False,
+    strict_map_key=True,
+    max_ext_len=0,
+    ext_hook=_no_extension,  # for those of no length
+)
+
+
+def _highest_head(body: bytes) -> int:
+    """The highest byte that could begin a container or bytes, whatever the others mean.
+
+    Below :data:`_LARGE_CLAIM` nothing can claim much or be nested too deep; at it, anything may be.
+    """
     if len(body) > _SMALL_BYTES:
-        return False
-    heads = bytes(body).translate(None, _NO_CONTAINER)
-    return len(heads) <= DEPTH_MAX and max(heads, default=0) < _LARGE_CLAIM
+        return _LARGE_CLAIM
+    heads = body.translate(None, _NO_HEAD)
+    return max(heads, default=0) if len(heads) <= DEPTH_MAX else _LARGE_CLAIM
 
 
 def _walk(body: Buffer) -> None:
@@ -171,10 +189,6 @@ def _walk(body: Buffer) -> None:
         unpacker.skip()
     except msgpack.OutOfData:
         raise ValueError(f"it ends after {len(body)} bytes, before its last value does") from None
-
-
-def _no_extension(code: int, data: bytes) -> NoReturn:
-    raise ValueError(f"extension type {code} with {len(data)} bytes; this protocol uses none")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

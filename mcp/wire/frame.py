@@ -135,8 +135,9 @@ def encode_frame(
 ) -> list[Buffer]:
     """Return the buffers of one frame, in order, for ``writelines``.
 
-    Segments are passed through as views and never copied: leave them unchanged until they are sent.
-    A ``body`` in pieces is joined where it is small. Raises :class:`~mcp.errors.FrameTooLarge` when the
+    Segments are passed through as views and not copied, unless the frame is small
+    (:data:`COPY_BYTES_MAX`): leave them unchanged until they are sent. A ``body`` in pieces is joined where
+    it is small. Raises :class:`~mcp.errors.FrameTooLarge` when the
     frame would be over ``frame_bytes_max`` or have more than :data:`SEGMENTS_MAX` segments.
     """
     if not segments and type(body) is bytes and len(body) <= JOIN_BYTES_MAX:
@@ -150,12 +151,17 @@ def encode_frame(
     total = front + len(padding) + sum([size + padding_bytes(size) for size in table])
     _check_announced(total, len(table), frame_bytes_max)
     buffers: list[Buffer] = [struct.pack(f"<{len(table)}I", *table), *pieces, padding]
-    if body_length <= JOIN_BYTES_MAX:
+    if total > COPY_BYTES_MAX and body_length <= JOIN_BYTES_MAX:
         buffers = [b"".join(buffers)]
     for view in views:
         buffers.append(view)
-        if padding := _PADDING[padding_bytes(len(view))]:
+        if padding := _PADDING[-len(view) % ALIGNMENT_BYTES]:
             buffers.append(padding)
+    if total <= COPY_BYTES_MAX:
+        # Copying so little costs less than handing over so many buffers.
+        content = b"".join(buffers)
+        header = _header(total - HEADER_BYTES, kind, len(table), stream, body_length, zlib.crc32(content))
+        return [header + content]
     checksum = 0
     for buffer in buffers:
         checksum = zlib.crc32(buffer, checksum)

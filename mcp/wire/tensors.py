@@ -49,6 +49,11 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
 _NAMES: Final = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
 _DIMENSION_MAX: Final = 2**40  # keeps a shape with a 0 in it within what numpy can describe
 _LENGTH: Final = struct.Struct("<I")
+_BY_DTYPE: Final = {dtype: name for name, dtype in DTYPES.items()}
+_INTEGER: Final = frozenset({int})
+_FEW: Final = 4
+_SMALL: Final = 1024
+"""So few dimensions of so small a size are no larger than :data:`_DIMENSION_MAX`."""
 
 
 def dtype_name(array: npt.NDArray[Any]) -> str:
@@ -100,7 +105,7 @@ def unpack(spec: object, segments: Sequence[Buffer], *, text: bool = False) -> n
     """
     name, dtype, shape = _read_spec(spec)
     index = _field(spec, name, "segment")
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(segments):
+    if type(index) is not int or not 0 <= index < len(segments):
         raise InputInvalid(
             f'tensor "{name}": "segment" must be the index of one of {len(segments)} segments, '
             f"got {index!r:.80}"
@@ -141,6 +146,10 @@ def _describe(name: str, value: npt.ArrayLike) -> tuple[dict[str, Any], memoryvi
             f"a tensor's name is a string of at most {NAME_CHARS_MAX} characters, not {name!r:.80}"
         )
     array = np.asarray(value)
+    plain = _BY_DTYPE.get(array.dtype)
+    if plain is not None and array.flags.c_contiguous and array.size and 0 < array.ndim <= RANK_MAX:
+        view = memoryview(array.data).cast("B")
+        return {"name": name, "dtype": plain, "shape": list(array.shape)}, view.toreadonly()
     if array.ndim > RANK_MAX:
         raise InvalidArgument(f'tensor "{name}" has {array.ndim} dimensions, over rank_max={RANK_MAX}')
     dtype = dtype_name(array)
@@ -175,16 +184,20 @@ def _strings_to_bytes(name: str, array: npt.NDArray[Any]) -> memoryview:
 def _read_spec(spec: object) -> tuple[str, str, tuple[int, ...]]:
     if not isinstance(spec, dict):
         raise InputInvalid(f"a tensor is described by a map with name, dtype and shape, got {spec!r:.80}")
-    name = spec.get("name")
+    name, dtype, shape = spec.get("name"), spec.get("dtype"), spec.get("shape")
+    if type(name) is str and len(name) <= NAME_CHARS_MAX and type(dtype) is str and dtype in DTYPES:
+        if type(shape) is list and len(shape) <= _FEW and _INTEGER.issuperset(map(type, shape)):
+            if not shape or (min(shape) >= 0 and max(shape) <= _SMALL):
+                return name, dtype, tuple(shape)
+        return name, dtype, _read_shape(name, shape)
     if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:
         raise InputInvalid(
             f'a tensor\'s "name" must be a string of at most {NAME_CHARS_MAX} characters, got {name!r:.80}'
         )
-    dtype = spec.get("dtype")
     if not isinstance(dtype, str) or (dtype not in DTYPES and dtype != BYTES_DTYPE):
         expected = ", ".join([*DTYPES, BYTES_DTYPE])
         raise InputInvalid(f'tensor "{name}": "dtype" must be one of {expected}, got {dtype!r:.80}')
-    return name, dtype, _read_shape(name, spec.get("shape"))
+    return name, dtype, _read_shape(name, shape)
 
 
 def _read_shape(name: str, shape: object) -> tuple[int, ...]:
@@ -222,10 +235,9 @@ def _build(name: str, dtype: str, shape: tuple[int, ...], data: memoryview, text
             f'tensor "{name}": {dtype} of shape {list(shape)} takes {expected} bytes, got {len(data)}',
             details={"expected_bytes": expected, "got_bytes": len(data)},
         )
-    array = np.frombuffer(data.toreadonly(), np.uint8)
-    if dtype == "BOOL" and array.size and int(array.max()) > 1:
-        raise InputInvalid(f'tensor "{name}": a BOOL is a byte of 0 or 1, got {int(array.max())}')
-    return array.view(element).reshape(shape)
+    if dtype == "BOOL" and expected and (highest := int(np.frombuffer(data, np.uint8).max())) > 1:
+        raise InputInvalid(f'tensor "{name}": a BOOL is a byte of 0 or 1, got {highest}')
+    return np.ndarray(shape, element, data if data.readonly else data.toreadonly())
 
 
 def _bytes_to_strings(

@@ -186,8 +186,13 @@ def _read_spec(spec: object) -> tuple[str, str, tuple[int, ...]]:
         raise InputInvalid(f"a tensor is described by a map with name, dtype and shape, got {spec!r:.80}")
     name, dtype, shape = spec.get("name"), spec.get("dtype"), spec.get("shape")
     if type(name) is str and len(name) <= NAME_CHARS_MAX and type(dtype) is str and dtype in DTYPES:
-        few = type(shape) is list and 0 < len(shape) <= _FEW and _INTEGER.issuperset(map(type, shape))
-        if few and min(shape) >= 0 and max(shape) <= _SMALL:
+        if (
+            type(shape) is list
+            and 0 < len(shape) <= _FEW
+            and _INTEGER.issuperset(map(type, shape))
+            and min(shape) >= 0
+            and max(shape) <= _SMALL
+        ):
             return name, dtype, tuple(shape)
         return name, dtype, _read_shape(name, shape)
     if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:

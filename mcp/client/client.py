@@ -15,6 +15,7 @@ from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
 from mcp.client.commands import CommandLane
 from mcp.client.exchange import Answer, Exchange, Request, refusal
+from mcp.client.hedging import Hedge, Hedging
 from mcp.client.kinds import CallKind
 from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
 from mcp.client.results import (
@@ -62,7 +63,8 @@ class Client:
 
     ``addresses`` are some of the nodes; the others are found by asking them. ``cluster_key`` is the
     secret that every node and client of the cluster holds. ``timeout_s`` bounds each call that does not
-    say otherwise. Nothing is sent before the first call.
+    say otherwise. With ``hedge``, a direct inference that takes unusually long is asked of a second node too,
+    and the first answer counts. Nothing is sent before the first call.
 
     Every call either returns, or raises an :class:`~mcp.errors.McpError`. Beside those that a call
     names, each may raise ``DeadlineExceeded`` (no answer in time, nothing was changed) and
@@ -81,6 +83,7 @@ class Client:
         cluster_key: bytes | None = None,
         ssl: ssl_module.SSLContext | None = None,
         timeout_s: float = TIMEOUT_S,
+        hedge: Hedge | None = None,
         clock: Clock | None = None,
         network: MemoryNetwork | None = None,
     ) -> None:
@@ -106,7 +109,7 @@ class Client:
             )
 
         routing = Routing(arguments.addresses(addresses), clock.random())
-        self._exchange = Exchange(dial, routing, clock)
+        self._exchange = Exchange(dial, routing, clock, hedging=None if hedge is None else Hedging(hedge))
         # Deploys have a session of their own: a slow one would hold back the window of all commands.
         self._commands = CommandLane(self._exchange, lambda: new_id(clock))
         self._deploys = CommandLane(self._exchange, lambda: new_id(clock))
@@ -129,6 +132,11 @@ class Client:
             await self._exchange.close()
             self._commands.release()
             self._deploys.release()
+
+    @property
+    def hedging(self) -> Hedging | None:
+        """How many requests were hedged so far, and how many hedges won; ``None`` without ``hedge``."""
+        return self._exchange.hedging
 
     # -- inference --------------------------------------------------------------------------------
 
@@ -158,6 +166,7 @@ class Client:
             "INFER_REQUEST",
             lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
             segments,
+            hedged_as=model,
         )
         answer = await self._call(request, timeout_s)
         what = "the answer to an inference"

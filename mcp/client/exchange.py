@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from mcp.causality.vector import VersionVector
 from mcp.client import answers
 from mcp.client.connections import Connections, Dial, NodeConnection
+from mcp.client.hedging import Hedging
 from mcp.client.kinds import CallKind
 from mcp.client.results import NodeStatus
-from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once
+from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once, retryable
 from mcp.client.routing import Outcome, Routing
 from mcp.clock import Clock
 from mcp.errors import (
@@ -75,6 +76,8 @@ class Request:
     segments: Sequence[Any] = ()
     to_leader: bool = False
     trace_id: str = ""
+    hedged_as: str = ""
+    """Where it may be hedged: what its latency is compared with."""
 
 
 @dataclass(slots=True)
@@ -97,7 +100,9 @@ class Exchange:
         *,
         limits: ExchangeLimits | None = None,
         retries: RetryLimits | None = None,
+        hedging: Hedging | None = None,
     ) -> None:
+        self.hedging = hedging
         self.routing = routing
         self.clock = clock
         self.limits = limits or ExchangeLimits()
@@ -151,6 +156,8 @@ class Exchange:
                 others = request.kind is not CallKind.INFER or self.routing.untried(now, tried)
                 timeout_s = attempts.attempt_timeout(now, others=others)
                 try:
+                    if self.hedging is not None and request.hedged_as:
+                        return await self._hedged(self.hedging, request, address, timeout_s, trace_id, tried)
                     return await self.attempt(request, address, timeout_s, trace_id)
                 except McpError as error:
                     failure = self._failure(address, error, refusals)
@@ -211,6 +218,38 @@ class Exchange:
             self.routing.finished(request.kind, address, outcome, now, now - began)
             self._maintain(now)
         return self._take(reply, address)
+
+    async def _hedged(
+        self,
+        hedging: Hedging,
+        request: Request,
+        address: str,
+        timeout_s: float,
+        trace_id: str,
+        tried: set[str],
+    ) -> Answer:
+        """As :meth:`attempt`; a second node is asked too where that takes long. The slower one is told."""
+        began = self.clock.monotonic()
+        wait_s = hedging.begun(request.hedged_as)
+        first = asyncio.ensure_future(self.attempt(request, address, timeout_s, trace_id))
+        attempts = [first]
+        try:
+            if wait_s is not None and wait_s < timeout_s:
+                done, _ = await asyncio.wait(attempts, timeout=wait_s)
+                now = self.clock.monotonic()
+                if not done and self.routing.untried(now, tried) and hedging.spend():
+                    other = self.routing.pick(request.kind, now, avoid=tried)
+                    tried.add(other)
+                    left_s = timeout_s - (now - began)
+                    attempts.append(asyncio.ensure_future(self.attempt(request, other, left_s, trace_id)))
+            winner = await _first_answer(attempts)
+            by_hedge = winner is not first
+            hedging.answered(request.hedged_as, self.clock.monotonic() - began, by_hedge=by_hedge)
+            return winner.result()
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
 
     async def _send(
         self, request: Request, node: NodeConnection, timeout_s: float, began: float, trace_id: str
@@ -326,3 +365,16 @@ class Exchange:
         if tasks:
             await asyncio.wait(tasks)
         await self._connections.close()
+
+
+async def _first_answer(attempts: Sequence[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
+    """The first attempt that is answered. A definite error ends it at once, another when all have failed."""
+    waiting = set(attempts)
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for attempt in done:
+            error = attempt.exception()
+            if error is None:
+                return attempt
+            if not waiting or not (isinstance(error, McpError) and retryable(error)):
+                raise error

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar, overload
 
 from mcp.client.artefacts import Progress
 from mcp.client.client import DEPLOY_TIMEOUT_S, TIMEOUT_S, Client
+from mcp.client.hedging import Hedge
 from mcp.client.many import IN_FLIGHT, Answered, Errors, Order
 from mcp.client.results import (
     ClusterStatus,
@@ -60,6 +61,7 @@ class SyncClient:
         cluster_key: bytes | None = None,
         ssl: ssl_module.SSLContext | None = None,
         timeout_s: float = TIMEOUT_S,
+        hedge: Hedge | None = None,
         clock: Clock | None = None,
     ) -> None:
         """As :class:`~mcp.client.client.Client`. Starts a thread; :meth:`close` ends it."""
@@ -69,6 +71,7 @@ class SyncClient:
             cluster_key=cluster_key,
             ssl=ssl,
             timeout_s=timeout_s,
+            hedge=hedge,
             clock=clock,
         )
         self._lock = threading.Lock()

@@ -261,14 +261,22 @@ class LeaderCompleteness:
     A committed entry is on a majority, a vote goes only to a candidate whose log is at least as up to
     date, and the two majorities share a node. By log matching the last committed entry stands for all
     before it. A leader without it would overwrite it.
+
+    What counts is the term of the leader that committed an entry, not the entry's own: who was elected
+    and then stood still, or had no room on its disk, is seen to lead when a later leader has committed more.
     """
 
-    @staticmethod
-    def led(node: str, term: int, log: Shadow, history: Sequence[Entry]) -> None:
+    def __init__(self) -> None:
+        self._committed: dict[int, int] = {}
+
+    def committed(self, term: int, index: int) -> None:
+        """The leader of ``term`` has everything up to ``index`` committed."""
+        self._committed[term] = max(index, self._committed.get(term, 0))
+
+    def led(self, node: str, term: int, log: Shadow, history: Sequence[Entry]) -> None:
         """``node`` has become the leader of ``term`` with ``log``."""
-        tip = len(history)
-        while tip and history[tip - 1].term >= term:
-            tip -= 1
+        before = (index for in_term, index in self._committed.items() if in_term < term)
+        tip = min(max(before, default=0), len(history))
         if tip and not log.holds(tip, history[tip - 1].term):
             raise Violation(
                 "leader completeness",

@@ -231,7 +231,7 @@ class Cluster:
                 raise NotRecovered(
                     f"{missing}, {RECOVERY_TIMEOUTS} x {patience:.3f} s after everything was healed"
                 )
-            if self.leader() is not None and (write is None or write.outcome is not None):
+            if self.leader() is not None and (write is None or self._is_over(write)):
                 write = self._fresh_write(end)
             world.run(min(end, world.now + patience / 16))
         self.recovery_s = world.now - healed_at
@@ -240,6 +240,10 @@ class Cluster:
     def _fresh_write(self, end: float) -> Ticket | None:
         node = self._random.choice([node for node in self.members() if node.process is not None])
         return self.submit(node, 10, max(end - self.world.now, 0.1))
+
+    def _is_over(self, write: Ticket) -> bool:
+        """Whether it has its outcome, or is with a node that was removed meanwhile, which waits in vain."""
+        return write.outcome is not None or all(write.process is not node.process for node in self.members())
 
     def _missing(self, write: Ticket | None) -> str | None:
         if self.leader() is None:

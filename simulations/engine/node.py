@@ -69,6 +69,7 @@ class Node:
         self._failures_before = 0
         self._ballots = world.stream(f"{name}/ballots")
         self._ballots_lost = world.stream("ballots").choice(BALLOTS_LOST)
+        self._emptied = False
         self._incarnations = world.stream(f"{name}/incarnations")
 
     # -- simulations.network.Endpoint ---------------------------------------------------------------
@@ -111,6 +112,12 @@ class Node:
         except PowerLoss as loss:
             self._fired(FaultKind.TORN_WRITE)
             self.lose_power(str(loss), FaultKind.TORN_WRITE)
+
+    def begun_with(self) -> tuple[str, ...]:
+        """See :class:`simulations.engine.process.Host`. Who began alone would begin another cluster."""
+        nodes = self.scenario.nodes
+        alone = self._emptied and len(nodes) == 1
+        return nodes if self.name in nodes and not alone else ()
 
     def next_incarnation(self) -> int:
         """See :class:`simulations.engine.process.Host`."""
@@ -240,6 +247,7 @@ class Node:
         self.lives += 1
         self.disk = FaultyDisk(self.world.stream(f"{self.name}/disk/{self.lives}"), self._fired)
         self._failures_before = 0
+        self._emptied = True
         self.observer.was_emptied(self.name)
         self.start_later()
 

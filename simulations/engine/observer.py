@@ -77,12 +77,15 @@ class Observer:
         self._stored: dict[str, SnapshotMeta] = {}
         self.catching_up = CaughtUpFirst(self.disks, lag_entries_max)
         self.matching = LogMatching()
+        self.completeness = LeaderCompleteness()
         self.agreement = Agreement()
         self.commits = CommitsAreCounted(len(nodes))
         self.answers = AcknowledgementsAreTrue()
         self.proposals = ProposalsResolveOnce()
         self.on_reign: Callable[[], None] = lambda: None
         """Called when the first entry of a later term than any before is committed."""
+        self._heeded: dict[str, tuple[str, ...]] = {}
+        """Whose answers counted for each leader when it last looked."""
         self._states: dict[int, bytes] = {}
         self._commit = dict.fromkeys(nodes, 0)
         self._term = dict.fromkeys(nodes, 0)
@@ -178,6 +181,7 @@ class Observer:
             incarnation=self.disks.incarnations[node],
         )
         if leads:
+            self.completeness.committed(term, commit_index)
             self.commits.believed(node, term, match)
         self._commit[node], self._term[node] = commit_index, term
 
@@ -192,7 +196,7 @@ class Observer:
         if leads:
             electorate = self._electorate_before(node, status.term)
             self.elections.led(node, status.term, electorate, self.disks.incarnations[node])
-            LeaderCompleteness.led(node, status.term, self.disks.live[node], self.agreement.history)
+            self.completeness.led(node, status.term, self.disks.live[node], self.agreement.history)
 
     def committed(self, node: str, entry: Entry, batch: Batch, after: int) -> None:
         """``node`` is about to execute ``entry``, behind index ``after``."""
@@ -217,7 +221,10 @@ class Observer:
             return
         known = self.disks.live[node].configurations
         voters = tuple(self._first.incarnations) if not known else known[-1][1].voters
-        self.contact.looked(node, now, voters)
+        if self._heeded.get(node) == voters:
+            self.contact.looked(node, now, voters)
+        # Others count now: a leader may find that it has not heard enough of these, and acts on it next.
+        self._heeded[node] = voters
 
     def _wrote(self, node: str, term: int) -> None:
         if not self.elections.has_begun(node, term):

@@ -46,6 +46,9 @@ class Host(Protocol):
     def perform(self, process: Process, call: Callable[..., None], *arguments: Any) -> None:
         """Call, if the process still lives and does not stand still; die if the power goes meanwhile."""
 
+    def begun_with(self) -> tuple[str, ...]:
+        """The voters that it is told, should its log name none."""
+
     def next_incarnation(self) -> int:
         """A number for a journal, should one be made."""
 
@@ -87,7 +90,7 @@ class Process:
         else:
             self.engine = RaftEngine(
                 node.name,
-                scenario.nodes if node.name in scenario.nodes else (),
+                node.begun_with(),
                 recovered,
                 now=node.clock.now(),
                 random=generator,

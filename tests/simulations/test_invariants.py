@@ -281,12 +281,26 @@ def test_a_snapshot_stands_for_history() -> None:
 
 def test_a_leader_has_everything_that_was_committed_before_its_term() -> None:
     history = [entry(1), entry(2), entry(3, 5)]
-    LeaderCompleteness.led("a", 2, shadow(entry(1), entry(2)), history)
-    LeaderCompleteness.led("a", 2, shadow(covered=2), history)
-    LeaderCompleteness.led("a", 5, shadow(entry(1), entry(2)), history)
+    rule = LeaderCompleteness()
+    rule.committed(1, 2)
+    rule.committed(5, 3)
+    rule.committed(5, 2)
+    rule.led("a", 2, shadow(entry(1), entry(2)), history)
+    rule.led("a", 2, shadow(covered=2), history)
+    rule.led("a", 5, shadow(entry(1), entry(2)), history)
     for log, term in ((shadow(entry(1)), 2), (shadow(entry(1), entry(2, 2)), 3), (shadow(entry(1)), 6)):
         with pytest.raises(Violation, match="leader completeness"):
-            LeaderCompleteness.led("a", term, log, history)
+            rule.led("a", term, log, history)
+
+
+def test_what_a_later_leader_has_committed_an_earlier_one_need_not_have() -> None:
+    history = [entry(1), entry(2), entry(3, 4)]
+    rule = LeaderCompleteness()
+    rule.committed(1, 1)
+    rule.committed(4, 3)
+    rule.led("a", 3, shadow(entry(1)), history)
+    with pytest.raises(Violation, match="the committed entry 3"):
+        rule.led("a", 5, shadow(entry(1), entry(2)), history)
 
 
 @pytest.mark.parametrize("names", ["abc", "abcd"])

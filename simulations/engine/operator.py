@@ -120,16 +120,17 @@ class Operator:
         self._world.tell("operator", f"wants to {wish.kind} {wish.name}")
 
     def _can_spare(self, name: str) -> bool:
-        """Whether the cluster outlives the loss of this disk, going by whoever has come furthest.
+        """Whether the cluster outlives the loss of this disk, by what is committed and by what may yet be.
 
-        A node that was removed says for ever what it knew last, and by that the last voter's disk is one of
-        three.
+        No node is asked: who was removed says for ever what it knew last, and who has just started knows
+        little; by these the last voter's disk is one of three.
         """
-        up = [node.process.engine for node in self._nodes.values() if node.process is not None]
-        if not up:
+        observer = next(iter(self._nodes.values())).observer
+        if not observer.configurations:
             return False
-        now = max(up, key=lambda engine: engine.status().commit_index).configuration()
-        return name in now.voters and len(now.voters) > VOTERS_LEAST and self._is_whole(now)
+        index, now = observer.configurations[-1]
+        pending = any(at > index for log in observer.disks.live.values() for at, _ in log.configurations)
+        return not pending and name in now.voters and len(now.voters) > VOTERS_LEAST and self._is_whole(now)
 
     def _is_whole(self, now: Configuration) -> bool:
         """Whether every voter runs, as the server that it is known as."""

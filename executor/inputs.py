@@ -68,12 +68,16 @@ class InputCheck:
             array = inputs[name]
             flags = array.flags
             feed[name] = array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+        self.check_text(feed)
+        return feed
+
+    def check_text(self, inputs: Mapping[str, Array]) -> None:
+        """Raise :class:`InputInvalid` unless every element of every text is a string that can be written."""
         for name in self._text:
-            foreign = set(map(type, feed[name].flat)) - {str, np.str_}
+            foreign = set(map(type, inputs[name].flat)) - {str, np.str_}
             if foreign:
                 got = ", ".join(sorted(kind.__name__ for kind in foreign))
                 self._refuse([f"{_show(name)}: expected only str elements, got also {got}"])
-        return feed
 
     def _fits(self, inputs: Mapping[str, Array]) -> bool:
         for name, dtype, rank, fixed in self._compiled:

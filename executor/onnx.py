@@ -24,6 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from executor.batching.options import BatchOptions
+from executor.batching.proof import rows_are_independent
+from executor.batching.rows import Joint, obstacle
 from executor.errors import (
     DeadlineExceeded,
     ExecutorClosed,
@@ -44,6 +47,9 @@ from executor.runs import RunsInFlight, StopSignal, Watchdog, deadline_exceeded
 
 REASON_CHARS_MAX = 500
 """How much of onnxruntime's own message an error carries."""
+
+JOINTS_MAX = 64
+"""So many sets of options for joining one model's requests are remembered."""
 
 _LOG_FATAL_ONLY = 4  # what goes wrong is raised; onnxruntime would print it too, once per bad request
 
@@ -73,10 +79,26 @@ def providers_available() -> tuple[str, ...]:
     return short_providers(_onnxruntime().get_available_providers())
 
 
+Joining = tuple[Joint | None, str | None]
+"""How requests are joined, or why they are not."""
+
+
 class Model:
     """A loaded model. :class:`OnnxRuntime` hands it out inside a :class:`PreparedRun`."""
 
-    __slots__ = ("check", "info", "key", "output_names", "runs", "session", "shrink")
+    __slots__ = (
+        "_joined_last",
+        "_joints",
+        "_rows_changed",
+        "check",
+        "info",
+        "key",
+        "mixing",
+        "output_names",
+        "runs",
+        "session",
+        "shrink",
+    )
 
     def __init__(self, key: str, session: Any, info: ModelInfo, shrink: str) -> None:
         self.key = key
@@ -86,6 +108,47 @@ class Model:
         self.check = InputCheck(key, info.inputs)
         self.output_names = tuple(output.name for output in info.outputs)
         self.runs = RunsInFlight()
+        self.mixing: str | None = "its rows were not tried yet"
+        """Why its rows are not taken for independent of one another; ``None``: they are."""
+        self._rows_changed: str | None = None
+        self._joints: dict[BatchOptions, Joining] = {}
+        self._joined_last: tuple[BatchOptions, Joining] | None = None
+
+    def joint(self, options: BatchOptions) -> Joining:
+        """How its requests are joined under these options, or ``None`` and why they are not."""
+        last = self._joined_last
+        if last is not None and last[0] is options:
+            return last[1]
+        found = self._joints.get(options)
+        if found is None:
+            if len(self._joints) >= JOINTS_MAX:
+                self._joints = {}
+            found = self._joints[options] = self._join(options)
+        self._joined_last = options, found
+        return found
+
+    def tried(self, mixing: str | None) -> None:
+        """Its rows were tried: why they may not be joined, or ``None``."""
+        self.mixing = mixing
+        self._joints, self._joined_last = {}, None
+
+    def changes_rows(self, reason: str) -> None:
+        """A run has shown that results cannot be told apart once requests are joined: never again."""
+        self._rows_changed = reason
+        self._joints, self._joined_last = {}, None
+
+    def _join(self, options: BatchOptions) -> Joining:
+        reason: str | None = "it is switched off for this model"
+        if options.mode != "off":
+            reason = self._rows_changed or obstacle(self.info.inputs, self.info.outputs)
+            if reason is None and options.mode == "auto":
+                reason = self.mixing
+        if reason is None:
+            try:
+                return Joint(self.info.inputs, self.info.outputs, options.pad), None
+            except ValueError as error:
+                reason = str(error)
+        return None, reason
 
 
 class PreparedRun:
@@ -249,6 +312,32 @@ class OnnxRuntime:
         except (InferenceFailed, InputInvalid, DeadlineExceeded):
             return False
         return True
+
+    def try_rows(self, key: str, *, stop: StopSignal | None = None) -> str | None:
+        """Try whether a model treats its rows independently, so that requests for it may be joined.
+
+        ``None``, or why they may not unless its owner says so. Made-up values, at most
+        ``warm_up_bytes_max`` of them; see :mod:`executor.batching.proof`.
+        """
+        model = self._model(key)
+        info = model.info
+        reason = obstacle(info.inputs, info.outputs)
+        if reason is None:
+            try:
+                reason = rows_are_independent(
+                    lambda inputs: self.run(key, inputs, stop=stop),
+                    info.inputs,
+                    info.outputs,
+                    bytes_max=self.options.warm_up_bytes_max,
+                )
+            except ExecutorError as error:
+                reason = f"its rows could not be tried: {error}"
+        model.tried(reason)
+        return reason
+
+    def not_joined(self, key: str, options: BatchOptions) -> str | None:
+        """Why requests for a model are not batched under these options; ``None``: they are."""
+        return self._model(key).joint(options)[1]
 
     def _model(self, key: str) -> Model:
         model = self._models.get(key)

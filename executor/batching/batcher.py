@@ -175,7 +175,7 @@ class Batcher:
         for request in batch.requests:
             request.batch = None
         if elapsed_s is not None:
-            self._lane(batch.lane).times.note(batch.rows, elapsed_s)
+            self._lane(batch.lane).ran(batch.rows, elapsed_s)
         self._drop_if_forgotten(model)
 
     def put_back(self, batch: Batch, now: float) -> None:
@@ -202,7 +202,7 @@ class Batcher:
     def waiting_in(self, key: LaneKey) -> tuple[int, int]:
         """Rows of the next batch of a lane if it were closed now, at most, and requests that wait."""
         lane = self._lanes.get(key)
-        return (0, 0) if lane is None else (min(lane.rows, lane.rows_cap()), lane.requests)
+        return (0, 0) if lane is None else (min(lane.rows, lane.rows_cap), lane.requests)
 
     def figures(self, model: str) -> Figures:
         """The counts of a model."""
@@ -273,6 +273,8 @@ class Batcher:
         left_s = request.deadline_s - now
         if not left_s > 0:
             raise DeadlineExceeded("the run was not started: its deadline had passed when it came")
+        if left_s >= (lane.requests + 2) * lane.cap_s and request.rows <= lane.rows_cap:
+            return  # even if all that wait, and what runs, took a run each
         expected_s = self._wait_s(model, lane, request, now) + lane.times.expected_s(request.rows)
         if expected_s <= left_s:
             lane.refused_in_row = 0
@@ -290,8 +292,8 @@ class Batcher:
     def _wait_s(self, model: _Model, lane: Lane, request: Request, now: float) -> float:
         """How long a request waits at least for its run to begin, as far as this model's runs tell."""
         share = min(self.limits.workers, self.limits.workers_per_model_max)
-        ahead, cap = lane.rows_before(request.client, request.rows), max(1, lane.rows_cap())
-        runs_before_s = (ahead // cap) * lane.times.expected_s(cap) / share
+        ahead, cap = lane.rows_before(request.client, request.rows), max(1, lane.rows_cap)
+        runs_before_s = (ahead // cap) * lane.cap_s / share
         if len(model.batches) < share:
             return runs_before_s
         ends_s = min(batch.began_s + batch.expected_s for batch in model.batches)
@@ -303,7 +305,7 @@ class Batcher:
             self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches)
         )
         gap_s, line, last_s = lane.arrivals.gap_s, lane.times.line, lane.arrivals.last_s
-        if free > 1 or gap_s is None or line is None or last_s is None or lane.rows >= lane.rows_cap():
+        if free > 1 or gap_s is None or line is None or last_s is None or lane.rows >= lane.rows_cap:
             return now
         fixed_s, per_row_s = line
         if fixed_s <= (lane.requests + 1) * gap_s + lane.rows * per_row_s:
@@ -312,7 +314,7 @@ class Batcher:
         return min(last_s + HELD_GAPS * gap_s, latest_s)
 
     def _close(self, model: _Model, lane: Lane, now: float) -> Batch | None:
-        taken, late = lane.take(lane.rows_cap(), now)
+        taken, late = lane.take(now)
         for request in (*taken, *late):
             request.waiting = False
             self._count(model, request, -1)

@@ -23,10 +23,14 @@ class ServiceTimes:
     SPREAD_MIN = 0.01
     """The least variance of the sizes, in squares of their mean, for which a line is fitted."""
 
-    __slots__ = ("_covariance", "_rows", "_seconds", "_variance", "count")
+    __slots__ = ("_covariance", "_rows", "_seconds", "_variance", "count", "known", "line")
 
     def __init__(self) -> None:
         self.count = 0
+        self.known = False
+        """Whether enough runs were seen."""
+        self.line: tuple[float, float] | None = None
+        """Seconds that every run takes, and seconds per row; ``None`` while that cannot be told apart."""
         self._rows = 0.0
         self._seconds = 0.0
         self._variance = 0.0
@@ -44,37 +48,29 @@ class ServiceTimes:
         self._variance = (1 - weight) * (self._variance + weight * off_rows * off_rows)
         self._covariance = (1 - weight) * (self._covariance + weight * off_rows * off_s)
 
-    @property
-    def known(self) -> bool:
-        """Whether enough runs were seen."""
-        return self.count >= SAMPLES_MIN
-
-    @property
-    def line(self) -> tuple[float, float] | None:
-        """Seconds that every run takes, and seconds per row; ``None`` while that cannot be told apart."""
-        if not self.known or self._variance < self.SPREAD_MIN * self._rows * self._rows:
-            return None
-        per_row = min(max(self._covariance / self._variance, 0.0), self._seconds / self._rows)
-        return self._seconds - per_row * self._rows, per_row
+        self.known = self.count >= SAMPLES_MIN
+        if self.known and self._variance >= self.SPREAD_MIN * self._rows * self._rows:
+            per_row = min(max(self._covariance / self._variance, 0.0), self._seconds / self._rows)
+            self.line = (self._seconds - per_row * self._rows, per_row)
+        else:
+            self.line = None
 
     def expected_s(self, rows: int) -> float:
         """How long a run of so many rows takes; 0 while nothing is known."""
         if not self.known:
             return 0.0
-        line = self.line
-        if line is None:
+        if self.line is None:
             return self._seconds * max(1.0, rows / self._rows)
-        fixed, per_row = line
+        fixed, per_row = self.line
         return fixed + per_row * rows
 
     def rows_within(self, seconds: float) -> float:
         """How many rows a run has that takes so long; infinity while nothing is known."""
         if not self.known:
             return float("inf")
-        line = self.line
-        if line is None:
+        if self.line is None:
             return self._rows * max(0.0, seconds / self._seconds) if self._seconds else float("inf")
-        fixed, per_row = line
+        fixed, per_row = self.line
         return (seconds - fixed) / per_row if per_row else float("inf")
 
 

@@ -81,10 +81,25 @@ class Lane:
     than a share. Each client's own requests stay in order.
     """
 
-    __slots__ = ("_clients", "_deficits", "arrivals", "key", "refused_in_row", "requests", "rows", "times")
+    __slots__ = (
+        "_clients",
+        "_deficits",
+        "arrivals",
+        "cap_s",
+        "key",
+        "refused_in_row",
+        "requests",
+        "rows",
+        "rows_cap",
+        "times",
+    )
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
+        self.rows_cap = key.rows_max
+        """How many rows the next batch may have; 0: every request runs alone."""
+        self.cap_s = 0.0
+        """How long a run of so many rows takes, as far as is known."""
         self.rows = 0
         self.requests = 0
         self.refused_in_row = 0
@@ -124,16 +139,17 @@ class Lane:
         """Everything that waits."""
         return [request for queue in self._clients.values() for request in queue]
 
-    def rows_cap(self) -> int:
-        """How many rows the next batch may have: the model's limit, and what keeps its latency bound."""
+    def ran(self, rows: int, elapsed_s: float) -> None:
+        """A batch of so many rows took so long: bound the next ones by what keeps the latency bound."""
+        self.times.note(rows, elapsed_s)
         most = self.key.rows_max
-        if most <= 1 or not self.times.known:
-            return most
-        bound_s = max(self.key.latency_bound_s, 2 * self.times.expected_s(1))
-        within = self.times.rows_within(bound_s)
-        return most if within >= most else max(1, int(within))
+        if most > 1 and self.times.known:
+            bound_s = max(self.key.latency_bound_s, 2 * self.times.expected_s(1))
+            within = self.times.rows_within(bound_s)
+            self.rows_cap = most if within >= most else max(1, int(within))
+        self.cap_s = self.times.expected_s(max(1, self.rows_cap))
 
-    def take(self, rows_cap: int, now: float) -> tuple[list[Request], list[Request]]:
+    def take(self, now: float) -> tuple[list[Request], list[Request]]:
         """Take the requests of the next batch, of at most ``rows_cap`` rows, and those that are too late.
 
         Too late is who cannot be answered by its deadline even if it runs alone now. The first request is
@@ -142,7 +158,7 @@ class Lane:
         """
         taken: list[Request] = []
         late: list[Request] = []
-        rows, tightest_s = 0, math.inf
+        rows, rows_cap, tightest_s = 0, self.rows_cap, math.inf
         quantum = max(1, -(-rows_cap // max(1, len(self._clients))))
         while self._clients:
             client, queue = next(iter(self._clients.items()))

@@ -4,7 +4,8 @@ A command is the msgpack array ``[schema, session, seq, ack, op, args]``. A clie
 session and its place in it (:mod:`mcp.state.sessions`). A node's own command has the session ``""`` and
 the place 0: it is not deduplicated, so each such operation has the same effect when it comes twice.
 
-The schema says what a node has to know to execute the command: it is the lowest one that has the operation.
+The schema says what a node has to know to execute the command: it is the lowest one that has the operation
+with its arguments.
 A command of a schema means the same to every version that executes that schema, so nodes of two versions
 give equal results as long as no command of the newer schema is in the log. How a newer one comes into
 force is told in :mod:`mcp.state.schema`.
@@ -26,6 +27,8 @@ SCHEMA_MAX: Final = 2
 
 _SINCE: Final[Mapping[str, int]] = {"key.delete_prefix": 2}
 """Operations that came after schema 1."""
+_BATCHING_SINCE: Final = 2
+"""A manifest's ``batching`` came with this schema."""
 
 COMMAND_BYTES_MAX: Final = 256 << 10
 """A command in bytes: the largest inline tensors, and room for the rest."""
@@ -56,6 +59,7 @@ class Moment(NamedTuple):
     session: str
     term: int = 0
     seed: int = 0
+    schema: int = 1
 
 
 def writer_of(session: str) -> str:
@@ -68,8 +72,11 @@ def _published(session: str) -> str:
     return hashlib.sha256(session.encode()).hexdigest()[:16]
 
 
-def schema_of(op: str) -> int:
-    """Return the lowest schema that has the operation; 1 also for what is none."""
+def schema_of(op: str, args: Mapping[str, Any] | None = None) -> int:
+    """Return the lowest schema that has the operation, with these arguments; 1 also for what is none."""
+    if op == "model.deploy" and args is not None:
+        manifest = args.get("manifest")
+        return _BATCHING_SINCE if isinstance(manifest, Mapping) and "batching" in manifest else 1
     return _SINCE.get(op, 1)
 
 
@@ -82,7 +89,7 @@ def encode_command(
     :class:`~mcp.errors.TooLarge` for a command over ``COMMAND_BYTES_MAX``.
     """
     try:
-        data: bytes = msgpack.packb([_SINCE.get(op, 1), session, seq, ack, op, dict(args)])
+        data: bytes = msgpack.packb([schema_of(op, args), session, seq, ack, op, dict(args)])
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(
             f"the arguments of {op} cannot be written as msgpack: {error}; "

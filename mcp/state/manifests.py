@@ -8,11 +8,13 @@ from typing import Any, Final
 from mcp.errors import InvalidArgument
 from mcp.state import arguments
 from mcp.state.arguments import DIGEST, LABEL, NAME
+from mcp.state.batching import read_batching
 from mcp.state.limits import StateLimits
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES
 
 _REQUIRED: Final = frozenset({"name", "digest", "size"})
 _OPTIONAL: Final = frozenset({"version", "aliases", "family", "task", "tags", "inputs", "outputs"})
+_SINCE_SCHEMA_2: Final = frozenset({"batching"})
 _SPEC_REQUIRED: Final = frozenset({"name", "dtype", "shape"})
 _TENSOR_NAME_BYTES_MAX: Final = 1024
 _RANK_MAX: Final = 16
@@ -36,15 +38,17 @@ class Manifest:
 
     A size is an integer, a symbol or ``None``; the shape is ``None`` where the number of sizes is open.
     """
+    batching: bytes | None = None
+    """A :class:`~mcp.state.batching.Batching` as msgpack; ``None`` where the owner said nothing (schema 2)."""
 
 
-def read_manifest(value: object, limits: StateLimits) -> Manifest:
-    """Check a manifest.
+def read_manifest(value: object, limits: StateLimits, schema: int = 1) -> Manifest:
+    """Check the manifest of a command of that schema.
 
     Raises :class:`~mcp.errors.InvalidArgument` and :class:`~mcp.errors.TooLarge`.
     """
     manifest = arguments.mapping(value, "manifest")
-    arguments.only(manifest, _REQUIRED, _OPTIONAL)
+    arguments.only(manifest, _REQUIRED, _OPTIONAL | _SINCE_SCHEMA_2 if schema >= 2 else _OPTIONAL)
     name = arguments.matching(manifest["name"], "name", NAME)
     aliases = arguments.names(manifest.get("aliases", []), "aliases", NAME, limits.model_aliases_max)
     if name in aliases:
@@ -60,6 +64,7 @@ def read_manifest(value: object, limits: StateLimits) -> Manifest:
         arguments.matching_or_none(manifest.get("task"), "task", LABEL),
         arguments.names(manifest.get("tags", []), "tags", LABEL, limits.model_tags_max),
         arguments.packed(specs, "inputs and outputs", limits.manifest_bytes_max),
+        read_batching(manifest["batching"]).to_bytes() if manifest.get("batching") is not None else None,
     )
 
 

@@ -15,6 +15,7 @@ import msgpack
 from mcp.errors import Busy, InvalidArgument, ModelNotFound, VersionConflict
 from mcp.state import arguments
 from mcp.state.arguments import DIGEST, LABEL, NAME, NODE
+from mcp.state.batching import batching_of
 from mcp.state.commands import Moment
 from mcp.state.events import Event, HolderChanged, ModelActivated, ModelDeployed, ModelUndeployed
 from mcp.state.limits import StateLimits
@@ -47,6 +48,8 @@ class ModelVersion:
     index: int
     holders: tuple[str, ...]
     """Nodes that hold the bytes, in the order of their ids."""
+    batching: bytes | None = None
+    """A :class:`~mcp.state.batching.Batching` as msgpack, if the owner said something about it."""
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -87,6 +90,7 @@ class Model:
             "tags": list(active.tags),
             "inputs": active.inputs,
             "outputs": active.outputs,
+            "batching": None if active.batching is None else batching_of(active.batching).to_plain(),
             "holders": list(active.holders),
             "index": active.index,
         }
@@ -160,7 +164,7 @@ class Models:
         :class:`~mcp.errors.InvalidArgument` when a name or an alias is taken.
         """
         arguments.only(args, _DEPLOY, _ACTIVATE)
-        manifest = read_manifest(args["manifest"], self._limits)
+        manifest = read_manifest(args["manifest"], self._limits, moment.schema)
         holders = arguments.names(args["holders"], "holders", NODE, self._limits.holders_max)
         activate = args.get("activate", True)
         if type(activate) is not bool:
@@ -288,6 +292,7 @@ class Models:
             manifest.specs,
             moment.index,
             holders,
+            manifest.batching,
         )
 
     def _add(
@@ -318,11 +323,13 @@ class Models:
         activate: bool,
     ) -> tuple[dict[str, Any], list[Event]]:
         said = (manifest.digest, manifest.size, manifest.family, manifest.task, manifest.tags)
-        if said != (known.digest, known.size, known.family, known.task, known.tags):
+        same = said == (known.digest, known.size, known.family, known.task, known.tags)
+        if not same or manifest.batching != known.batching:
+            batching = "" if same is False else " and other settings of batching"
             raise VersionConflict(
                 f"version {known.version} of {known.name} is deployed with digest {known.digest}, family "
-                f"{known.family}, task {known.task} and tags {list(known.tags)}, and never changes; deploy "
-                "under another version, or leave the version out to get the next number",
+                f"{known.family}, task {known.task} and tags {list(known.tags)}{batching}, and never changes; "
+                "deploy under another version, or leave the version out to get the next number",
                 details={"key": known.name, "value": known.digest, "version": known.version},
             )
         self._add_aliases(model.name, manifest.aliases)
@@ -349,7 +356,7 @@ class Models:
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal models."""
         return [
-            [m.name, m.active, m.aliases, [astuple(v) for v in m.versions.values()], m.last_number]
+            [m.name, m.active, m.aliases, [_fields(v) for v in m.versions.values()], m.last_number]
             for m in self.all()
         ]
 
@@ -364,9 +371,17 @@ class Models:
         return models
 
 
+def _fields(version: ModelVersion) -> tuple[Any, ...]:
+    """A version's values; without the last, where it is ``None``: so schema 1 wrote and reads them."""
+    fields = astuple(version)
+    return fields if version.batching is not None else fields[:-1]
+
+
 def _version(fields: list[Any]) -> ModelVersion:
-    name, label, digest, size, family, task, tags, specs, index, holders = fields
-    return ModelVersion(name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders))
+    name, label, digest, size, family, task, tags, specs, index, holders, *batching = fields
+    return ModelVersion(
+        name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders), *batching
+    )
 
 
 def _number(version: str) -> int:

@@ -15,7 +15,7 @@ waited for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument, McpError, Unavailable, Unsupported, VersionMismatch
@@ -48,18 +48,19 @@ class Schema:
             return None
         return following
 
-    def has(self, op: str) -> bool:
-        """Say whether the operation may be proposed."""
-        return schema_of(op) <= self.in_force
+    def has(self, op: str, args: Mapping[str, Any] | None = None) -> bool:
+        """Say whether the operation may be proposed, with these arguments."""
+        return schema_of(op, args) <= self.in_force
 
-    def refusal(self, op: str, voters: Sequence[str]) -> McpError:
+    def refusal(self, op: str, voters: Sequence[str], args: Mapping[str, Any] | None = None) -> McpError:
         """Return why an operation may not be proposed yet.
 
         :class:`~mcp.errors.Unsupported` when a node is known not to execute it, and
         :class:`~mcp.errors.Unavailable` when that will be known, or changed, in a moment.
         """
-        schema = schema_of(op)
-        text = f"{op} needs schema {schema}, and {self.in_force} is in force"
+        schema = schema_of(op, args)
+        what = op if schema == schema_of(op) else f"{op} with these arguments"
+        text = f"{what} needs schema {schema}, and {self.in_force} is in force"
         behind, silent = self._behind(schema, voters), self._silent(voters)
         if behind:
             return Unsupported(

@@ -129,7 +129,7 @@ class ReplicatedState:
         self.sessions.expire(self._time_s)
         try:
             command = decode_command(data, self._schema_max)
-            moment = Moment(index, position, self._time_s, command.session, term, seed)
+            moment = Moment(index, position, self._time_s, command.session, term, seed, command.schema)
             return self._issue(command, moment)
         except McpError as error:
             return Applied(None, _error(error))

@@ -7,11 +7,13 @@ commands holds the same state and gives the same results. Time and randomness co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+from executor.batching.options import BatchOptions
 
 Array = np.ndarray[Any, Any]
 
@@ -78,6 +80,36 @@ class Pool(Protocol):
 
     async def aclose(self) -> None:
         """Refuse what waits and stop what runs."""
+
+
+class Ticket(Protocol):
+    """A request that has been taken and not answered yet."""
+
+    rows: int
+
+
+@runtime_checkable
+class BatchingPool(Protocol):
+    """A pool that also runs several requests as one: :class:`executor.pool.InferencePool`."""
+
+    def submit(
+        self,
+        key: str,
+        inputs: Mapping[str, Array],
+        done: Callable[[dict[str, Array] | None, BaseException | None], object],
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        client: Hashable = "",
+        options: BatchOptions = BatchOptions(),  # noqa: B008 (immutable)
+    ) -> dict[str, Array] | Ticket:
+        """Run a model, maybe together with other requests: the outputs at once, or ``done`` later."""
+
+    def cancel(self, ticket: Any) -> None:
+        """Nobody waits any more: ``done`` is not called."""
+
+    def figures(self, key: str) -> dict[str, Any]:
+        """What waits for a model and what became of the requests for it."""
 
 
 class Executor(Protocol):

@@ -1,5 +1,6 @@
 """Running several requests as one: what may run together, when, and whose answer is whose.
 
 :mod:`~executor.batching.batcher` decides, without a clock, a thread or an event loop;
-:mod:`~executor.batching.rows` joins inputs and parts outputs. :class:`executor.pool.InferencePool` is the shell.
+:mod:`~executor.batching.rows` joins inputs and parts outputs. The shell is
+:class:`executor.pool.InferencePool`.
 """

@@ -300,10 +300,8 @@ class Batcher:
         return max(0.0, ends_s - now) + runs_before_s
 
     def _held_until(self, model: _Model, lane: Lane, now: float) -> float:
-        """Until when a lane's requests wait for others although a worker is free; not after ``now``: no longer."""
-        free = min(
-            self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches)
-        )
+        """Until when a lane's requests wait for others although a worker is free; ``now``: no longer."""
+        free = min(self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches))
         gap_s, line, last_s = lane.arrivals.gap_s, lane.times.line, lane.arrivals.last_s
         if free > 1 or gap_s is None or line is None or last_s is None or lane.rows >= lane.rows_cap:
             return now

@@ -155,8 +155,6 @@ class BatchRun:
         job.signal = StopSignal()
         left_s = None if job.deadline_s == math.inf else job.deadline_s - now
         try:
-            return Outcome(
-                job, self._runtime.execute(job.prepared, timeout_s=left_s, stop=job.signal), None
-            )
+            return Outcome(job, self._runtime.execute(job.prepared, timeout_s=left_s, stop=job.signal), None)
         except BaseException as error:  # as above
             return Outcome(job, None, error)

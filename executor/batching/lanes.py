@@ -189,9 +189,7 @@ class Lane:
     def _too_late(self, request: Request, now: float) -> bool:
         return now + self.times.expected_s(request.rows) > request.deadline_s
 
-    def _ends_before(
-        self, request: Request, rows: int, rows_cap: int, tightest_s: float, now: float
-    ) -> bool:
+    def _ends_before(self, request: Request, rows: int, rows_cap: int, tightest_s: float, now: float) -> bool:
         together = rows + request.rows
         tightest_s = min(tightest_s, request.deadline_s)
         return together > rows_cap or now + self.times.expected_s(together) > tightest_s

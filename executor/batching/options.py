@@ -24,8 +24,9 @@ class BatchOptions:
     * ``latency_bound_s``: how late an answer may be because of batching. Nobody is kept waiting for others
       beyond it, and no batch is made so large that its run is expected to take longer (a run that takes
       longer with a single row may take twice as long).
-    * ``pad``: pairs of an input and a number: inputs whose open sizes after the first are filled up to those of the longest request in
-      the batch with that number. Only where the model gives the same results for padded inputs.
+    * ``pad``: pairs of an input and a number. The open sizes of these inputs, but for the first, are filled
+      up to those of the longest request in the batch with that number. Only where the model gives the same
+      results for padded inputs.
     """
 
     mode: str = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from mcp.cli.output import console, fitting, narrower, print_json, print_parts, 
 from mcp.client.client import Client
 from mcp.client.results import ModelStatus, NodeStatus
 from mcp.errors import McpError
+from mcp.state.batching import LATENCY_BOUND_MS, LATENCY_BOUND_MS_MOST, MODES, ROWS_MAX, ROWS_MAX_MOST
 
 DEPLOY_TIMEOUT_S = 60.0
 
@@ -27,7 +28,8 @@ DEPLOY_TIMEOUT_S = 60.0
     epilog="""\b
 Examples:
   mcpctl deploy digits examples/digits/digits.onnx
-  mcpctl deploy digits examples/digits/digits.onnx --version 2 --alias scans --task classification"""
+  mcpctl deploy digits examples/digits/digits.onnx --version 2 --alias scans --task classification
+  mcpctl deploy words words.onnx --batching dynamic --batch-pad ids=0 --batch-pad mask=0"""
 )
 @click.argument("name")
 @click.argument("model", type=FILE)
@@ -35,6 +37,32 @@ Examples:
 @option("--alias", "aliases", multiple=True, help="Another name that a request may use. Repeatable.")
 @option("--family", metavar="TEXT", help="The family that a request may ask for instead of a name.")
 @option("--task", metavar="TEXT", help="The task that a request may ask for instead of a name.")
+@option(
+    "--batching",
+    "batching_mode",
+    type=click.Choice(MODES),
+    help="Whether requests may share a run; auto, the default, tries whether rows are independent.",
+)
+@option(
+    "--batch-rows-max",
+    type=click.IntRange(1, ROWS_MAX_MOST),
+    metavar="ROWS",
+    help=f"The most rows in one run; {ROWS_MAX} by default.",
+)
+@option(
+    "--batch-latency-bound",
+    "latency_bound_s",
+    type=click.FloatRange(0, LATENCY_BOUND_MS_MOST / 1000),
+    metavar="SECONDS",
+    help=f"How late an answer may be because of batching; {LATENCY_BOUND_MS / 1000:g} by default.",
+)
+@option(
+    "--batch-pad",
+    "pads",
+    multiple=True,
+    metavar="INPUT=NUMBER",
+    help="Fill requests of unequal lengths up with this number, where that changes no result. Repeatable.",
+)
 @option("--tag", "tags", multiple=True, help="A word to remember it by. Repeatable.")
 @option(
     "--deploy-timeout",
@@ -49,16 +77,31 @@ Examples:
 @json_option
 @client_command
 async def deploy(
-    client: Client, name: str, model: Path, deploy_timeout_s: float, as_json: bool, **manifest: Any
+    client: Client,
+    name: str,
+    model: Path,
+    deploy_timeout_s: float,
+    as_json: bool,
+    batching_mode: str | None,
+    batch_rows_max: int | None,
+    latency_bound_s: float | None,
+    pads: Sequence[str],
+    **manifest: Any,
 ) -> None:
     """Put the ONNX file MODEL into service as NAME on every node.
 
     Returns once the nodes have agreed on it and a quorum holds the verified bytes. The version becomes the
     active one, also if it was deployed before.
     """
+    batching = batching_said(batching_mode, batch_rows_max, latency_bound_s, pads)
     with uploading(name, shown=not as_json) as on_progress:
         done = await client.deploy(
-            name, model, timeout_s=deploy_timeout_s, on_progress=on_progress, **manifest
+            name,
+            model,
+            timeout_s=deploy_timeout_s,
+            on_progress=on_progress,
+            batching=batching,
+            **manifest,
         )
     if as_json:
         print_json(done)
@@ -67,6 +110,32 @@ async def deploy(
         f"{done.name} version {done.version} is in service: {size(done.size)}, "
         f"sha256 {done.digest[:16]}, held by {', '.join(done.holders)}"
     )
+
+
+def batching_said(
+    mode: str | None, rows_max: int | None, latency_bound_s: float | None, pads: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return what the options say about batching, for a manifest; ``None``: nothing."""
+    said: dict[str, Any] = {}
+    if mode is not None:
+        said["mode"] = mode
+    if rows_max is not None:
+        said["rows_max"] = rows_max
+    if latency_bound_s is not None:
+        said["latency_bound_ms"] = latency_bound_s * 1000
+    if pads:
+        said["pad"] = dict(map(pad_of, pads))
+    return said or None
+
+
+def pad_of(text: str) -> tuple[str, int | float]:
+    """Read ``INPUT=NUMBER``; the last ``=`` parts them."""
+    name, _, number = text.rpartition("=")
+    for kind in (int, float):
+        with suppress(ValueError):
+            if name:
+                return name, kind(number)
+    raise click.BadParameter(f"{text!r} is not INPUT=NUMBER", param_hint="--batch-pad")
 
 
 @contextmanager
@@ -101,7 +170,7 @@ async def models(client: Client, as_json: bool) -> None:
 
 STATED: Final = ("name", "version", "versions", "digest", "aliases", "holders")
 """What a node's status says of a model."""
-LOGGED: Final = (*STATED, "size", "family", "task", "tags", "inputs", "outputs")
+LOGGED: Final = (*STATED, "size", "family", "task", "tags", "inputs", "outputs", "batching")
 """What the log knows of it."""
 
 

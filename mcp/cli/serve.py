@@ -200,6 +200,13 @@ execution_options = together(
         envvar="MCP_WORKERS",
         help="Inferences that run at the same time; one model never takes all of them.",
     ),
+    option(
+        "--batching/--no-batching",
+        default=True,
+        show_default=True,
+        envvar="MCP_BATCHING",
+        help="Let requests share a run where the model allows it.",
+    ),
 )
 
 timing_options = together(

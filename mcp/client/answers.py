@@ -108,6 +108,8 @@ def model(value: Mapping[str, Any]) -> ModelStatus:
         tags=strings(value["tags"], what) if "tags" in value else None,
         inputs=items(value["inputs"], what) if "inputs" in value else None,
         outputs=items(value["outputs"], what) if "outputs" in value else None,
+        batching=_optional(value, "batching", dict),
+        inference=_optional(value, "inference", dict),
     )
 
 

@@ -41,6 +41,7 @@ from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.limits import Limits
 from mcp.net.memory import MemoryNetwork
+from mcp.state.batching import read_batching
 from mcp.wire.handshake import Identity, Role
 
 TIMEOUT_S: Final = 10.0
@@ -440,6 +441,7 @@ class Client:
         family: str | None = None,
         task: str | None = None,
         tags: Sequence[str] = (),
+        batching: Mapping[str, Any] | None = None,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         on_progress: Progress | None = None,
     ) -> Deployment:
@@ -447,7 +449,11 @@ class Client:
 
         Returns when the manifest is committed and a quorum of nodes holds the verified bytes. A broken
         upload goes on where it stopped, also on another node. ``on_progress`` is called with the bytes
-        that the node has and the total. Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``.
+        that the node has and the total. ``batching`` says how requests may share a run: any of ``mode``
+        ("auto", "dynamic", "off"), ``rows_max``, ``latency_bound_ms`` and ``pad`` (a number for each input
+        that may be filled up), as ``docs/protocol.md`` has them. Raises ``ModelInvalid``,
+        ``InvalidArgument``, ``StorageError``, and ``Unsupported`` for ``batching`` while a node runs a
+        version that does not know it (schema 2).
         """
         manifest: dict[str, Any] = {
             "name": arguments.text("a model", name),
@@ -457,6 +463,8 @@ class Client:
             "task": task,
             "tags": arguments.texts("tags", tags),
         }
+        if batching is not None:
+            manifest["batching"] = read_batching(dict(batching)).to_plain()
         attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, DEPLOY_TIMEOUT_S))
         attempts.patient = True  # every node loads the model before it is agreed on
         artefact = await asyncio.to_thread(Artefact.open, Path(model) if isinstance(model, str) else model)

@@ -108,7 +108,8 @@ class ModelStatus:
     ``ready``: whether the node that was asked can run it now, and ``problem`` what kept it from loading
     it; ``None`` where the log was asked (:meth:`Client.models`), which does not know. What comes after
     them the log knows and a node's status leaves out: ``None`` there. ``inputs`` and ``outputs`` are as
-    declared, ``{"name", "dtype", "shape"}`` each.
+    declared, ``{"name", "dtype", "shape"}`` each, and ``batching`` what its owner said. ``inference`` is
+    the other way round: what waits and what ran on the node that was asked (``docs/protocol.md``).
     """
 
     name: str
@@ -125,6 +126,8 @@ class ModelStatus:
     tags: list[str] | None = None
     inputs: list[dict[str, Any]] | None = None
     outputs: list[dict[str, Any]] | None = None
+    batching: dict[str, Any] | None = None
+    inference: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar, overload
@@ -299,6 +299,7 @@ class SyncClient:
         family: str | None = None,
         task: str | None = None,
         tags: Sequence[str] = (),
+        batching: Mapping[str, Any] | None = None,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         on_progress: Progress | None = None,
     ) -> Deployment:
@@ -315,6 +316,7 @@ class SyncClient:
                 family=family,
                 task=task,
                 tags=tags,
+                batching=batching,
                 timeout_s=timeout_s,
                 on_progress=on_progress,
             )

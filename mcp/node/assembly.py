@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from consensus.driver import Driver
 from consensus.errors import ConsensusError
@@ -108,8 +109,11 @@ class Assembly:
     def _admit(self, op: str) -> None:
         """Refuse a client's operation that is not a client's, or not in force."""
         self.order.admit_client_op(op)
-        if not self.state.schema.has(op):
-            raise self.state.schema.refusal(op, self.driver.status().voters)
+        self._in_force(op)
+
+    def _in_force(self, op: str, args: Mapping[str, Any] | None = None) -> None:
+        if not self.state.schema.has(op, args):
+            raise self.state.schema.refusal(op, self.driver.status().voters, args)
 
     def _on_members(self, status: EngineStatus) -> None:
         _log.info(
@@ -152,6 +156,7 @@ class Assembly:
             self.pool,
             self.artefacts,
             on_ready=self._on_model_ready,
+            batching=config.batching,
         )
         self._stack.push_async_callback(self.shelf.close)
 
@@ -246,6 +251,7 @@ class Assembly:
             self.artefacts,
             self.links,
             self._clock,
+            in_force=self._in_force,
         )
         self._stack.push_async_callback(deployer.close)
         self.report = Report(self, self._clock)

@@ -25,6 +25,7 @@ class NodeLimits:
     queue_commands_max: int = 16_384
     commands_per_slice: int = 512
     inference_runs_max: int = 1_024
+    inference_bytes_max: int = 512 * 1024**2
     assigned_runs_max: int = 64
     uploads_max: int = 64
     blob_bytes_max: int = 8 * 1024**3
@@ -48,7 +49,8 @@ class NodeConfig:
     ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
     node's entry in ``voters``, otherwise the first bound address. ``schema_max`` is the newest schema of
     commands that this node executes: with an older one than the newest it can still be rolled back to a
-    version that knows no more.
+    version that knows no more. Without ``batching`` every inference is a run of its own here, whatever the
+    models' owners say.
 
     Raises :class:`~mcp.errors.ConfigInvalid` when the values contradict each other.
     """
@@ -69,6 +71,7 @@ class NodeConfig:
     device_memory_bytes_max: int | None = None
     threads: int = 1
     workers: int = 3
+    batching: bool = True
     election_timeout_min_s: float = 0.25
     election_timeout_max_s: float = 0.5
     heartbeat_s: float = 0.05

@@ -9,7 +9,8 @@ gets into the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mcp.clock import Clock, new_id
@@ -20,7 +21,8 @@ from mcp.node.links import PeerLinks
 from mcp.node.order import Order
 from mcp.node.payload import integer, text
 from mcp.node.roster import Roster
-from mcp.node.shelf import Shelf
+from mcp.node.shelf import Shelf, batch_options
+from mcp.state.batching import read_batching
 from mcp.state.commands import encode_command
 from mcp.wire.messages import Message, Ttl
 
@@ -37,6 +39,8 @@ class Deployer:
         artefacts: Artefacts,
         links: PeerLinks,
         clock: Clock,
+        *,
+        in_force: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._node_id = node_id
         self._roster = roster
@@ -45,6 +49,7 @@ class Deployer:
         self._artefacts = artefacts
         self._links = links
         self._clock = clock
+        self._in_force = in_force
         self._preparing: dict[asyncio.Task[Any], None] = {}
 
     async def close(self) -> None:
@@ -60,6 +65,7 @@ class Deployer:
         """Deploy an uploaded artefact. Gives the ``DEPLOYED`` payload."""
         digest, size = text(manifest, "digest"), integer(manifest, "size")
         check_digest(digest)
+        self._in_force("model.deploy", {"manifest": manifest})
         if not self._artefacts.holds(digest):
             raise InvalidArgument(
                 f"blob {digest[:12]} is not whole on node {self._node_id}: upload it to this node with "
@@ -67,6 +73,8 @@ class Deployer:
             )
         deadline = self._clock.monotonic() + timeout_s
         info = await self._shelf.ensure(digest, size, ())
+        if manifest.get("batching") is not None:
+            self._check_batching(digest, manifest["batching"])
         holders = await self._replicate(dict(manifest), timeout_s)
         full = {
             **manifest,
@@ -85,6 +93,19 @@ class Deployer:
             "holders": sorted(holders),
             "index": index,
         }
+
+    def _check_batching(self, digest: str, said: object) -> None:
+        """Refuse settings that this model cannot have, instead of serving it without them."""
+        batching = read_batching(said)
+        if batching.mode == "off" or (batching.mode == "auto" and not batching.pad):
+            return
+        options = replace(batch_options(batching.to_bytes()), mode="dynamic")
+        reason = self._shelf.not_batched(digest, options)
+        if reason is not None:
+            raise InvalidArgument(
+                f"requests for this model cannot be batched as its manifest says: {reason}; "
+                'leave that out, or give the mode "auto" or "off"'
+            )
 
     async def prepare(self, manifest: Mapping[str, Any], holder: str, timeout_s: float) -> dict[str, Any]:
         """A peer asks this node to hold and load an artefact. Gives the ``MODEL_PREPARED`` payload."""

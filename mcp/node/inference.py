@@ -1,11 +1,14 @@
 """Direct inference: not in the log, one hop, on whatever node is asked.
 
 The model is what the hint resolves to at this node's position in the log. A model that is known to be
-quick is run at once, on the loop: handing it to a thread would cost more than the run.
+quick is run at once, on the loop: handing it to a thread would cost more than the run. Requests that come
+while others are served are run together with them where the model allows it; they wait as callbacks, not as
+tasks.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
@@ -19,6 +22,7 @@ from mcp.net.exchange import Exchange
 from mcp.node.order import Order
 from mcp.node.payload import integer, names, text
 from mcp.node.shelf import Shelf
+from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
 from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_all, unpack_all
@@ -61,21 +65,47 @@ class DirectInference:
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)
         inputs = received_inputs(exchange, info)
+        if self._shelf.batches:
+            self._submit(exchange, model, inputs, wanted, timeout_s)
+            return None
+        return self._run_later(exchange, model, inputs, wanted, timeout_s)
+
+    def _submit(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        inputs: Arrays,
+        wanted: list[str] | None,
+        timeout_s: float,
+    ) -> None:
+        done = functools.partial(self._done, exchange, model)
+        client = exchange.connection.peer.node_id
         try:
-            outputs = self._shelf.run_inline(model.digest, inputs, wanted)
+            taken = self._shelf.submit(model, inputs, wanted, timeout_s, client, done)
         except McpError as error:
             raise naming(model, error) from error
-        if outputs is None:
-            return self._run_later(exchange, model, inputs, wanted, timeout_s)
-        self._reply(exchange, model, outputs)
-        return None
+        if isinstance(taken, dict):
+            self._reply(exchange, model, taken)
+        else:
+            exchange.on_cancel(functools.partial(self._shelf.cancel, taken))
+
+    def _done(
+        self, exchange: Exchange, model: ModelVersion, outputs: Arrays | None, error: BaseException | None
+    ) -> None:
+        if outputs is not None:
+            self._reply(exchange, model, outputs)
+        elif error is not None:
+            exchange.fail(naming(model, translated(error)))
 
     async def _answer_later(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
     ) -> None:
         info = await self._shelf.ensure_within(model, timeout_s)
         inputs = received_inputs(exchange, info)
-        await self._run_later(exchange, model, inputs, wanted, timeout_s)
+        if self._shelf.batches:
+            self._submit(exchange, model, inputs, wanted, timeout_s)
+        else:
+            await self._run_later(exchange, model, inputs, wanted, timeout_s)
 
     async def _run_later(
         self,

@@ -103,6 +103,7 @@ class Report:
                     "ready": shelf.info(active.digest) is not None,
                     "holders": list(active.holders),
                     "problem": None if problem is None else problem.to_wire(),
+                    "inference": shelf.figures(active),
                 }
             )
         return models

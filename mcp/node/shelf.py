@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from executor.batching.options import BatchOptions
 from executor.errors import DeadlineExceeded, ModelNotLoaded
 from executor.inspection import ModelInfo
-from executor.interface import Pool
+from executor.interface import BatchingPool, Pool, Ticket
 from executor.onnx import OnnxRuntime
 from executor.runs import StopSignal
 from mcp.errors import McpError, ModelNotReady
 from mcp.node.artefacts import Artefacts
 from mcp.node.translation import translated
+from mcp.state.batching import batching_of
 from mcp.state.models import ModelVersion
 
 UNCOMMITTED_S = 120.0
@@ -33,10 +35,16 @@ RETRY_S_MAX = 60.0
 LOADS_AT_ONCE_MAX = 2
 WARM_UP_S_MAX = 10.0
 """A model is ready after that, warm or not: its first run may have no end."""
+BATCH_OPTIONS_CACHED_MAX = 1024
+"""So many versions' settings of batching are remembered as they were read."""
 DRAIN_S_MAX = 30.0
 """How long runs may go on in a model that is unloaded; then they are told to stop."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
+Outputs = dict[str, NDArray[np.generic]]
+Done = Callable[[Outputs | None, BaseException | None], object]
+
+UNBATCHED = BatchOptions(mode="off")
 
 T = TypeVar("T")
 
@@ -57,10 +65,13 @@ class Shelf:
         artefacts: Artefacts,
         *,
         on_ready: Callable[[str], None],
+        batching: bool = True,
     ) -> None:
         self.problems: dict[str, McpError] = {}
         self._runtime = runtime
         self._pool = pool
+        self._batching_pool = pool if isinstance(pool, BatchingPool) else None
+        self._batching = batching
         self._artefacts = artefacts
         self._on_ready = on_ready
         self._ready: dict[str, ModelInfo] = {}
@@ -132,6 +143,62 @@ class Shelf:
         except Exception as error:
             raise translated(error) from error
 
+    @property
+    def batches(self) -> bool:
+        """Whether :meth:`submit` can be used: a simulated pool, say, has no such thing."""
+        return self._batching_pool is not None
+
+    def submit(
+        self,
+        model: ModelVersion,
+        inputs: Arrays,
+        outputs: Sequence[str] | None,
+        timeout_s: float,
+        client: Hashable,
+        done: Done,
+    ) -> Outputs | Ticket:
+        """Run a model that is ready, maybe together with other requests for it, without a task.
+
+        The outputs, if they are there at once; otherwise ``done(outputs, error)`` is called later, once, with
+        the pool's own error, or :meth:`cancel` is.
+        """
+        assert self._batching_pool is not None
+        try:
+            return self._batching_pool.submit(
+                model.digest,
+                inputs,
+                done,
+                outputs=outputs,
+                timeout_s=timeout_s,
+                client=client,
+                options=self.options_of(model),
+            )
+        except ModelNotLoaded as error:
+            raise ModelNotReady(str(error)) from error
+        except Exception as error:
+            raise translated(error) from error
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for that answer any more."""
+        if self._batching_pool is not None:
+            self._batching_pool.cancel(ticket)
+
+    def options_of(self, model: ModelVersion) -> BatchOptions:
+        """How requests for a version are batched here."""
+        return batch_options(model.batching) if self._batching else UNBATCHED
+
+    def not_batched(self, digest: str, options: BatchOptions) -> str | None:
+        """Why requests for a model that is ready are not batched; ``None``: they are."""
+        return self._runtime.not_joined(digest, options)
+
+    def figures(self, model: ModelVersion) -> dict[str, Any] | None:
+        """What waits for a version that is ready here, and how it is batched, as plain values."""
+        if self._batching_pool is None or model.digest not in self._ready:
+            return None
+        reason = self.not_batched(model.digest, self.options_of(model))
+        batched = {"batched": reason is None, "not_batched": reason}
+        return {**batched, **self._batching_pool.figures(model.digest)}
+
     async def ensure_within(self, model: ModelVersion, timeout_s: float) -> ModelInfo:
         """As :meth:`ensure`, for no longer than ``timeout_s``. Raises :class:`ModelNotReady`."""
         info = self._ready.get(model.digest)
@@ -180,9 +247,13 @@ class Shelf:
         late = DeadlineExceeded(f"warming up took more than {WARM_UP_S_MAX:g} s")
         timer = asyncio.get_running_loop().call_later(WARM_UP_S_MAX, signal.stop, late)
         try:
-            await self._in_loader(functools.partial(self._runtime.warm_up, digest, stop=signal))
+            await self._in_loader(self._run_first, digest, signal)
         finally:
             timer.cancel()
+
+    def _run_first(self, digest: str, signal: StopSignal) -> None:
+        if self._runtime.warm_up(digest, stop=signal):
+            self._runtime.try_rows(digest, stop=signal)
 
     def _in_loader(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._loaders, work, *arguments)
@@ -212,6 +283,15 @@ class Shelf:
     def _resting(self, digest: str) -> bool:
         failed = self._failures.get(digest)
         return failed is not None and asyncio.get_running_loop().time() < failed[1]
+
+
+@functools.lru_cache(maxsize=BATCH_OPTIONS_CACHED_MAX)
+def batch_options(packed: bytes | None) -> BatchOptions:
+    """What a version's manifest says about batching, as the executor takes it; equal bytes, one object."""
+    if packed is None:
+        return BatchOptions()
+    said = batching_of(packed)
+    return BatchOptions(said.mode, said.rows_max, said.latency_bound_ms / 1000, said.pad)
 
 
 def _not_ready(model: ModelVersion, cause: McpError) -> ModelNotReady:

@@ -22,6 +22,7 @@ def make_pool(runtime: OnnxRuntime, config: NodeConfig) -> Pool:
         workers=config.workers,
         workers_per_model_max=max(1, config.workers - 1),
         queue_runs_max=config.limits.inference_runs_max,
+        queue_bytes_max=config.limits.inference_bytes_max,
     )
 
 

@@ -85,10 +85,8 @@ def _pads(value: object) -> tuple[tuple[str, int | float], ...]:
     pads: Mapping[str, Any] = arguments.mapping(value, "batching's pad")
     if len(pads) > PADS_MAX:
         raise InvalidArgument(f"batching's pad names {len(pads)} inputs, over pads_max={PADS_MAX}")
-    return tuple(
-        (arguments.text(name, "an input to pad", _NAME_BYTES_MAX), _number(pads[name], f"the pad of {name!r:.80}"))
-        for name in sorted(pads)
-    )  # fmt: skip
+    names = [arguments.text(name, "an input to pad", _NAME_BYTES_MAX) for name in sorted(pads)]
+    return tuple((name, _number(pads[name], f"the pad of {name!r:.80}")) for name in names)
 
 
 def _number(value: object, what: str) -> int | float:

@@ -39,7 +39,7 @@ class Manifest:
     A size is an integer, a symbol or ``None``; the shape is ``None`` where the number of sizes is open.
     """
     batching: bytes | None = None
-    """A :class:`~mcp.state.batching.Batching` as msgpack; ``None`` where the owner said nothing (schema 2)."""
+    """A :class:`~mcp.state.batching.Batching` as msgpack (schema 2); ``None``: the owner said nothing."""
 
 
 def read_manifest(value: object, limits: StateLimits, schema: int = 1) -> Manifest:

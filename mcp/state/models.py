@@ -325,11 +325,11 @@ class Models:
         said = (manifest.digest, manifest.size, manifest.family, manifest.task, manifest.tags)
         same = said == (known.digest, known.size, known.family, known.task, known.tags)
         if not same or manifest.batching != known.batching:
-            batching = "" if same is False else " and other settings of batching"
+            batching = ", and other settings of batching" if same else ""
             raise VersionConflict(
                 f"version {known.version} of {known.name} is deployed with digest {known.digest}, family "
-                f"{known.family}, task {known.task} and tags {list(known.tags)}{batching}, and never changes; "
-                "deploy under another version, or leave the version out to get the next number",
+                f"{known.family}, task {known.task} and tags {list(known.tags)}{batching}, and never changes"
+                "; deploy under another version, or leave the version out to get the next number",
                 details={"key": known.name, "value": known.digest, "version": known.version},
             )
         self._add_aliases(model.name, manifest.aliases)

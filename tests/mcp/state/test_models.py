@@ -197,6 +197,7 @@ def test_what_a_client_reads() -> None:
             "tags": [],
             "inputs": [],
             "outputs": outputs,
+            "batching": None,
             "holders": [],
             "index": 2,
         }

@@ -1,84 +1,8 @@
-"""Who runs next, and where: fair queues per model and moving estimates of run times. Pure bookkeeping."""
+"""Where a run goes, onto the loop or into a thread: moving estimates of run times. Pure bookkeeping."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, TypeVar
-
-from executor.errors import QueueFull
-
-Item = TypeVar("Item")
-
-
-class FairQueue(Generic[Item]):
-    """Bounded queues of runs, one per model, served in turn.
-
-    ``queue_runs_max`` bounds what waits in all; ``runs_per_model_max`` is the most that may wait for one
-    model, so that one that is overloaded leaves room for the others.
-    """
-
-    def __init__(self, *, queue_runs_max: int, runs_per_model_max: int) -> None:
-        self.queue_runs_max = queue_runs_max
-        self.runs_per_model_max = runs_per_model_max
-        self._models: OrderedDict[str, OrderedDict[Item, None]] = OrderedDict()
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def waiting(self, key: str) -> int:
-        """How many runs wait for one model."""
-        return len(self._models.get(key, ()))
-
-    def put(self, key: str, item: Item) -> None:
-        """Append a run. Raises :class:`QueueFull`, naming the limit that it would pass."""
-        if self._size >= self.queue_runs_max:
-            raise QueueFull(
-                f"queue_runs_max = {self.queue_runs_max} runs wait already: "
-                "try again later or on another node"
-            )
-        waiting = self._models.get(key)
-        if waiting is None:
-            waiting = self._models[key] = OrderedDict()
-        elif len(waiting) >= self.runs_per_model_max:
-            raise QueueFull(
-                f"runs_per_model_max = {self.runs_per_model_max} runs wait for model {key!r} already: "
-                "try again later or on another node"
-            )
-        waiting[item] = None
-        self._size += 1
-
-    def take(self, may_run: Callable[[str], bool]) -> Item | None:
-        """The oldest run of the next model in turn that ``may_run``; ``None`` if there is none."""
-        for key, waiting in self._models.items():
-            if may_run(key):
-                item, _ = waiting.popitem(last=False)
-                self._size -= 1
-                if waiting:
-                    self._models.move_to_end(key)
-                else:
-                    del self._models[key]
-                return item
-        return None
-
-    def remove(self, key: str, item: Item) -> bool:
-        """Take one run out of the queue; whether it was there."""
-        waiting = self._models.get(key)
-        if waiting is None or item not in waiting:
-            return False
-        del waiting[item]
-        self._size -= 1
-        if not waiting:
-            del self._models[key]
-        return True
-
-    def clear(self) -> list[Item]:
-        """Take everything out."""
-        items = [item for waiting in self._models.values() for item in waiting]
-        self._models.clear()
-        self._size = 0
-        return items
 
 
 class _RunTime:

@@ -158,46 +158,40 @@ class Lane:
         """
         taken: list[Request] = []
         late: list[Request] = []
-        rows, rows_cap, tightest_s = 0, self.rows_cap, math.inf
-        quantum = max(1, -(-rows_cap // max(1, len(self._clients))))
-        while self._clients:
+        rows, tightest_s = 0, math.inf
+        cap = max(1, self.rows_cap)
+        quantum = -(-cap // max(1, len(self._clients)))
+        while self._clients and not (taken and rows >= self.rows_cap):
             client, queue = next(iter(self._clients.items()))
             credit = self._deficits[client] + quantum
             while queue:
                 request = next(iter(queue))
-                cost = min(request.rows, max(rows_cap, 1))
                 if self._too_late(request, now):
                     late.append(request)
-                elif taken and self._ends_before(request, rows, rows_cap, tightest_s, now):
+                elif min(request.rows, cap) > credit:
+                    break
+                elif taken and self._ends_before(request, rows, tightest_s, now):
                     # It stays first, and has the rest of its turn in the next batch.
                     self._deficits[client] = credit - quantum
                     return taken, late
-                elif cost > credit:
-                    break
                 else:
                     taken.append(request)
-                    credit -= cost
+                    credit -= min(request.rows, cap)
                     rows += request.rows
                     tightest_s = min(tightest_s, request.deadline_s)
                 self.remove(request)
-                if rows >= rows_cap and taken:
-                    self._turn(client, min(credit, rows_cap))
-                    return taken, late
-            self._turn(client, credit)
+            if client in self._clients:
+                self._deficits[client] = credit
+                self._clients.move_to_end(client)
         return taken, late
 
     def _too_late(self, request: Request, now: float) -> bool:
         return now + self.times.expected_s(request.rows) > request.deadline_s
 
-    def _ends_before(self, request: Request, rows: int, rows_cap: int, tightest_s: float, now: float) -> bool:
+    def _ends_before(self, request: Request, rows: int, tightest_s: float, now: float) -> bool:
         together = rows + request.rows
         tightest_s = min(tightest_s, request.deadline_s)
-        return together > rows_cap or now + self.times.expected_s(together) > tightest_s
-
-    def _turn(self, client: Hashable, credit: int) -> None:
-        if client in self._clients:
-            self._deficits[client] = credit
-            self._clients.move_to_end(client)
+        return together > self.rows_cap or now + self.times.expected_s(together) > tightest_s
 
     def _drop(self, request: Request, queue: OrderedDict[Request, None]) -> None:
         self.requests -= 1

@@ -84,6 +84,79 @@ def pick() -> ModelProto:
     )
 
 
+def running_sum() -> ModelProto:
+    """Looks like a batch, and each row is the sum of all before it."""
+    return model(
+        [node("CumSum", ["x", "axis"], ["y"])],
+        [value("x", FLOAT, ["time", 4])],
+        [value("y", FLOAT, ["time", 4])],
+        [tensor("axis", 0, np.int64)],
+    )
+
+
+def positive() -> ModelProto:
+    """Drops the rows in which nothing is above 0: as many rows come out as go in, or fewer."""
+    return model(
+        [
+            node("ReduceMax", ["x"], ["most"], axes=[1], keepdims=0),
+            node("Greater", ["most", "zero"], ["wanted"]),
+            node("Compress", ["x", "wanted"], ["y"], axis=0),
+        ],
+        [value("x", FLOAT, ["batch", 4])],
+        [value("y", FLOAT, ["rows", 4])],
+        [tensor("zero", 0)],
+    )
+
+
+def element() -> ModelProto:
+    """Picks one element of each row; the whole run fails if any index is out of range."""
+    return model(
+        [node("GatherElements", ["data", "index"], ["picked"], axis=1)],
+        [value("data", FLOAT, ["batch", 4]), value("index", INT64, ["batch", 1])],
+        [value("picked", FLOAT, ["batch", 1])],
+    )
+
+
+def count() -> ModelProto:
+    """Counts in each row up to ``x``, one operator at a time: as slow as its largest row."""
+    body = helper.make_graph(
+        [
+            node("Identity", ["go"], ["go_on"]),
+            node("Less", ["i", "x"], ["less"]),
+            node("Cast", ["less"], ["step"], to=INT64),
+            node("Add", ["v", "step"], ["v_next"]),
+        ],
+        "body",
+        [value("i", INT64, []), value("go", BOOL, []), value("v", INT64, ["batch", 1])],
+        [value("go_on", BOOL, []), value("v_next", INT64, ["batch", 1])],
+    )
+    return model(
+        [
+            node("ReduceMax", ["x"], ["rounds"], keepdims=0),
+            node("Sub", ["x", "x"], ["zero"]),
+            node("Loop", ["rounds", "yes", "zero"], ["y"], body=body),
+        ],
+        [value("x", INT64, ["batch", 1])],
+        [value("y", INT64, ["batch", 1])],
+        [tensor("yes", True, np.bool_)],
+    )
+
+
+def masked() -> ModelProto:
+    """Sums each row over its length where ``mask`` is not 0, and gives the doubled mask back."""
+    return model(
+        [
+            node("Unsqueeze", ["mask", "last"], ["column"]),
+            node("Mul", ["x", "column"], ["kept"]),
+            node("ReduceSum", ["kept", "middle"], ["sum"], keepdims=0),
+            node("Add", ["mask", "mask"], ["twice"]),
+        ],
+        [value("x", FLOAT, ["batch", "length", 3]), value("mask", FLOAT, ["batch", "length"])],
+        [value("sum", FLOAT, ["batch", 3]), value("twice", FLOAT, ["batch", "length"])],
+        [tensor("last", [2], np.int64), tensor("middle", [1], np.int64)],
+    )
+
+
 def any_rank() -> ModelProto:
     """One input of unknown rank, one scalar."""
     return model(
@@ -136,6 +209,7 @@ def external_nested() -> ModelProto:
 
 if __name__ == "__main__":
     makers = [add, dense, strings, slow, pick, any_rank, types, sequence, external, external_nested]
+    makers += [running_sum, positive, element, count, masked]
     for make in makers:
         made = make()
         if not make.__name__.startswith(("external", "any_rank")):  # onnx's own checker wants neither

@@ -29,6 +29,8 @@ class RunTimes:
     WEIGHT = 0.25
     OUTLIER_FACTOR = 4.0
     FORGETTING = 1.05
+    SIZES_MAX = 8
+    """So many powers of two are looked at, from the input's own on."""
 
     def __init__(self, *, inline_s_max: float, probe_s_max: float = 0.008, entries_max: int = 4096) -> None:
         self.inline_s_max = inline_s_max
@@ -37,13 +39,19 @@ class RunTimes:
         self._entries: OrderedDict[tuple[str, int], _RunTime] = OrderedDict()
 
     def inline(self, key: str, size_bytes: int) -> bool:
-        """Whether to run it inline."""
-        entry = self._entries.get((key, size_bytes.bit_length()))
-        if entry is None or entry.count < self.SAMPLES_MIN or self.inline_s_max <= 0:
+        """Whether to run it inline. A size that was not seen yet is as quick as one a little larger."""
+        if self.inline_s_max <= 0:
             return False
-        if entry.inline_s is None:
-            return entry.threaded_s < self.probe_s_max
-        return entry.inline_s < self.inline_s_max
+        bits = size_bytes.bit_length()
+        for size in range(bits, bits + self.SIZES_MAX):
+            entry = self._entries.get((key, size))
+            if entry is None:
+                continue
+            if entry.inline_s is not None:
+                return entry.inline_s < self.inline_s_max
+            if entry.count >= self.SAMPLES_MIN:
+                return entry.threaded_s < self.probe_s_max
+        return False
 
     def threaded(self, key: str, size_bytes: int, elapsed_s: float) -> None:
         """Note how long a run took in a worker thread."""

@@ -21,6 +21,16 @@ def test_nothing_is_inline_before_it_is_known():
     assert not known.inline("other", 100)
 
 
+def test_a_size_that_was_not_seen_is_as_quick_as_a_larger_one():
+    known = feed_threaded(times(), 1e-5, 1e-5, 1e-5)
+    assert known.inline("m", 20)
+    assert not known.inline("m", 200)
+    known.overran("m", 100, 0.02)
+    assert not known.inline("m", 20)
+    known.inlined("m", 20, 1e-5)
+    assert known.inline("m", 20)
+
+
 def test_a_time_that_may_be_waiting_for_the_interpreter_is_tried_inline_once():
     known = feed_threaded(times(), 0.005, 0.006, 0.005)
     assert known.inline("m", 100)

@@ -332,7 +332,9 @@ STEPS = st.lists(
             st.integers(1, 7),
             st.sampled_from([0.0, 0.003, 0.05, math.inf]),
         ),
-        st.tuples(st.sampled_from(["take", "take_here", "finish", "fail", "put_back", "cancel"]), st.integers(0, 30)),
+        st.tuples(
+            st.sampled_from(["take", "take_here", "finish", "fail", "put_back", "cancel"]), st.integers(0, 30)
+        ),
         st.tuples(st.just("pass"), st.sampled_from([0.0001, 0.002, 0.02, 0.5])),
     ),
     max_size=90,

@@ -177,7 +177,19 @@ LOGGED: Final = (*STATED, "size", "family", "task", "tags", "inputs", "outputs",
 def model_json(model: ModelStatus, nodes: Sequence[NodeStatus], fields: Sequence[str]) -> dict[str, Any]:
     """Return these fields of a model, and how it stands with each of the nodes."""
     ready, problems = readiness(model, nodes)
-    return {field: getattr(model, field) for field in fields} | {"ready_on": ready, "problems": problems}
+    how_it_stands = {"ready_on": ready, "problems": problems, "inference": inference(model, nodes)}
+    return {field: getattr(model, field) for field in fields} | how_it_stands
+
+
+def inference(model: ModelStatus, nodes: Sequence[NodeStatus]) -> dict[str, dict[str, Any]]:
+    """Return what waits for a model, what ran and what was refused, by node."""
+    return {
+        node.node: said.inference
+        for node in nodes
+        for said in node.models
+        if node.node is not None and said.inference is not None
+        if (said.name, said.digest) == (model.name, model.digest)
+    }
 
 
 def readiness(model: ModelStatus, nodes: Sequence[NodeStatus]) -> tuple[list[str], dict[str, McpError]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -187,6 +188,32 @@ def test_a_model_is_deployed_once_however_often_it_is_sent(
     assert model["size"] == MODEL.stat().st_size
     assert [spec["name"] for spec in model["inputs"]] == ["image"]
     assert [spec["name"] for spec in model["outputs"]] == ["probabilities", "label"]
+
+
+def test_a_model_is_deployed_with_what_its_owner_says_about_batching(
+    run: Run, as_json: Callable[..., Any]
+) -> None:
+    def found(command: str, *fields: str) -> Any:
+        listed = functools.reduce(lambda value, field: value[field], fields, as_json(command))
+        return next(model for model in listed if model["name"] == "batched")
+
+    as_json("deploy", "batched", str(MODEL), "--batching", "dynamic", "--batch-rows-max", "16")
+    model = found("models")
+    assert model["batching"] == {"mode": "dynamic", "rows_max": 16, "latency_bound_ms": 10.0, "pad": {}}
+    assert run("infer", "batched", "--input", f"image=@{SCANS}:images", "--rows", "0:3")[0] == 0
+    model = found("status", "models")
+    figures = model["inference"]["t1"]
+    assert (figures["batched"], figures["queued"]) == (True, 0)
+    assert figures["batch_rows"]["4"] >= 1
+    as_json("deploy", "batched", str(MODEL), "--batch-latency-bound", "0.002", "--batching", "off")
+    model = found("models")
+    assert (model["batching"]["mode"], model["batching"]["latency_bound_ms"]) == ("off", 2.0)
+    assert model["inference"]["t1"]["not_batched"] == "it is switched off for this model"
+    status, _, err = run("deploy", "batched", str(MODEL), "--batch-pad", "image=0")
+    assert status != 0
+    assert "'image' has no open size after the first" in err
+    assert "is not INPUT=NUMBER" in run("deploy", "batched", str(MODEL), "--batch-pad", "image")[2]
+    run("undeploy", "batched")
 
 
 def test_a_version_is_put_back_into_service_and_taken_out(

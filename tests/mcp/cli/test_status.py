@@ -139,6 +139,7 @@ def test_the_json_has_no_number_that_nobody_told() -> None:
     said = cluster_json(found, None)
     assert said["nodes"][1].keys() == {"node", "address", "reachable", "error"}
     assert said["models"][0].keys() == {
-        *("name", "version", "versions", "digest", "aliases", "holders", "ready_on", "problems")
+        *("name", "version", "versions", "digest", "aliases", "holders"),
+        *("ready_on", "problems", "inference"),
     }
     assert "details" not in said["nodes"][0]

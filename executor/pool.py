@@ -22,6 +22,7 @@ import asyncio
 import atexit
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -90,6 +91,7 @@ class InferencePool:
                 bytes_per_model_max=_share(bytes_per_model_max, queue_bytes_max),
                 workers=workers,
                 workers_per_model_max=workers if workers_per_model_max is None else workers_per_model_max,
+                cores_for_runs=max(1, (_cores() - 1) // runtime.options.intra_op_threads),
             )
         )
         self._lock = threading.Lock()
@@ -486,6 +488,11 @@ class InferencePool:
         running = {job: run for run in runs.values() for job in run.jobs if job.batch is not None}
         gone = [job for job in self._batcher.expire(now) if isinstance(job, Job)]
         return [(job, running.get(job), job not in running) for job in gone]
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _share(given: int | None, of: int) -> int:

@@ -10,8 +10,12 @@ all ``k + 1``, waiting shortens the sum of the latencies exactly if
     a > (k + 1) g + b n
 
 that is, if the fixed cost of a run that is saved is larger than what the ``k`` lose by waiting for the next
-and its row. While another worker is free, it would not have to wait, and nobody is held.
-Nobody is ever held so long that its answer is expected later than the latency bound allows.
+and its row. While another worker is free, it would not have to wait, and nobody is held for that reason.
+
+A second run of the same lane beside one that is under way is another matter: where the cores are occupied it
+does not end sooner, it only makes two runs out of one. So, while no core is left for it and many requests
+come during a run, a run that would spend more than a fifth of its time on its fixed cost is held until the
+first ends. Nobody is held longer than the latency bound, for either reason.
 
 What cannot be answered by its deadline, as far as the estimates tell, is refused before it costs a run:
 when it comes, or when it would be taken. One in ``REFUSALS_MAX`` is let through all the same, so that an
@@ -36,6 +40,10 @@ LANES_MAX: Final = 4096
 """So many lanes are remembered, with what is known about their runs."""
 REFUSALS_MAX: Final = 16
 """After so many refusals in a row for a deadline one request is let through."""
+FIXED_SHARE_MIN: Final = 0.2
+"""A run that would spend more of its time on its fixed cost is not begun beside another of its lane."""
+ARRIVALS_MIN: Final = 4.0
+"""...if so many requests come while one such run is under way, so that there is something to wait for."""
 HELD_GAPS: Final = 2.0
 """Held requests wait for the next one so many times as long as it is expected to take."""
 
@@ -301,15 +309,35 @@ class Batcher:
 
     def _held_until(self, model: _Model, lane: Lane, now: float) -> float:
         """Until when a lane's requests wait for others although a worker is free; ``now``: no longer."""
-        free = min(self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches))
-        gap_s, line, last_s = lane.arrivals.gap_s, lane.times.line, lane.arrivals.last_s
-        if free > 1 or gap_s is None or line is None or last_s is None or lane.rows >= lane.rows_cap:
+        gap_s, line = lane.arrivals.gap_s, lane.times.line
+        if gap_s is None or line is None or lane.rows >= lane.rows_cap:
             return now
+        until_s = max(self._worth_gathering(model, lane, line, gap_s), self._beside(model, lane, line, gap_s))
+        return min(until_s, lane.oldest_s() + lane.key.latency_bound_s) if until_s > now else now
+
+    def _worth_gathering(
+        self, model: _Model, lane: Lane, line: tuple[float, float], gap_s: float
+    ) -> float:
+        """Until when the next request is waited for, if that pays; else minus infinity."""
         fixed_s, per_row_s = line
-        if fixed_s <= (lane.requests + 1) * gap_s + lane.rows * per_row_s:
-            return now
-        latest_s = lane.oldest_s() + lane.key.latency_bound_s - lane.times.expected_s(lane.rows + 1)
-        return min(last_s + HELD_GAPS * gap_s, latest_s)
+        free = min(
+            self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches)
+        )
+        if free > 1 or fixed_s <= (lane.requests + 1) * gap_s + lane.rows * per_row_s:
+            return -math.inf
+        return (lane.arrivals.last_s or 0.0) + HELD_GAPS * gap_s
+
+    def _beside(self, model: _Model, lane: Lane, line: tuple[float, float], gap_s: float) -> float:
+        """Until when the end of a run of the same lane is waited for, if that pays; else minus infinity."""
+        if self.running < self.limits.cores_for_runs:
+            return -math.inf
+        fixed_s, per_row_s = line
+        if fixed_s <= FIXED_SHARE_MIN * (fixed_s + per_row_s * lane.rows):
+            return -math.inf
+        beside = (batch for batch in model.batches if batch.lane is lane.key)
+        if any(batch.expected_s >= ARRIVALS_MIN * gap_s for batch in beside):
+            return math.inf  # the worker that is free then takes them
+        return -math.inf
 
     def _close(self, model: _Model, lane: Lane, now: float) -> Batch | None:
         taken, late = lane.take(now)

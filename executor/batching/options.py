@@ -21,9 +21,9 @@ class BatchOptions:
       :func:`executor.batching.proof.rows_are_independent`); "dynamic" takes the owner's word for that,
       and needs shapes that allow it; "off" never batches.
     * ``rows_max``: the most rows in one run. A request with more is not cut: it runs alone.
-    * ``latency_bound_s``: how late an answer may be because of batching. Nobody is kept waiting for others
-      beyond it, and no batch is made so large that its run is expected to take longer (a run that takes
-      longer with a single row may take twice as long).
+    * ``latency_bound_s``: nobody is kept waiting for others longer than this while there is a worker, and no
+      batch is made so large that its run is expected to take longer (for a model that is slow with a single
+      row: longer than two such runs).
     * ``pad``: pairs of an input and a number. The open sizes of these inputs, but for the first, are filled
       up to those of the longest request in the batch with that number. Only where the model gives the same
       results for padded inputs.
@@ -55,7 +55,8 @@ class BatchLimits:
     ``queue_runs_max`` and ``queue_bytes_max`` (of inputs) bound what waits in all, ``runs_per_model_max`` and
     ``bytes_per_model_max`` what waits for one model, so that one that is overloaded leaves room for the
     others. A request that is larger than the bound of bytes may wait while nothing else does.
-    ``workers`` is how many runs go on at once, ``workers_per_model_max`` how many of them are one model's.
+    ``workers`` is how many runs go on at once, ``workers_per_model_max`` how many of them are one model's, and
+    ``cores_for_runs`` how many have a core of their own beside the event loop's.
     """
 
     queue_runs_max: int = 1024
@@ -64,6 +65,7 @@ class BatchLimits:
     bytes_per_model_max: int = 256 * 2**20
     workers: int = 2
     workers_per_model_max: int = 2
+    cores_for_runs: int = 1
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -202,19 +202,21 @@ class InferencePool:
         """
         prepared = self._prepare(key, inputs, outputs)
         now = self._runtime.monotonic()
+        loop = asyncio.get_running_loop()
         lane, joint, rows = self._lane_of(prepared, options)
-        gather = joint is not None and self._gathers(lane, prepared)
-        if not gather:
-            result = self._inline(prepared, timeout_s, now)
-            if result is not None:
-                return result
+        gather = False
+        if self._times.inline(key, prepared.size_bytes):
+            gather = joint is not None and self._gathers(lane, loop)
+            if not gather:
+                result = self._inline(prepared, timeout_s, now)
+                if result is not None:
+                    return result
         if joint is not None:
             prepared.model.check.check_text(inputs)
-        loop = asyncio.get_running_loop()
         job = Job(
             lane, prepared, joint, loop, done, client=client, rows=rows, timeout_s=timeout_s, now=now
         )  # fmt: skip
-        self._enqueue(job, now, gather=gather)
+        self._enqueue(job, now, loop, gather=gather)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -318,18 +320,17 @@ class InferencePool:
             self._lanes.clear()
         self._lanes[place] = lane
 
-    def _gathers(self, lane: LaneKey, prepared: PreparedRun) -> bool:
-        """Whether a request waits for the end of the loop's turn, to be run on the spot with others."""
-        if not self._times.inline(lane.model, prepared.size_bytes):
-            return False
+    def _gathers(self, lane: LaneKey, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a quick request waits for the end of the loop's turn, to be run with others."""
+        gathered = self._gathered.get(loop)
+        if gathered is not None and lane in gathered:
+            return True
         turns = self._turns.get(lane.model)
         if turns is None:
             turns = self._turns[lane.model] = Turns()
-        gathered = self._gathered.get(asyncio.get_running_loop())
-        return (gathered is not None and lane in gathered) or turns.gather()
+        return turns.gather()
 
-    def _enqueue(self, job: Job, now: float, *, gather: bool) -> None:
-        loop = asyncio.get_running_loop()
+    def _enqueue(self, job: Job, now: float, loop: asyncio.AbstractEventLoop, *, gather: bool) -> None:
         with self._lock:
             if self._closed:
                 raise _closed()
@@ -429,7 +430,7 @@ class InferencePool:
             raise deadline_exceeded(timeout_s, started=False)
         lane = self._alone(prepared)
         job = Job(lane, prepared, None, loop, done, client="", rows=1, timeout_s=timeout_s, now=now)
-        self._enqueue(job, now, gather=False)
+        self._enqueue(job, now, loop, gather=False)
         try:
             return await future
         except asyncio.CancelledError:
@@ -455,12 +456,12 @@ class InferencePool:
     def _sweep_by(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
         """Have a loop look for what is overdue at ``deadline_s``, if it would not look before."""
         sweep = self._sweeps.get(loop)
+        if sweep is not None and deadline_s >= sweep.at_s:
+            return
         if sweep is None:
             for gone in [known for known in self._sweeps if known.is_closed()]:
                 del self._sweeps[gone]
             sweep = self._sweeps[loop] = _Sweep()
-        if deadline_s >= sweep.at_s:
-            return
         if sweep.timer is not None:
             sweep.timer.cancel()
         sweep.at_s = deadline_s

@@ -92,9 +92,21 @@ class Batcher:
         Raises :class:`QueueFull`, naming the limit that it would pass, and :class:`DeadlineExceeded` for
         one that would not be answered in time. Then nothing was queued.
         """
-        model, lane = self._model(request.lane.model), self._lane(request.lane)
-        self._refuse_if_full(model, request)
-        self._refuse_if_too_late(model, lane, request, now)
+        lane = self._lanes.get(request.lane) or self._lane(request.lane)
+        model = self._models.get(request.lane.model) or self._model(request.lane.model)
+        model.forgotten = False
+        limits, size_bytes = self.limits, request.size_bytes
+        if (
+            self.requests >= limits.queue_runs_max
+            or model.requests >= limits.runs_per_model_max
+            or self.bytes + size_bytes > limits.queue_bytes_max
+            or model.bytes + size_bytes > limits.bytes_per_model_max
+        ):
+            self._refuse_if_full(model, request)
+        # Even if what runs, and each that waits, took a run of its own. Most deadlines are later than that.
+        slowest_s = (lane.requests + 2) * lane.cap_s if request.rows <= max(1, lane.rows_cap) else math.inf
+        if request.deadline_s <= now + slowest_s:
+            self._refuse_if_too_late(model, lane, request, now)
         request.arrived_s = now
         self._put(model, lane, request, now)
 
@@ -236,7 +248,6 @@ class Batcher:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = _Model(name)
-        model.forgotten = False
         return model
 
     def _drop_if_forgotten(self, model: _Model) -> None:
@@ -281,8 +292,6 @@ class Batcher:
         left_s = request.deadline_s - now
         if not left_s > 0:
             raise DeadlineExceeded("the run was not started: its deadline had passed when it came")
-        if left_s >= (lane.requests + 2) * lane.cap_s and request.rows <= lane.rows_cap:
-            return  # even if all that wait, and what runs, took a run each
         expected_s = self._wait_s(model, lane, request, now) + lane.times.expected_s(request.rows)
         if expected_s <= left_s:
             lane.refused_in_row = 0
@@ -315,14 +324,10 @@ class Batcher:
         until_s = max(self._worth_gathering(model, lane, line, gap_s), self._beside(model, lane, line, gap_s))
         return min(until_s, lane.oldest_s() + lane.key.latency_bound_s) if until_s > now else now
 
-    def _worth_gathering(
-        self, model: _Model, lane: Lane, line: tuple[float, float], gap_s: float
-    ) -> float:
+    def _worth_gathering(self, model: _Model, lane: Lane, line: tuple[float, float], gap_s: float) -> float:
         """Until when the next request is waited for, if that pays; else minus infinity."""
         fixed_s, per_row_s = line
-        free = min(
-            self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches)
-        )
+        free = min(self.limits.workers - self.running, self.limits.workers_per_model_max - len(model.batches))
         if free > 1 or fixed_s <= (lane.requests + 1) * gap_s + lane.rows * per_row_s:
             return -math.inf
         return (lane.arrivals.last_s or 0.0) + HELD_GAPS * gap_s
@@ -343,7 +348,7 @@ class Batcher:
         taken, late = lane.take(now)
         for request in (*taken, *late):
             request.waiting = False
-            self._count(model, request, -1)
+            self._taken_out(model, request)
         model.figures.late_refused += len(late)
         self.late += late
         if lane.requests:
@@ -366,7 +371,10 @@ class Batcher:
         if not model.requests:
             self._turn[model.name] = model
         lane.put(request, now)
-        self._count(model, request, 1)
+        self.requests += 1
+        self.bytes += request.size_bytes
+        model.requests += 1
+        model.bytes += request.size_bytes
 
     def _leave(self, batch: Batch) -> _Model:
         model = self._models[batch.lane.model]
@@ -379,7 +387,7 @@ class Batcher:
             model, lane = self._models[request.lane.model], self._lanes[request.lane]
             request.waiting = False
             lane.remove(request)
-            self._count(model, request, -1)
+            self._taken_out(model, request)
             if not lane.requests:
                 del model.lanes[lane.key]
             if not model.requests:
@@ -391,8 +399,8 @@ class Batcher:
             request.batch = None
         return False
 
-    def _count(self, model: _Model, request: Request, sign: int) -> None:
-        self.requests += sign
-        self.bytes += sign * request.size_bytes
-        model.requests += sign
-        model.bytes += sign * request.size_bytes
+    def _taken_out(self, model: _Model, request: Request) -> None:
+        self.requests -= 1
+        self.bytes -= request.size_bytes
+        model.requests -= 1
+        model.bytes -= request.size_bytes

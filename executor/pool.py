@@ -336,7 +336,7 @@ class InferencePool:
                 raise _closed()
             self._batcher.add(job, now)
             if not gather:
-                self._workers.wake()
+                self._workers.wake_by(self._batcher.due_at(job.lane, now), now)
         if gather:
             self._gather(loop, job)
         if job.deadline_s < math.inf:

@@ -8,6 +8,7 @@ when it leaves something to be taken.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -46,10 +47,16 @@ class Workers:
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asleep = 0
         self._waking = 0
+        self._alarm_s = math.inf  # when a worker that sleeps wakes by itself
         self._closed = False
 
+    def wake_by(self, due_s: float, now: float) -> None:
+        """Something is due at that time: have a worker look then. Call it with the lock held."""
+        if due_s <= now or due_s < self._alarm_s:
+            self.wake()
+
     def wake(self) -> None:
-        """Something may be due. Call it with the lock held."""
+        """Something is due. Call it with the lock held."""
         if self._waking or self._closed:
             return
         if self._asleep:
@@ -87,6 +94,7 @@ class Workers:
         """The next run; or for how long to sleep; or, at the end, neither."""
         with self._lock:
             self._waking -= woken
+            self._alarm_s = math.inf
             if self._closed:
                 return None, None
             now = self._runtime.monotonic()
@@ -99,7 +107,8 @@ class Workers:
                     self.wake()
             else:
                 self._asleep += 1
-                wait_s = self._batcher.next_due(now) - now
+                self._alarm_s = self._batcher.next_due(now)
+                wait_s = self._alarm_s - now
         if late:
             self._refuse([job for job in late if isinstance(job, Job)])
         return run, wait_s

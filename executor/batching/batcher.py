@@ -217,6 +217,18 @@ class Batcher:
                     due_s = min(due_s, *held)
         return due_s
 
+    def due_at(self, key: LaneKey, now: float) -> float:
+        """When a lane's requests are due: ``now``, or until when they are held.
+
+        Infinity while no worker may take them: whoever is ready first will.
+        """
+        lane, model = self._lanes.get(key), self._models.get(key.model)
+        if lane is None or model is None or not lane.requests or self.running >= self.limits.workers:
+            return math.inf
+        if len(model.batches) >= self.limits.workers_per_model_max:
+            return math.inf
+        return self._held_until(model, lane, now)
+
     # -- what is known ------------------------------------------------------------------------------
 
     def waiting_in(self, key: LaneKey) -> tuple[int, int]:

@@ -55,8 +55,8 @@ class BatchLimits:
     ``queue_runs_max`` and ``queue_bytes_max`` (of inputs) bound what waits in all, ``runs_per_model_max`` and
     ``bytes_per_model_max`` what waits for one model, so that one that is overloaded leaves room for the
     others. A request that is larger than the bound of bytes may wait while nothing else does.
-    ``workers`` is how many runs go on at once, ``workers_per_model_max`` how many of them are one model's, and
-    ``cores_for_runs`` how many have a core of their own beside the event loop's.
+    ``workers`` is how many runs go on at once, ``workers_per_model_max`` how many of them are one model's,
+    and ``cores_for_runs`` how many have a core of their own beside the event loop's.
     """
 
     queue_runs_max: int = 1024

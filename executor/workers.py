@@ -88,7 +88,6 @@ class Workers:
             woken = run is None and self._sleep(wait_s)
             if run is not None:
                 self._perform(run)
-                del run  # or it would keep the inputs while the thread sleeps
 
     def _take(self, woken: bool) -> tuple[BatchRun | None, float | None]:
         """The next run; or for how long to sleep; or, at the end, neither."""

@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
+from executor.batching.jobs import BatchRun
 from executor.batching.options import BatchOptions
 from executor.compare import compare_outputs
 from executor.errors import (
@@ -254,6 +255,110 @@ def test_a_cancelled_request_leaves_the_others_in_the_queue_and_in_the_run(runti
         assert [caller.calls for caller in (gone, busy, *callers)] == [0] * 5
         assert pool.figures("count")["cancelled_total"] == 5
         assert (await Caller(pool, "count", {"x": np.array([[5]])}).answered)["y"].item() == 5
+
+    play(runtime, main)
+
+
+def test_a_request_that_is_cancelled_in_a_run_does_not_stop_it_for_the_others(runtime):
+    async def main(pool):
+        busy = await occupied(pool)
+        wanted = Caller(pool, "count", {"x": np.array([[20_000]])})
+        gone = Caller(pool, "count", {"x": np.array([[1]])})
+        busy.cancel()
+        await until(lambda: pool.queued == 0)
+        gone.cancel()
+        assert (await wanted.answered)["y"].item() == 20_000
+        assert gone.calls == 0
+        assert batches(pool, "count") == {"1": 1, "2": 1}
+
+    play(runtime, main)
+
+
+class FailingTogether(OnnxRuntime):
+    """Every run of more than one row fails."""
+
+    def execute(self, prepared, **how):
+        if prepared.inputs["x"].shape[0] > 1:
+            raise InferenceFailed("injected")
+        return super().execute(prepared, **how)
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline", "close"])
+def test_a_run_of_one_after_its_batch_failed_can_be_stopped(models, how):
+    async def main(pool):
+        busy = await occupied(pool)
+        first = Caller(pool, "count", {"x": np.array([[1]])})
+        endless = Caller(pool, "count", FOR_EVER, timeout_s=1.0 if how == "deadline" else GUARD_S)
+        last = Caller(pool, "count", {"x": np.array([[2]])})
+        busy.cancel()
+        await until(lambda: endless.ticket.signal is not None)  # its own run has begun
+        if how == "cancel":
+            endless.cancel()
+        elif how == "close":
+            await pool.aclose()
+        results = await answers([last] if how == "cancel" else [last, endless])
+        if how == "close":
+            assert [type(result) for result in results] == [ExecutorClosed] * 2
+            return
+        assert results[0]["y"].item() == 2
+        assert (await first.answered)["y"].item() == 1
+        assert all(isinstance(result, DeadlineExceeded) for result in results[1:])
+
+    with FailingTogether(monotonic=time.monotonic) as runtime:
+        runtime.load("count", models / "count.onnx")
+        runtime._model("count").tried(None)
+        play(runtime, main)
+
+
+def test_who_was_cancelled_is_not_run_again_when_the_batch_fails(runtime):
+    """The batch is made and run by hand, so that it fails between two known moments."""
+    ran = []
+
+    async def main(pool):
+        data = np.arange(4, dtype=np.float32)[None]
+        busy = await occupied(pool)
+        callers = [Caller(pool, "element", {"data": data, "index": np.array([[n]])}) for n in (0, 9, 2)]
+        batch = pool._batcher.take_here(callers[0].ticket.lane, 0.0)
+        pool._batcher.cancel(callers[2].ticket)
+        ran.extend(BatchRun(runtime, batch).run())
+        busy.cancel()
+        assert [outcome.job for outcome in ran] == [caller.ticket for caller in callers[:2]]
+        assert isinstance(ran[1].error, InferenceFailed)
+        pool._batcher.finished(batch, None)
+
+    play(runtime, main)
+
+
+# -- workers ------------------------------------------------------------------------------------------
+
+
+def test_the_worker_that_is_woken_wakes_the_next_when_there_is_more_to_do(runtime):
+    async def main(pool):
+        for _ in range(2):  # the first time the threads are started, the second time they sleep
+            callers = [Caller(pool, "count", FOR_EVER, options=OFF) for _ in range(3)]
+            await until(lambda: pool.running == 3)
+            for caller in callers:
+                caller.cancel()
+            await until(lambda: pool._workers._asleep == 3)
+
+    play(runtime, main, workers=3)
+
+
+def test_what_is_held_is_run_when_its_time_has_come_though_nothing_else_happens(runtime):
+    options = BatchOptions(latency_bound_s=0.2)
+
+    async def main(pool):
+        first = Caller(pool, "dense", rows(0), options=options)
+        await first.answered
+        await until(lambda: pool._workers._asleep)
+        lane, now = pool._batcher._lanes[first.ticket.lane], runtime.monotonic()
+        for size in (1, 8, 64, 1, 8, 64):
+            lane.ran(size, 1.0 + 0.001 * size)
+        for number in range(40):
+            lane.arrivals.note(now + (number - 40) * 0.05)
+        caller = Caller(pool, "dense", rows(1), options=options)
+        assert pool._batcher.next_due(runtime.monotonic()) > runtime.monotonic()
+        assert (await caller.answered)["y"].shape == (1, 10)
 
     play(runtime, main)
 

@@ -138,6 +138,53 @@ def test_nobody_is_held_while_another_worker_is_free():
     assert batcher.next_due(now) > now
 
 
+def busy_lane(gap_s=0.0001, per_row_s=0.0005, **limits):
+    """A batcher whose lane A is asked every ``gap_s`` and has one run under way, and the time."""
+    batcher = batcher_of(workers_per_model_max=3, **limits)
+    now = learned(batcher, fixed_s=0.004, per_row_s=per_row_s)
+    for number in range(200):
+        batcher.cancel(*added(batcher, request(), now=now + number * gap_s))
+    now += 199 * gap_s
+    added(batcher, request(), now=now)
+    return batcher, batcher.take(now), now
+
+
+def test_a_second_run_beside_one_of_its_lane_waits_for_its_end_where_no_core_is_left():
+    batcher, running, now = busy_lane()
+    assert running is not None
+    added(batcher, request(), now=now)
+    added(batcher, request(), now=now + 0.001)
+    assert batcher.take(now + 0.001) is None
+    assert batcher.due_at(A, now + 0.001) == batcher.next_due(now + 0.001) == now + BOUND_S
+    batcher.finished(running, 0.0045)
+    assert batcher.take(now + 0.002).rows == 2
+
+
+def test_it_waits_no_longer_than_the_latency_bound():
+    batcher, _, now = busy_lane()
+    added(batcher, request(), now=now)
+    assert batcher.take(now + 0.99 * BOUND_S) is None
+    assert batcher.take(now + BOUND_S).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "waiting"),
+    [
+        ({"cores_for_runs": 2}, 1),  # it has a core of its own
+        ({"gap_s": 0.0015}, 1),  # too few come during a run
+        ({"per_row_s": 0.001}, 17),  # the fixed 4 ms are less than a fifth of 4 + 17
+        ({"per_row_s": 0.0}, 64),  # it is full
+    ],
+)
+def test_a_second_run_is_begun_where_waiting_gains_nothing(how, waiting, monkeypatch):
+    monkeypatch.setattr(A, "rows_max", 64)
+    monkeypatch.setattr(A, "latency_bound_s", 0.1)
+    batcher, running, now = busy_lane(**how)
+    assert running is not None
+    added(batcher, *[request() for _ in range(waiting)], now=now)
+    assert batcher.take(now).rows == waiting
+
+
 # -- fairness ---------------------------------------------------------------------------------------
 
 
@@ -168,9 +215,21 @@ def test_models_take_turns_and_one_cannot_take_every_worker():
     added(batcher, *[request(ALONE) for _ in range(9)])
     assert [batcher.take(0.0).lane for _ in range(2)] == [ALONE, ALONE]
     assert batcher.take(0.0) is None
-    added(batcher, request(B), request(B))
+    added(batcher, request(B))
     assert batcher.take(0.0).lane is B
+    added(batcher, request(B))
     assert batcher.take(0.0) is None  # all three work
+    assert batcher.due_at(B, 0.0) == math.inf
+
+
+def test_a_model_with_much_to_do_takes_its_turn_like_the_others():
+    batcher = batcher_of(workers=1)
+    added(batcher, *[request(ALONE) for _ in range(3)], *[request(B, rows=8) for _ in range(3)])
+    lanes = []
+    while (batch := batcher.take(0.0)) is not None:
+        lanes.append(batch.lane)
+        batcher.finished(batch, None)
+    assert lanes == [ALONE, B] * 3
 
 
 def test_lanes_of_one_model_take_turns():

@@ -378,9 +378,9 @@ class InferencePool:
 
     def _perform_here(self, run: BatchRun) -> bool:
         began_s = self._runtime.monotonic()
-        outcomes = run.run(self._inline_stop_s)
+        outcomes = [outcome for part in run.run(self._inline_stop_s) for outcome in part]
         now = self._runtime.monotonic()
-        if isinstance(outcomes[0].error, DeadlineExceeded) and not run.failed:
+        if not run.failed and isinstance(outcomes[0].error, DeadlineExceeded):
             self._overstayed(run.model, run.size_bytes)
             with self._lock:
                 self._batcher.put_back(run.batch, now)

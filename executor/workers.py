@@ -129,9 +129,16 @@ class Workers:
         return True
 
     def _perform(self, run: BatchRun) -> None:
-        outcomes = run.run()
+        last: list[Outcome] = []
+        for outcomes in run.run():
+            if run.failed:  # one of them, and the others may take long
+                with self._lock:
+                    self._batcher.answered(outcomes[0].job)
+                self._answer(outcomes)
+            else:
+                last = outcomes
         with self._lock:
             del self.runs[run.batch]
             self._learn(run)
             self._batcher.finished(run.batch, run.elapsed_s)
-        self._answer(outcomes)
+        self._answer(last)

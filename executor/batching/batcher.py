@@ -198,6 +198,12 @@ class Batcher:
             self._lane(batch.lane).ran(batch.rows, elapsed_s)
         self._drop_if_forgotten(model)
 
+    def answered(self, request: Request) -> None:
+        """One of a batch has its answer already, and the batch goes on."""
+        if request.batch is not None:
+            request.batch.live -= 1
+            request.batch = None
+
     def put_back(self, batch: Batch, now: float) -> None:
         """A batch did not run: those whose answer is still wanted wait again, whatever the bounds say."""
         model = self._leave(batch)
@@ -406,9 +412,7 @@ class Batcher:
                 del self._turn[model.name]
                 self._drop_if_forgotten(model)
             return True
-        if request.batch is not None:
-            request.batch.live -= 1
-            request.batch = None
+        self.answered(request)
         return False
 
     def _taken_out(self, model: _Model, request: Request) -> None:

@@ -102,11 +102,11 @@ class BatchRun:
             if job.signal is not None:
                 job.signal.stop(error)
 
-    def run(self, limit_s: float | None = None) -> list[Outcome]:
-        """Run it, within ``limit_s`` seconds, and give every job's outcome. Raises nothing.
+    def run(self, limit_s: float | None = None) -> Iterator[list[Outcome]]:
+        """Run it, within ``limit_s`` seconds, and give the jobs' outcomes as they come. Raises nothing.
 
         If requests that were joined fail together they are run again one by one, once: one that was bad
-        must not take the others down.
+        must not take the others down. Then :attr:`failed` is true, and each outcome comes by itself.
         """
         jobs = self.jobs
         try:
@@ -115,13 +115,17 @@ class BatchRun:
             jobs[0].prepared.model.changes_rows(f"it does not give a row for each row: {error}")
         except (InferenceFailed, InputInvalid) as error:
             if len(jobs) == 1:
-                return [Outcome(jobs[0], None, error)]
+                yield [Outcome(jobs[0], None, error)]
+                return
         except BaseException as error:  # whoever runs this has to survive whatever it was
-            return [Outcome(job, None, error) for job in jobs]
+            yield [Outcome(job, None, error) for job in jobs]
+            return
         else:
-            return [Outcome(job, value, None) for job, value in zip(jobs, values, strict=True)]
+            yield [Outcome(job, value, None) for job, value in zip(jobs, values, strict=True)]
+            return
         self.failed = True
-        return list(self._one_by_one())
+        for outcome in self._one_by_one():
+            yield [outcome]
 
     def _together(self, limit_s: float | None) -> list[Outputs]:
         began_s = self._runtime.monotonic()

@@ -107,7 +107,7 @@ def test_a_bad_a_cancelled_and_a_hasty_request_do_not_take_the_others_down(tmp_p
             assert "element version 1" in results[1].message
             assert isinstance(results[3], asyncio.CancelledError)
             assert [results[n].outputs["picked"].item() for n in (0, 2)] == [0, 2]
-            assert figures(node, "element")["batches_failed_total"] == 1
+            await until(lambda: figures(node, "element")["batches_failed_total"] == 1)
             assert figures(node, "element")["cancelled_total"] == 1
 
     asyncio.run(scenario())

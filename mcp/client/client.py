@@ -449,11 +449,9 @@ class Client:
 
         Returns when the manifest is committed and a quorum of nodes holds the verified bytes. A broken
         upload goes on where it stopped, also on another node. ``on_progress`` is called with the bytes
-        that the node has and the total. ``batching`` says how requests may share a run: any of ``mode``
-        ("auto", "dynamic", "off"), ``rows_max``, ``latency_bound_ms`` and ``pad`` (a number for each input
-        that may be filled up), as ``docs/protocol.md`` has them. Raises ``ModelInvalid``,
-        ``InvalidArgument``, ``StorageError``, and ``Unsupported`` for ``batching`` while a node runs a
-        version that does not know it (schema 2).
+        that the node has and the total. ``batching`` says how requests may share a run: ``mode``,
+        ``rows_max``, ``latency_bound_ms``, ``pad`` (``docs/protocol.md``). Raises ``ModelInvalid``,
+        ``InvalidArgument``, ``StorageError``; ``Unsupported`` if a node does not know ``batching`` yet.
         """
         manifest: dict[str, Any] = {
             "name": arguments.text("a model", name),

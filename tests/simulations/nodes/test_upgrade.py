@@ -48,7 +48,7 @@ def it_is_raised_over_old_nodes(patch: pytest.MonkeyPatch) -> None:
 
 
 def commands_do_not_wait_for_the_raise(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Schema, "has", lambda _self, _op: True)
+    patch.setattr(Schema, "has", lambda _self, _op, _args=None: True)
 
 
 def it_is_never_raised(patch: pytest.MonkeyPatch) -> None:

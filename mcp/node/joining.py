@@ -85,6 +85,8 @@ class Joining:
             _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
         if status.leader is None and not self._links.up():
             await self._reach_out()
+        elif status.leader is None and self._fresh:
+            await self._look_around()
         if self.standing is Standing.OUTSIDER:
             if self._fresh and (self._config.join or status.dismissed):
                 await self._ask_in()
@@ -99,6 +101,22 @@ class Joining:
             with contextlib.suppress(McpError):
                 self._links.adopt(await self._dial(address))
                 return
+
+    async def _look_around(self) -> None:
+        """Ask a peer who the members are now, and make links to those.
+
+        Whoever has lost its disk knows those that the cluster was begun with. A leader that came later may be
+        one that waits to be dialled, and only the leader says who is no member.
+        """
+        connection = self._links.connection(self._links.up()[0])
+        if connection is None:
+            return
+        message = Message("STATUS", {}, new_id(self._clock), ttl=Ttl(1, int(ASK_TIMEOUT_S * 1000)))
+        reply = await connection.request(message, timeout_s=ASK_TIMEOUT_S)
+        members = reply.message.payload.get("members")
+        if isinstance(members, list) and members:
+            self._roster.hint(members)
+            self._links.aim(self._roster.peers())
 
     async def _ask_in(self) -> None:
         payload = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consensus.errors import ConsensusError
 from consensus.ports import DriverLimits
 from mcp.client.exchange import Request
 from mcp.client.kinds import CallKind
@@ -150,6 +152,31 @@ def test_a_voter_whose_disk_was_emptied_is_taken_in_again_as_another(tmp_path: P
             assert {n: before[n] for n in ("n1", "n2")} == {n: after[n] for n in ("n1", "n2")}
             await cluster.stop("n1")
             await client.put("key", 2, timeout_s=20)
+
+    run(scenario)
+
+
+def test_a_voter_is_taken_in_again_also_where_a_node_leads_that_it_never_knew(tmp_path: Path) -> None:
+    """It is the one to dial that leader, by its name, and was begun with others."""
+
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            await cluster.join("n4", via="n1")
+            await agreed(cluster, "n1", "n2", "n3", "n4")
+            before = {member.node: member.journal for member in await client.members()}
+            while (leader := await cluster.elected()) != "n4":
+                with contextlib.suppress(ConsensusError):
+                    await cluster.running[leader]._parts.driver.transfer_leadership("n4", timeout_s=5)
+            await cluster.stop("n3")
+            await client.remove("n3", timeout_s=20)
+            await cluster.stop("n2")
+            shutil.rmtree(tmp_path / "n2")
+            await cluster.start("n2")
+            await until(lambda: cluster.running["n2"].status()["standing"] != "voter")
+            await until(lambda: cluster.running["n2"].status()["standing"] == "voter")
+            await agreed(cluster, "n1", "n2", "n4")
+            after = {member.node: member.journal for member in await client.members()}
+            assert before["n2"] != after["n2"]
 
     run(scenario)
 

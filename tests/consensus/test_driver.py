@@ -148,10 +148,7 @@ def test_what_a_snapshot_covers_does_not_count_against_the_log_after_a_restart(
     async def scenario() -> None:
         cluster = Cluster(tmp_path, size)
         for i in range(5 * SMALL.log_entries_max):
-            # A slow thread that writes the snapshot is no matter here.
-            await until(
-                lambda: all(m.driver.status().last_index <= room(m) for m in cluster.members.values())
-            )
+            await until(lambda: has_room(cluster))
             await settled(cluster, [b"%d" % i])
         await cluster.equal(5 * SMALL.log_entries_max)
         for member in list(cluster.members.values()):

@@ -104,7 +104,8 @@ class Scenario:
             return scenario
         fresh = fresh_nodes(moves, len(nodes))
         plan = _plan_with_members(members, scenario, fresh)
-        return replace(scenario, moves=moves, fresh=fresh, plan=plan)
+        raft = replace(raft, promotion_lag_entries_max=members.choice((2, 16, 256)))
+        return replace(scenario, raft=raft, moves=moves, fresh=fresh, plan=plan)
 
 
 def _size(draw: random.Random) -> int:

@@ -24,7 +24,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from executor.batching.batcher import LANES_MAX, Batcher
@@ -38,7 +38,7 @@ from executor.inputs import Array
 from executor.onnx import OnnxRuntime, PreparedRun
 from executor.runs import deadline_exceeded
 from executor.scheduling import RunTimes
-from executor.workers import Workers
+from executor.workers import Crew, Workers
 
 TIMER_EARLY_S_MAX = 0.001
 """uvloop counts whole milliseconds, so its timers come up to one too early."""
@@ -61,7 +61,9 @@ class InferencePool:
     ``runs_per_model_max`` of them for one model (half of all unless given), and likewise for the bytes of
     their inputs; models take turns. ``workers_per_model_max`` keeps one model from occupying every thread
     (no limit unless given). Runs expected to take less than ``inline_s_max`` seconds are inline, 0 turns that
-    off; ``inline_stop_s`` is when an inline run is stopped. Close the pool before the runtime.
+    off; ``inline_stop_s`` is when an inline run is stopped. ``cores`` is how many there are to run on, those
+    of this process unless given; ``crew`` is what takes batches and runs them. Close the pool before the
+    runtime.
     """
 
     INLINE_TURN_S = 0.002
@@ -79,6 +81,8 @@ class InferencePool:
         workers_per_model_max: int | None = None,
         inline_s_max: float = 0.0003,
         inline_stop_s: float = 0.02,
+        cores: int | None = None,
+        crew: Callable[..., Crew] = Workers,
     ) -> None:
         self._runtime = runtime
         self._inline_stop_s = inline_stop_s
@@ -91,11 +95,11 @@ class InferencePool:
                 bytes_per_model_max=_share(bytes_per_model_max, queue_bytes_max),
                 workers=workers,
                 workers_per_model_max=workers if workers_per_model_max is None else workers_per_model_max,
-                cores_for_runs=max(1, (_cores() - 1) // runtime.options.intra_op_threads),
+                cores_for_runs=max(1, ((cores or _cores()) - 1) // runtime.options.intra_op_threads),
             )
         )
         self._lock = threading.Lock()
-        self._workers = Workers(
+        self._workers: Crew = crew(
             runtime,
             self._batcher,
             self._lock,

@@ -12,10 +12,41 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from executor.batching.batcher import Batcher
 from executor.batching.jobs import BatchRun, Job, Outcome
 from executor.onnx import OnnxRuntime
+
+
+class Crew(Protocol):
+    """What takes batches and runs them: :class:`Workers`, or what a simulation has in the place of threads.
+
+    Made with a runtime, a batcher, and the arguments of :class:`Workers`, which says what they are.
+    """
+
+    runs: dict[object, BatchRun]
+    """The runs under way, by their batch."""
+
+    def __init__(
+        self,
+        runtime: OnnxRuntime,
+        batcher: Batcher,
+        lock: threading.Lock,
+        *,
+        answer: Callable[[Sequence[Outcome]], None],
+        refuse: Callable[[Sequence[Job]], None],
+        learn: Callable[[BatchRun], None],
+    ) -> None: ...
+
+    def wake_by(self, due_s: float, now: float) -> None:
+        """Something is due at that time: look then. Called with the lock held."""
+
+    def wake(self) -> None:
+        """Something is due. Called with the lock held."""
+
+    def close(self) -> list[threading.Thread]:
+        """Let no more batches be taken; the threads that will end. Called with the lock held."""
 
 
 class Workers:

@@ -11,6 +11,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from mcp.errors import AuthenticationFailed, Busy, McpError, Unavailable, from_wire
@@ -117,6 +118,14 @@ class Link(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once; what is queued is lost."""
         self._drop(Unavailable("the connection was aborted by this end"))
+
+    def watch_closely(self, limits: Limits) -> None:
+        """From now on ask for signs of life, and give the peer up, as ``limits`` say. While it is open."""
+        self._limits = replace(self._limits, keepalive_s=limits.keepalive_s, dead_after_s=limits.dead_after_s)
+        if self._state is State.OPEN:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(limits.keepalive_s, self._tick)
 
     def flush(self) -> None:
         """Pass on now what is queued, instead of when the event loop has its next turn."""

@@ -254,6 +254,8 @@ class Node:
     def on_connected(self, connection: Connection) -> None:
         """A peer or a client is there."""
         if self._is_peer(connection):
+            # Whoever has dialled: a link that only one end gives up is not made again by the other.
+            connection.watch_closely(PEER_LIMITS)
             self._running().links.adopt(connection)
 
     def on_request(self, exchange: Exchange) -> None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from consensus.configuration import AddObserver, Change, Configuration, Promote, Remove
 from consensus.errors import ConsensusError
-from simulations.engine.moves import Kind, Move
 from simulations.engine.node import Node
+from simulations.moves import Kind, Move
 from simulations.world import World
 
 STEPS_PER_PATIENCE = 4

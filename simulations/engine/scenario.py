@@ -14,8 +14,8 @@ from consensus.journal import JournalLimits
 from consensus.ports import DriverLimits
 from consensus.raft.config import RaftConfig
 from consensus.transfer import TransferLimits
-from simulations.engine.moves import Move, draw_moves, fresh_nodes
 from simulations.faults import FaultKind, FaultPlan
+from simulations.moves import Move, draw_moves, fresh_nodes
 
 SECONDS = 60.0
 """How long a run is under fire, in virtual seconds."""

@@ -39,6 +39,7 @@ from simulations.nodes import tally
 from simulations.nodes.executed import Executed
 from simulations.nodes.ledger import SAME_COMMANDS, SAME_STATES, Ledger
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
+from simulations.nodes.operator import SETTLED_S, Operator, configuration
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
 from simulations.streams import HostNetwork, Streams
@@ -59,6 +60,9 @@ RECOVERY_S = 8.0
 
 Links that were silent are given up after 2 s and dialled again within 2.5 s, and a restart takes up to 1.5 s.
 """
+MEMBERS_S = 20.0
+"""Once the cluster is back, so long until whoever was started to join has joined, and votes: a node asks
+every half second, and waits 5 s for an answer."""
 TASKS_S = 150.0
 """Once the cluster is back, so long until every acknowledged inference has ended: nodes try to load a model
 again after up to 60 s."""
@@ -96,7 +100,7 @@ class Cluster:
             self.world, self.fired, delay_s=scenario.habits.delay_s, near=scenario.load.near
         )
         self.ledger = self._make_ledger()
-        self.machines = {name: Machine(name, self) for name in scenario.nodes}
+        self.machines = {name: Machine(name, self) for name in (*scenario.nodes, *scenario.fresh)}
         self.chaos = Chaos(self.world, cast(Network, self.streams), self.machines, scenario.plan, self.fired)
         self._leaders: dict[int, str] = {}
         self._turns_most = 0
@@ -105,6 +109,8 @@ class Cluster:
             self.world, self._clock, report=lambda context: self.reported("clients", context)
         )
         self._clients: list[ClientTasks] = []
+        self.operator: Operator | None = None
+        """Where the seed has members come and go."""
         self._working: list[asyncio.Task[None]] = []
 
     # -- what machines and clients tell -------------------------------------------------------------
@@ -174,6 +180,8 @@ class Cluster:
         self.chaos.unleash()
         for number in range(1, self.scenario.load.clients + 1):
             self._outside.call_soon(self._begin_client, f"c{number}")
+        if self.scenario.moves:
+            self._outside.call_soon(self._begin_operator)
         self._advance(self.scenario.seconds)
         self._recover()
         self._look_at_the_end()
@@ -205,6 +213,8 @@ class Cluster:
                 other = self._leaders.setdefault(status.term, name)
                 if other != name:
                     self.fail(Violation(ONE_LEADER, f"{other} and {name} both lead term {status.term}"))
+        if self.operator is not None:
+            self.operator.look()
 
     def _look_at_turns(self, name: str, loop: VirtualLoop) -> None:
         turns, loop.turns = loop.turns, 0
@@ -229,6 +239,10 @@ class Cluster:
         if first is not None:
             self._working += [first, self._outside.create_task(self._upgrade(tasks, first))]
 
+    def _begin_operator(self) -> None:
+        self.operator = Operator(self, self._client("operator"))
+        self._working.append(self._outside.create_task(self.operator.run()))
+
     async def _upgrade(self, tasks: ClientTasks, first: asyncio.Task[None]) -> None:
         """Once there is a model everybody uses it; later a second version comes."""
         await first
@@ -238,12 +252,19 @@ class Cluster:
         await tasks.deploy("2", at_s=self.scenario.load.deploy_at_s * self.scenario.seconds)
 
     def _deployed(self, digest: str) -> None:
-        """A deploy was acknowledged just now: the bytes are where they survive."""
-        holders = [n for n in self.machines if (self.path / n / "blobs" / "whole" / digest).is_file()]
-        if 2 * len(holders) <= len(self.machines):
-            self.fail(
-                Violation(DEPLOYED_ON_A_QUORUM, f"{digest[:12]} is on {holders} of {list(self.machines)}")
-            )
+        """A deploy was acknowledged just now: the bytes are where they survive.
+
+        Whoever has come, gone or lost its disk meanwhile may be one less than the quorum that was counted.
+        """
+        voters = self._voters()
+        holders = [n for n in voters if (self.path / n / "blobs" / "whole" / digest).is_file()]
+        moved = self.operator.upheavals(self.world.now - SETTLED_S) if self.operator else 0
+        if 2 * (len(holders) + moved) <= len(voters):
+            self.fail(Violation(DEPLOYED_ON_A_QUORUM, f"{digest[:12]} is on {holders} of {voters}"))
+
+    def _voters(self) -> list[str]:
+        known = configuration(self.machines) if self.operator else None
+        return list(self.scenario.nodes if known is None else known.voters)
 
     def _wait(self, work: Coroutine[Any, Any, Any], seconds: float, what: str) -> Any:
         """Let time pass until a client's ``work`` is done."""
@@ -260,7 +281,15 @@ class Cluster:
 
     @property
     def _whole(self) -> list[Machine]:
-        return [machine for machine in self.machines.values() if machine.state is not State.LOST]
+        return [machine for machine in self._members() if machine.state is not State.LOST]
+
+    def _members(self) -> list[Machine]:
+        """The machines that the leader takes for members; the founders, while nobody leads."""
+        known = configuration(self.machines) if self.operator else None
+        if known is None:
+            return [self.machines[name] for name in self.scenario.nodes]
+        members = [(self.machines[member.name], member.incarnation) for member in known.members]
+        return [machine for machine, number in members if number in (0, machine.incarnation)]
 
     def _recover(self) -> None:
         self.world.tell("chaos", "everything is healed")
@@ -268,6 +297,8 @@ class Cluster:
         self.chaos.heal()
         for tasks in self._clients:
             tasks.stopping = True
+        if self.operator is not None:
+            self.operator.stopping = True
         bound_s = RECOVERY_S + 10 * self.scenario.patience_s
         end = healed_at + bound_s
         tasks, write = self._clients[0], None
@@ -282,6 +313,15 @@ class Cluster:
         self._wait(
             self._all_done(), self._longest_call_s() + 11.0, "calls that were under way have not ended"
         )
+        if self.operator is not None:
+            self._wait_for_members(self.operator)
+
+    def _wait_for_members(self, operator: Operator) -> None:
+        end = self.world.now + MEMBERS_S
+        while (missing := operator.waiting() or self._differing()) is not None:
+            if self.world.now >= end:
+                raise NotRecovered(f"{missing}, {MEMBERS_S:g} s after the cluster was back")
+            self._advance(self.world.now + LOOK_S)
 
     def _longest_call_s(self) -> float:
         return max(self.scenario.load.timeouts_s)
@@ -313,7 +353,11 @@ class Cluster:
             return "there is no leader that all agree on"
         if write is None or not write.done() or write.result() is None:
             return "a fresh write has not succeeded"
-        states = sorted((m.name, m.parts.state.applied_index, m.parts.state.digest()) for m in up if m.parts)
+        return self._differing()
+
+    def _differing(self) -> str | None:
+        up = [(m.name, m.parts.state) for m in self._whole if m.parts is not None]
+        states = sorted((name, state.applied_index, state.digest()) for name, state in up)
         if len({state[1:] for state in states}) > 1:
             return f"states differ: applied indexes are {[(name, index) for name, index, _ in states]}"
         return None
@@ -357,8 +401,10 @@ class Cluster:
         """Stop all in good order: nothing may be left that runs."""
         self._tally = self._marks()
         loops = {"clients": self._outside}
-        stopping = [self._outside.create_task(tasks.client.close()) for tasks in self._clients]
-        for machine in self._whole:
+        clients = [tasks.client for tasks in self._clients]
+        clients += [self.operator.client] if self.operator else []
+        stopping = [self._outside.create_task(client.close()) for client in clients]
+        for machine in self.machines.values():
             if machine.process is not None:
                 loops[machine.name] = machine.process.loop
                 stopping.append(machine.process.loop.create_task(machine.process.node.stop()))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import random
+import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -27,7 +28,7 @@ from simulations.faulty_disk import FaultyDisk
 from simulations.invariants import Violation
 from simulations.nodes.disk import JOURNAL, SNAPSHOTS, MachineDisk
 from simulations.nodes.ledger import Ledger
-from simulations.nodes.pool import SimulatedPool
+from simulations.nodes.pool import simulated_pool
 from simulations.nodes.scenario import Scenario
 from simulations.streams import HostNetwork, Streams
 from simulations.virtual_time import VirtualClock, VirtualLoop
@@ -104,6 +105,14 @@ class Machine:
         self.paused = 0
         self.schema_max = SCHEMA_MAX
         """What the version that is installed here executes; for the processes to come."""
+        self.enlisted = name in around.scenario.nodes
+        """Whether it has been started for the first time: those that join are later."""
+        self.observer = False
+        """Whether whoever joins here is to observe."""
+        self.seeds: tuple[str, ...] = ()
+        """Members that whoever joins here is told of; nobody: it begins the cluster with the founders."""
+        self.incarnation: int | None = None
+        """The number of the journal that is on its disk; ``None`` before there is one."""
         self.clock = Clock(around.world)
         self._around = around
         self._random: random.Random = around.world.stream(f"{name}/machine")
@@ -112,8 +121,12 @@ class Machine:
         self._host = around.streams.host(name)
         self._flipped = False
         self._failures_before = 0
-        self.disk: FaultyDisk = MachineDisk(
-            around.world.stream(f"{name}/disk"),
+        self.disk: FaultyDisk = self._new_disk(f"{name}/disk")
+
+    def _new_disk(self, stream: str) -> MachineDisk:
+        around = self._around
+        return MachineDisk(
+            around.world.stream(stream),
             around.fired,
             syncing=self._syncing,
             off=self._torn,
@@ -134,7 +147,7 @@ class Machine:
 
     def start(self) -> None:
         """Start a process, if it is down."""
-        if self.state is not State.DOWN:
+        if self.state is not State.DOWN or not self.enlisted:
             return
         around = self._around
         self.state, self._host.up = State.UP, True
@@ -155,11 +168,15 @@ class Machine:
     def _node(self, network: HostNetwork) -> Node:
         scenario = self._around.scenario
         timing = scenario.timing
+        founders = {name: f"memory://{name}" for name in scenario.nodes if not self.seeds}
         config = NodeConfig(
             self.name,
             self._around.path / self.name,
             listen=(),
-            voters={name: f"memory://{name}" for name in scenario.nodes},
+            voters=founders,
+            join=tuple(f"memory://{name}" for name in self.seeds),
+            observer=self.observer,
+            advertise=f"memory://{self.name}",
             election_timeout_min_s=timing.election_timeout_min_s,
             election_timeout_max_s=timing.election_timeout_max_s,
             heartbeat_s=timing.heartbeat_s,
@@ -250,6 +267,27 @@ class Machine:
         self.start_later()
         return True
 
+    def enlist(self, seeds: Sequence[str], *, observer: bool) -> None:
+        """It is there from now on, and starts: a fresh node that joins ``seeds``."""
+        self.enlisted, self.seeds, self.observer = True, tuple(seeds), observer
+        self.start()
+
+    def empty_disk(self, seeds: Sequence[str]) -> None:
+        """The machine goes off, gets an empty disk in the place of its own, and starts again.
+
+        It is started as it was, but for one that has begun its cluster alone, and would begin another:
+        that joins ``seeds``.
+        """
+        if len(self._around.scenario.nodes) == 1:
+            self.seeds = tuple(seeds)
+        if self.process is not None:
+            self._end("off: its disk is lost", tell=False)
+            self._host.up = False
+        self.disk = self._new_disk(f"{self.name}/disk/{self.lives}")
+        self._failures_before, self.incarnation = 0, None
+        shutil.rmtree(self._around.path / self.name, ignore_errors=True)
+        self.start_later()
+
     def _torn(self, why: str) -> None:
         self.lose_power(why, FaultKind.TORN_WRITE)
 
@@ -279,11 +317,13 @@ class Machine:
         snapshots = SnapshotStore.open(self.disk, SNAPSHOTS)
         limits = self._around.scenario.journal
         journal = Journal.open(self.disk, JOURNAL, limits=limits, incarnation=incarnation)
+        self.incarnation = journal.incarnation
         return NodeFiles(Unlocked(), journal, snapshots, recover(journal, snapshots))
 
     def _make_pool(self, runtime: OnnxRuntime, config: NodeConfig) -> Pool:
         generator = random.Random(self._entropy.getrandbits(64))
-        return SimulatedPool(runtime, generator, self._around.scenario.habits.run_s)
+        run_s = self._around.scenario.habits.run_s
+        return simulated_pool(runtime, config, generator, run_s, self._around.done)
 
     def _job_s(self) -> float:
         return self._timing.random() * self._around.scenario.habits.job_s + self._slow_s()

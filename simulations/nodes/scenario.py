@@ -14,9 +14,14 @@ from consensus.ports import DriverLimits
 from consensus.transfer import TransferLimits
 from mcp.node.config import NodeLimits
 from simulations.faults import FaultKind, FaultPlan
+from simulations.moves import Move, draw_moves, fresh_nodes
 
 SECONDS = 20.0
 """How long a run is under fire, in virtual seconds."""
+
+QUICK_MODELS = 0.3
+"""In so many of the runs models are quick enough to be run on the nodes' loops."""
+QUICK_RUN_S = 0.0003
 
 KINDS = tuple(kind for kind in FaultKind if kind not in (FaultKind.DUPLICATE, FaultKind.REORDER))
 """All but those that no byte stream has. Loss is what TCP makes of it: lateness."""
@@ -81,6 +86,10 @@ class Scenario:
     digest_every: int
     """Of so many log positions one has the digest of the whole state compared."""
     plan: FaultPlan = field(default_factory=FaultPlan)
+    moves: tuple[Move, ...] = ()
+    """Who joins, who goes, whose disk is emptied."""
+    fresh: tuple[str, ...] = ()
+    """The machines that join later, in their order."""
 
     @property
     def patience_s(self) -> float:
@@ -90,6 +99,18 @@ class Scenario:
     @classmethod
     def draw(cls, seed: int, *, seconds: float = SECONDS) -> Scenario:
         """The scenario of ``seed``."""
+        scenario = cls.draw_fixed(seed, seconds=seconds)
+        # Streams of their own: what a seed draws otherwise stays what it was.
+        draw = random.Random(f"{seed}/node members")
+        moves = draw_moves(draw, scenario.seconds)
+        if not moves:
+            return scenario
+        fresh = fresh_nodes(moves, len(scenario.nodes))
+        return replace(scenario, moves=moves, fresh=fresh, plan=_plan_with_members(draw, scenario, fresh))
+
+    @classmethod
+    def draw_fixed(cls, seed: int, *, seconds: float = SECONDS) -> Scenario:
+        """The same without members that come and go."""
         draw = random.Random(f"{seed}/node scenario")
         nodes = tuple(f"n{i}" for i in range(1, draw.choices(range(1, 6), (1, 1, 8, 1, 3))[0] + 1))
         shortest = draw.uniform(0.15, 0.5)
@@ -106,6 +127,8 @@ class Scenario:
             _load(draw, nodes),
             draw.choice((5, 20)),
         )
+        if random.Random(f"{seed}/node runs").random() < QUICK_MODELS:
+            scenario = replace(scenario, habits=replace(scenario.habits, run_s=QUICK_RUN_S))
         return replace(scenario, plan=_plan(draw, scenario))
 
 
@@ -197,3 +220,18 @@ def _plan(draw: random.Random, scenario: Scenario) -> FaultPlan:
         count=draw.choice((4, 8, 16)),
         fragile=draw.sample(scenario.nodes, spare),
     )
+
+
+def _plan_with_members(draw: random.Random, scenario: Scenario, fresh: tuple[str, ...]) -> FaultPlan:
+    """The same faults, and some that hit those who join. Disks are emptied instead of damaged for good."""
+    kept = [fault for fault in scenario.plan.faults if fault.kind is not FaultKind.BIT_FLIP]
+    kinds = [kind for kind in KINDS if kind is not FaultKind.BIT_FLIP and draw.random() < 0.3]
+    more = FaultPlan.draw(
+        draw,
+        (*scenario.nodes, *fresh),
+        seconds=scenario.seconds,
+        patience_s=scenario.patience_s,
+        kinds=kinds,
+        count=draw.choice((0, 2, 6)),
+    )
+    return FaultPlan(tuple(sorted((*kept, *more.faults), key=lambda fault: (fault.at_s, fault.kind))))

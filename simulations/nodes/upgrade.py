@@ -251,7 +251,7 @@ class _UpgradeLedger(Ledger):
 
 
 def scenario_of(seed: int) -> Scenario:
-    """The node level's scenario of ``seed``, without disks that lose a node for good."""
-    drawn = Scenario.draw(seed)
+    """The node level's scenario of ``seed``, with fixed members, and no disk that loses one for good."""
+    drawn = Scenario.draw_fixed(seed)
     kept = [i for i, fault in enumerate(drawn.plan.faults) if fault.kind is not FaultKind.BIT_FLIP]
     return replace(drawn, plan=drawn.plan.keep(kept))

@@ -56,6 +56,8 @@ RESULTS_ARE_RIGHT = "a result is the model's"
 DEPLOYS_ARE_SEEN = "who has deployed a version is served by it"
 NO_DEFECTS = "no client is told of a defect"
 
+BURSTS, AT_ONCE_MAX = 0.3, 8
+"""So many calls for an inference are several at once, up to so many."""
 OVERDUE_S = 0.25
 """How much later than its deadline a call may end: a node's turn may come first."""
 DEFECTS = (ProtocolError, RemoteError, InvariantViolated)
@@ -273,6 +275,11 @@ class ClientTasks:
         return Recorded(record.status, record.token, record.node, result)
 
     async def _infer(self, who: str) -> None:
+        """One inference, or some at once, which nodes may run together."""
+        at_once = self._random.randint(2, AT_ONCE_MAX) if self._random.random() < BURSTS else 1
+        await asyncio.gather(*(self._infer_one(who) for _ in range(at_once)))
+
+    async def _infer_one(self, who: str) -> None:
         sample, known = self._random.randrange(models.SAMPLES), self.deployed
         try:
             told = await self._timed(

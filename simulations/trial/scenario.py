@@ -86,7 +86,7 @@ def kinds_of(value: object) -> tuple[FaultKind, ...]:
 
 def draw(seed: int, settings: Settings) -> Scenario:
     """The scenario of ``seed``. Its faults do not depend on ``seconds`` staying as they are."""
-    base = Scenario.draw(seed, seconds=settings.seconds)
+    base = Scenario.draw_fixed(seed, seconds=settings.seconds)
     generator = random.Random(f"{seed}/trial")
     nodes = base.nodes
     if settings.nodes is not None:

@@ -554,6 +554,18 @@ def test_a_silent_peer_is_asked_and_then_given_up(client, node, recorder):
     asyncio.run(main())
 
 
+def test_whoever_was_called_can_be_as_impatient_as_whoever_called(client, node, recorder):
+    async def main():
+        near, far = await pair(client, node, recorder())
+        near._timer.cancel()
+        near._transport.pause_reading()
+        far.watch_closely(Limits(keepalive_s=0.002, dead_after_s=0.05))
+        reason = await far.wait_closed()
+        assert "taken for dead" in reason.message
+
+    asyncio.run(main())
+
+
 def test_a_peer_that_answers_pings_stays(client, node, recorder):
     async def main():
         near, far = await pair(client, node, recorder(), keepalive_s=0.001, dead_after_s=10)

@@ -23,6 +23,7 @@ from mcp.state.inferences import Inferences
 from mcp.state.state import Applied, ReplicatedState
 from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
 from simulations.levels import LEVELS, run_seed
+from simulations.moves import Kind, Move
 from simulations.nodes.cluster import run
 from simulations.nodes.scenario import KINDS, Scenario
 from simulations.verdict import Outcome, Verdict
@@ -55,6 +56,8 @@ def test_seeds_are_clean_and_their_faults_fire() -> None:
     assert len(fired) >= 12, fired
     for happened in ("snapshots taken", "snapshots received", "segments compacted", "infer", "reports"):
         assert counts[happened], happened
+    for happened in ("runs in workers", "runs on loops", "runs shared"):
+        assert counts[happened], happened
     for rule in ("linearizability", "read your writes", "exactly one effect", "fencing"):
         assert counts[f"checked {rule}"] > 100, rule
 
@@ -77,7 +80,7 @@ def test_the_same_seed_is_the_same_run_in_another_process_and_under_another_hash
 
 
 def three_nodes() -> Scenario:
-    scenarios = (Scenario.draw(seed) for seed in range(100))
+    scenarios = (Scenario.draw_fixed(seed) for seed in range(100))
     return next(scenario for scenario in scenarios if len(scenario.nodes) == 3)
 
 
@@ -101,6 +104,15 @@ def test_every_kind_of_fault_fires(kind: FaultKind) -> None:
     outcome = run(replace(three_nodes(), seconds=6, plan=FaultPlan(tuple(faults))))
     assert outcome.verdict is Verdict.CLEAN, outcome.reason
     assert outcome.faults.get(str(kind), 0) > 0
+
+
+def test_members_come_and_go() -> None:
+    kinds = (Kind.JOIN, Kind.OBSERVE, Kind.REPLACE, Kind.REMOVE)
+    moves = tuple(Move(kind, 1.0 + 4.0 * number, 0.0) for number, kind in enumerate(kinds))
+    outcome = run(replace(three_nodes(), plan=FaultPlan(), moves=moves, fresh=("n4", "n5")))
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert {kind: outcome.counts.get(f"{kind} done") for kind in kinds} == dict.fromkeys(kinds, 1)
+    assert outcome.counts["disks emptied"] == 1
 
 
 # -- products that are broken on purpose --------------------------------------------------------------------

@@ -8,7 +8,9 @@ answer advances, the retry budget, and the background work of finding and connec
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from mcp.client.kinds import CallKind
 from mcp.client.results import NodeStatus
 from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once, retryable
 from mcp.client.routing import Outcome, Routing
+from mcp.client.streaming import Opened, first_part
 from mcp.clock import Clock
 from mcp.errors import (
     AuthenticationFailed,
@@ -78,6 +81,9 @@ class Request:
     trace_id: str = ""
     hedged_as: str = ""
     """Where it may be hedged: what its latency is compared with."""
+    credit: int = 0
+    """Where it is answered in parts: how many may wait here; and, of the whole answer, the deadline."""
+    deadline: float = math.inf
 
 
 @dataclass(slots=True)
@@ -87,6 +93,8 @@ class Answer:
     payload: dict[str, Any]
     segments: Sequence[Any]
     address: str
+    rest: Opened | None = None
+    """What comes after the first part, of an answer in parts."""
 
 
 class Exchange:
@@ -207,6 +215,10 @@ class Exchange:
         self.routing.started(request.kind, address)
         try:
             node = self._connections.at_hand(address) or await self._connect(address, timeout_s)
+            if request.credit:
+                opened = await self._open(request, node, address, timeout_s, trace_id)
+                outcome = Outcome.ANSWERED
+                return opened
             reply = await self._send(request, node, timeout_s, began, trace_id)
             outcome = Outcome.ANSWERED
         except McpError as error:
@@ -264,6 +276,37 @@ class Exchange:
         finally:
             node.release(request.kind)
 
+    async def _open(
+        self, request: Request, node: NodeConnection, address: str, timeout_s: float, trace_id: str
+    ) -> Answer:
+        """Begin a stream. Its first part has to be there in ``timeout_s``; its deadline is its own."""
+        began = self.clock.monotonic()
+        await node.acquire(request.kind, timeout_s)
+        self.routing.started(request.kind, address)
+        over = functools.partial(self._stream_over, request.kind, node, address)
+        parts = None
+        try:
+            now = self.clock.monotonic()
+            message = self._message(request, request.deadline - now, trace_id)
+            parts = node.connection.stream(message, request.segments, timeout_s=request.deadline - now)
+            async with asyncio.timeout(timeout_s - (now - began)):
+                first = await first_part(parts)
+        except BaseException as error:
+            if parts is not None:
+                parts.close()
+            over()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(f"no step came within {timeout_s:.3g} s") from None
+            raise
+        return Answer(first.payload, first.segments, address, Opened(parts, over))
+
+    def _stream_over(self, kind: CallKind, node: NodeConnection, address: str) -> None:
+        node.release(kind)
+        now = self.clock.monotonic()
+        self.routing.finished(kind, address, Outcome.ABANDONED, now, 0.0)
+        if node.closed:
+            self._connections.lost(address, node)
+
     async def _connect(self, address: str, timeout_s: float) -> NodeConnection:
         try:
             return await self._connections.get(address, timeout_s)
@@ -279,6 +322,7 @@ class Exchange:
             trace_id or request.trace_id,
             self.vector,
             Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000))),
+            request.credit,
         )
 
     def _take(self, reply: Reply, address: str) -> Answer:

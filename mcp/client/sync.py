@@ -31,7 +31,9 @@ from mcp.client.results import (
     Mode,
     ModelInputs,
     ModelStatus,
+    Step,
 )
+from mcp.client.streaming import AHEAD
 from mcp.clock import Clock
 from mcp.errors import McpError, Unavailable
 
@@ -217,6 +219,31 @@ class SyncClient:
         finally:
             with contextlib.suppress(Unavailable):
                 self._run(results.aclose)
+
+    def stream(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        carry: Mapping[str, str],
+        steps: int,
+        until: str | None = None,
+        outputs: Sequence[str] | None = None,
+        ahead: int = AHEAD,
+        timeout_s: float | None = None,
+    ) -> Iterator[Step]:
+        """Call ``model`` step by step on one node, its state kept there. See :meth:`Client.stream`."""
+        results = self._client.stream(
+            model,
+            inputs,
+            carry=carry,
+            steps=steps,
+            until=until,
+            outputs=outputs,
+            ahead=ahead,
+            timeout_s=timeout_s,
+        )
+        return self._iterated(results)
 
     def submit(
         self,

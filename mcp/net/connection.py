@@ -6,7 +6,8 @@ not read its answers would queue answers for ever. So an end stops reading while
 wait for the other for ever; so an end that is itself owed an answer goes on reading. Then no two ends both
 stop: the one that stops is owed nothing, hence the other owes no answers, hence it does not stop. An end
 that must go on reading refuses further requests with BUSY above ``write_buffer_bytes_max``, and a peer that
-reads not even those refusals is cut off.
+reads not even those refusals is cut off. Parts of answers are answers in this; who makes them asks for room
+before each (:meth:`mcp.net.exchange.Exchange.on_room`), so that they are not made faster than they are read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from mcp.errors import (
     Busy,
@@ -30,7 +31,15 @@ from mcp.net.exchange import Exchange
 from mcp.net.interface import Handler, Reply
 from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.link import Link, State, log
-from mcp.wire.codec import decode_error, decode_message, encode_error, encode_message
+from mcp.net.parts import Part, Parts
+from mcp.wire.codec import (
+    decode_error,
+    decode_map,
+    decode_message,
+    encode_error,
+    encode_map,
+    encode_message,
+)
 from mcp.wire.frame import FRAME_OVERHEAD_BYTES_MAX, Buffer, Frame, FrameKind
 from mcp.wire.handshake import Handshake
 from mcp.wire.messages import Message
@@ -68,6 +77,8 @@ class Connection(Link):
             FrameKind.ERROR: self._on_error,
             FrameKind.CANCEL: self._on_cancel,
             FrameKind.NOTICE: self._on_notice,
+            FrameKind.PART: self._on_part,
+            FrameKind.CREDIT: self._on_credit,
         }
 
     @property
@@ -98,6 +109,18 @@ class Connection(Link):
         except asyncio.CancelledError:
             self._abandon(call)
             raise
+
+    def stream(self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float) -> Parts:
+        """Send a request whose answer comes in parts; ``message.credit`` of them at most wait to be taken.
+
+        ``timeout_s`` is for the whole answer. Raises what sending a request raises; the rest is raised where
+        the parts are read. Close what is returned, in any case.
+        """
+        call = self._open_call(message, segments, timeout_s)
+        call.parts = Parts(self, call, message.credit)
+        if call.deadline < self._sweep_at:
+            self._sweep_by(call.deadline)
+        return call.parts
 
     def notify(self, body: Buffer | Sequence[Buffer], *, corked: bool = False) -> bool:
         """Send a one-way message. ``False``: it was dropped, because too much is unsent or nobody is there.
@@ -176,6 +199,27 @@ class Connection(Link):
         except McpError as error:
             _fail_garbled(call, error)
 
+    def _on_part(self, frame: Frame) -> None:
+        call = self._calls.find(frame.stream)
+        if call is None:
+            if self._calls.owes(frame.stream):
+                self.counters.answers_late += 1
+            else:
+                self.counters.answers_unsolicited += 1
+            return
+        try:
+            if call.parts is None:
+                raise ProtocolError("a part came of an answer that was wanted whole")
+            call.parts._came(Part(decode_map(frame.body), frame.segments))
+        except McpError as error:
+            self._calls.take(frame.stream)
+            _fail_garbled(call, error)
+
+    def _allow(self, call: Call, parts: int) -> None:
+        """The user of an answer took so many of its parts: the peer may send as many more."""
+        if self._state is State.OPEN and self._calls.find(call.stream) is call:
+            self._send(FrameKind.CREDIT, call.stream, encode_map({"parts": parts}))
+
     def _on_error(self, frame: Frame) -> None:
         call = self._take_call(frame.stream)
         if call is None:
@@ -239,6 +283,28 @@ class Connection(Link):
         exchange = self._exchanges.get(frame.stream)
         if exchange is not None:
             exchange._cancel()
+
+    def _on_credit(self, frame: Frame) -> None:
+        exchange = self._exchanges.get(frame.stream)
+        if exchange is not None:  # else it crossed the end of the answer
+            exchange._allow(decode_map(frame.body).get("parts"))
+
+    @property
+    def _clogged(self) -> bool:
+        """Whether so much is unsent that nothing more should be made to be sent."""
+        return self._outbox.backlog_bytes > self._limits.write_high_water_bytes
+
+    def _send_part(self, stream: int, payload: dict[str, Any], segments: Sequence[Buffer]) -> None:
+        if self._state is State.OPEN:
+            alone = len(self._exchanges) == 1 and not self._handling
+            self._send(FrameKind.PART, stream, encode_map(payload), segments, corked=alone)
+            self._answers_end = self._outbox.queued
+            if alone:
+                self.flush()
+
+    def _flushed(self) -> None:
+        for exchange in [each for each in self._exchanges.values() if each._waits_for_room]:
+            exchange._look_for_room()
 
     def _on_notice(self, frame: Frame) -> None:
         self._guarded(self._handler.on_notice, self, frame.body)

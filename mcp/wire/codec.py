@@ -87,16 +87,17 @@ def encode_message(message: Message, *, ttl_ms: int | None = None) -> bytes:
     Raises :class:`~mcp.errors.InvalidArgument` for a payload that is not of plain values.
     """
     hops, ms = message.ttl
-    return _pack(
-        {
-            "id": message.id,
-            "type": message.type,
-            "trace_id": message.trace_id,
-            "payload": _check_plain(message.payload, DEPTH_MAX - 1),
-            "vector": message.vector.to_mapping(),
-            "ttl": {"hops": hops, "ms": ms if ttl_ms is None else ttl_ms},
-        }
-    )
+    fields: dict[str, Any] = {
+        "id": message.id,
+        "type": message.type,
+        "trace_id": message.trace_id,
+        "payload": _check_plain(message.payload, DEPTH_MAX - 1),
+        "vector": message.vector.to_mapping(),
+        "ttl": {"hops": hops, "ms": ms if ttl_ms is None else ttl_ms},
+    }
+    if message.credit:
+        fields["credit"] = message.credit
+    return _pack(fields)
 
 
 def decode_message(body: Buffer) -> Message:
@@ -120,7 +121,8 @@ def message_from_fields(fields: Mapping[str, Any]) -> Message:
             f'a message lacks the field "{name}"; type, id and payload are required'
         ) from None
     get = fields.get
-    return Message(type_, payload, id_, get("trace_id", ""), _vector(get("vector")), _ttl(get("ttl")))
+    vector, ttl = _vector(get("vector")), _ttl(get("ttl"))
+    return Message(type_, payload, id_, get("trace_id", ""), vector, ttl, get("credit", 0))
 
 
 def encode_error(error: McpError, *, bytes_max: int = ERROR_BYTES_LEAST) -> bytes:

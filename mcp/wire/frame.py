@@ -72,7 +72,7 @@ _ROOM_BYTES_MIN: Final = 4096  # a read into less room than this costs more than
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame is. Numbers that are not listed are refused; 24 to 31 are kept for flow control."""
+    """What a frame is. Numbers that are not listed are refused; 26 to 31 are kept for flow control."""
 
     HELLO = 1
     CHALLENGE = 2
@@ -87,6 +87,8 @@ class FrameKind(enum.IntEnum):
     PING = 21
     PONG = 22
     GOODBYE = 23
+    PART = 24
+    CREDIT = 25
 
 
 HANDSHAKE_KINDS: Final = frozenset(
@@ -96,8 +98,17 @@ HANDSHAKE_KINDS: Final = frozenset(
 _KINDS: Final = frozenset(map(int, FrameKind))
 OPEN_KINDS: Final = frozenset(FrameKind) - HANDSHAKE_KINDS
 """The kinds that are read after the handshake."""
-_STREAM_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.ERROR, FrameKind.CANCEL})
-_SEGMENT_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE})
+_STREAM_KINDS: Final = frozenset(
+    {
+        FrameKind.REQUEST,
+        FrameKind.RESPONSE,
+        FrameKind.ERROR,
+        FrameKind.CANCEL,
+        FrameKind.PART,
+        FrameKind.CREDIT,
+    }
+)
+_SEGMENT_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.PART})
 
 
 class Frame(NamedTuple):

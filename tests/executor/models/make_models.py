@@ -187,7 +187,7 @@ def sequence() -> ModelProto:
 
 
 def fibonacci() -> ModelProto:
-    """A step of a recurrence: (a, b) becomes (b, a + b); it is over in a row whose new b reaches ``limit``."""
+    """A step of a recurrence: (a, b) becomes (b, a + b); a row is over when its new b reaches ``limit``."""
     return model(
         [
             node("Split", ["state"], ["a", "b"], axis=1),

@@ -29,11 +29,15 @@ from mcp.errors import (
     AuthenticationFailed,
     Busy,
     DeadlineExceeded,
+    DependencyMissing,
+    InferenceFailed,
     McpError,
     ModelNotReady,
     NoLeader,
     PermissionDenied,
     ProtocolError,
+    ProviderUnavailable,
+    StorageError,
     Unavailable,
 )
 from mcp.net.interface import Reply
@@ -50,6 +54,7 @@ Prepare = Callable[[str], Awaitable[None]]
 """What has to be done at the node with this address before an attempt there."""
 
 _REFUSALS = (AuthenticationFailed, PermissionDenied, ProtocolError)
+_FAULTS = (InferenceFailed, StorageError, ProviderUnavailable, DependencyMissing)
 
 
 def refusal(error: McpError) -> McpError | None:
@@ -212,7 +217,7 @@ class Exchange:
         """Send ``request`` once, to the node at ``address``, and note how that went."""
         began = self.clock.monotonic()
         outcome, node = Outcome.ABANDONED, None
-        self.routing.started(request.kind, address)
+        ahead, queue = self.routing.started(request.kind, address, began), None
         try:
             node = self._connections.at_hand(address) or await self._connect(address, timeout_s)
             if request.credit:
@@ -220,14 +225,14 @@ class Exchange:
                 outcome = Outcome.ANSWERED
                 return opened
             reply = await self._send(request, node, timeout_s, began, trace_id)
-            outcome = Outcome.ANSWERED
+            outcome, queue = Outcome.ANSWERED, _queue(reply.message.payload)
         except McpError as error:
             outcome = self._judge(request.kind, address, node, error)
             self._met(error.details.get("index"))
             raise
         finally:
             now = self.clock.monotonic()
-            self.routing.finished(request.kind, address, outcome, now, now - began)
+            self.routing.finished(request.kind, address, outcome, now, now - began, ahead=ahead, queue=queue)
             self._maintain(now)
         return self._take(reply, address)
 
@@ -282,7 +287,7 @@ class Exchange:
         """Begin a stream. Its first part has to be there in ``timeout_s``; its deadline is its own."""
         began = self.clock.monotonic()
         await node.acquire(request.kind, timeout_s)
-        self.routing.started(request.kind, address)
+        self.routing.started(request.kind, address, began)
         over = functools.partial(self._stream_over, request.kind, node, address)
         parts = None
         try:
@@ -355,7 +360,9 @@ class Exchange:
             return Outcome.FAILED
         if isinstance(error, DeadlineExceeded):
             return Outcome.ABANDONED if kind is CallKind.WAIT else Outcome.TIMED_OUT
-        return Outcome.ANSWERED
+        # One that has no subclass is INTERNAL, or of a later version.
+        own = type(error) is McpError or isinstance(error, _FAULTS)
+        return Outcome.FAULTED if own else Outcome.ANSWERED
 
     # -- the members ------------------------------------------------------------------------------
 
@@ -409,6 +416,12 @@ class Exchange:
         if tasks:
             await asyncio.wait(tasks)
         await self._connections.close()
+
+
+def _queue(payload: Mapping[str, Any]) -> int | None:
+    """What a node says of its queue, if it does and if that makes sense."""
+    queue = payload.get("queue")
+    return queue if type(queue) is int and queue >= 0 else None
 
 
 async def _first_answer(attempts: Sequence[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:

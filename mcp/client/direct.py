@@ -47,6 +47,7 @@ class DirectCalls:
             "INFER_REQUEST",
             lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
             segments,
+            plain=True,
             hedged_as=model,
         )
         attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))

@@ -40,6 +40,7 @@ from mcp.errors import (
     StorageError,
     Unavailable,
 )
+from mcp.net.calls import Call
 from mcp.net.interface import Reply
 from mcp.wire.messages import Message, Ttl
 
@@ -84,6 +85,8 @@ class Request:
     segments: Sequence[Any] = ()
     to_leader: bool = False
     trace_id: str = ""
+    plain: bool = False
+    """Whether the payload is known to be of plain values."""
     hedged_as: str = ""
     """Where it may be hedged: what its latency is compared with."""
     credit: int = 0
@@ -224,7 +227,18 @@ class Exchange:
                 opened = await self._open(request, node, address, timeout_s, trace_id)
                 outcome = Outcome.ANSWERED
                 return opened
-            reply = await self._send(request, node, timeout_s, began, trace_id)
+            places = node.places(request.kind)
+            if not places.take():
+                await node.wait_for_place(request.kind, timeout_s)
+            try:
+                call = self._begin(request, node, timeout_s, began, trace_id)
+                try:
+                    reply = await call.future
+                except asyncio.CancelledError:
+                    node.connection.abandon(call)
+                    raise
+            finally:
+                places.give()
             outcome, queue = Outcome.ANSWERED, _queue(reply.message.payload)
         except McpError as error:
             outcome = self._judge(request.kind, address, node, error)
@@ -268,25 +282,22 @@ class Exchange:
                 attempt.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
 
-    async def _send(
+    def _begin(
         self, request: Request, node: NodeConnection, timeout_s: float, began: float, trace_id: str
-    ) -> Reply:
-        await node.acquire(request.kind, timeout_s)
-        try:
-            left_s = timeout_s - (self.clock.monotonic() - began)
-            if left_s <= 0:
-                raise Unavailable("the whole time went by before the request could be sent")
-            message = self._message(request, left_s, trace_id)
-            return await node.connection.request(message, request.segments, timeout_s=left_s)
-        finally:
-            node.release(request.kind)
+    ) -> Call:
+        left_s = timeout_s - (self.clock.monotonic() - began)
+        if left_s <= 0:
+            raise Unavailable("the whole time went by before the request could be sent")
+        message = self._message(request, left_s, trace_id)
+        return node.connection.begin(message, request.segments, timeout_s=left_s, plain=request.plain)
 
     async def _open(
         self, request: Request, node: NodeConnection, address: str, timeout_s: float, trace_id: str
     ) -> Answer:
         """Begin a stream. Its first part has to be there in ``timeout_s``; its deadline is its own."""
         began = self.clock.monotonic()
-        await node.acquire(request.kind, timeout_s)
+        if not node.places(request.kind).take():
+            await node.wait_for_place(request.kind, timeout_s)
         self.routing.started(request.kind, address, began)
         over = functools.partial(self._stream_over, request.kind, node, address)
         parts = None
@@ -306,7 +317,7 @@ class Exchange:
         return Answer(first.payload, first.segments, address, Opened(parts, over))
 
     def _stream_over(self, kind: CallKind, node: NodeConnection, address: str) -> None:
-        node.release(kind)
+        node.places(kind).give()
         now = self.clock.monotonic()
         self.routing.finished(kind, address, Outcome.ABANDONED, now, 0.0)
         if node.closed:
@@ -320,15 +331,9 @@ class Exchange:
 
     def _message(self, request: Request, timeout_s: float, trace_id: str) -> Message:
         payload = request.payload
-        return Message(
-            request.type,
-            payload(timeout_s) if callable(payload) else dict(payload),
-            self.fresh_id(),
-            trace_id or request.trace_id,
-            self.vector,
-            Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000))),
-            request.credit,
-        )
+        made = payload(timeout_s) if callable(payload) else dict(payload)
+        ttl = Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000)))
+        return Message(request.type, made, self.fresh_id(), trace_id, self.vector, ttl, request.credit)
 
     def _take(self, reply: Reply, address: str) -> Answer:
         payload = reply.message.payload

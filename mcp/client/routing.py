@@ -138,6 +138,8 @@ class Routing:
             leader = self.address_of(self._leader)
             if leader and leader not in avoid and not self.in_backoff(leader, now):
                 return leader
+        if len(self._nodes) == 1:
+            return next(iter(self._nodes))
         candidates = self._candidates(now, avoid)
         if len(candidates) > 1 and kind is CallKind.INFER:
             spared = self._spared(now)
@@ -182,7 +184,10 @@ class Routing:
 
     def untried(self, now: float, avoid: Collection[str]) -> bool:
         """Whether a node outside ``avoid`` is there that is not set aside."""
-        return any(n.retry_at <= now and n.address not in avoid for n in self._nodes.values())
+        for node in self._nodes.values():  # noqa: SIM110 (a generator costs more than this)
+            if node.address not in avoid and node.retry_at <= now:
+                return True
+        return False
 
     def to_connect(self, now: float) -> list[str]:
         """The nodes that are worth dialling: neither connected nor set aside."""

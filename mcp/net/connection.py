@@ -101,14 +101,25 @@ class Connection(Link):
         peer's limit of requests in flight; :class:`~mcp.errors.FrameTooLarge`. Cancelling the waiting
         task cancels the request.
         """
-        call = self._open_call(message, segments, timeout_s)
-        if call.deadline < self._sweep_at:
-            self._sweep_by(call.deadline)
+        call = self.begin(message, segments, timeout_s=timeout_s)
         try:
             return await call.future
         except asyncio.CancelledError:
-            self._abandon(call)
+            self.abandon(call)
             raise
+
+    def begin(
+        self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float, plain: bool = False
+    ) -> Call:
+        """Send a request. Its answer is the call's ``future``, which raises what :meth:`request` does.
+
+        Call :meth:`abandon` if you stop waiting for it. ``plain`` is as for
+        :func:`~mcp.wire.codec.encode_message`.
+        """
+        call = self._open_call(message, segments, timeout_s, plain)
+        if call.deadline < self._sweep_at:
+            self._sweep_by(call.deadline)
+        return call
 
     def stream(self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float) -> Parts:
         """Send a request whose answer comes in parts; ``message.credit`` of them at most wait to be taken.
@@ -116,10 +127,8 @@ class Connection(Link):
         ``timeout_s`` is for the whole answer. Raises what sending a request raises; the rest is raised where
         the parts are read. Close what is returned, in any case.
         """
-        call = self._open_call(message, segments, timeout_s)
+        call = self.begin(message, segments, timeout_s=timeout_s)
         call.parts = Parts(self, call, message.credit)
-        if call.deadline < self._sweep_at:
-            self._sweep_by(call.deadline)
         return call.parts
 
     def notify(self, body: Buffer | Sequence[Buffer], *, corked: bool = False) -> bool:
@@ -136,13 +145,14 @@ class Connection(Link):
 
     # Requests of this end.
 
-    def _open_call(self, message: Message, segments: Sequence[Buffer], timeout_s: float) -> Call:
+    def _open_call(self, message: Message, segments: Sequence[Buffer], timeout_s: float, plain: bool) -> Call:
         if self._state is not State.OPEN or self._peer is None:
             why = f": {self._reason.message}" if self._reason is not None else ""
             raise Unavailable(f"the connection is not open, and the request was not sent{why}")
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left to send the request, and it was not sent")
-        body = encode_message(message, ttl_ms=min(message.ttl.ms, math.ceil(timeout_s * 1000)))
+        ttl_ms = min(message.ttl.ms, math.ceil(timeout_s * 1000))
+        body = encode_message(message, ttl_ms=ttl_ms, plain=plain)
         deadline = self._loop.time() + timeout_s
         call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max, deadline)
         try:
@@ -170,12 +180,13 @@ class Connection(Link):
                 call.future.set_exception(
                     DeadlineExceeded("no answer came in time, and the request was cancelled")
                 )
-            self._abandon(call)
+            self.abandon(call)
         deadline = self._calls.next_deadline()
         if deadline < math.inf:
             self._sweep_by(deadline)
 
-    def _abandon(self, call: Call) -> None:
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for this answer any more: the peer is told, unless it has given it."""
         if self._calls.abandon(call) and self._state is State.OPEN:
             self._send(FrameKind.CANCEL, call.stream)
 
@@ -309,10 +320,11 @@ class Connection(Link):
     def _on_notice(self, frame: Frame) -> None:
         self._guarded(self._handler.on_notice, self, frame.body)
 
-    def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer]) -> None:
+    def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer], plain: bool) -> None:
         if self._state is State.OPEN:
             alone = len(self._exchanges) == 1 and not self._handling
-            self._send(FrameKind.RESPONSE, stream, encode_message(message), segments, corked=alone)
+            body = encode_message(message, plain=plain)
+            self._send(FrameKind.RESPONSE, stream, body, segments, corked=alone)
             self._answers_end = self._outbox.queued
             if alone:
                 self.flush()  # nobody else waits for an answer here, so there is nothing to wait for

@@ -70,15 +70,15 @@ class Exchange:
         """Whether the answer is given, or nobody wants it any more."""
         return self._answered
 
-    def reply(self, message: Message, segments: Sequence[Buffer] = ()) -> None:
-        """Answer. Leave the segments unchanged until they are sent.
+    def reply(self, message: Message, segments: Sequence[Buffer] = (), *, plain: bool = False) -> None:
+        """Answer. Leave the segments unchanged until they are sent; ``plain`` is as for a request.
 
         An answer that cannot be sent (too large, no plain values) becomes the error that says so.
         """
         if self._answered:
             return
         try:
-            self.connection._send_reply(self._stream, message, segments)
+            self.connection._send_reply(self._stream, message, segments, plain)
         except McpError as error:
             self.fail(error)
         else:

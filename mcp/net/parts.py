@@ -117,7 +117,7 @@ class Parts:
         """Nobody reads on. What was not read is dropped, and the peer is told to stop."""
         self._waiting.clear()
         if not self._call.future.done():
-            self._connection._abandon(self._call)
+            self._connection.abandon(self._call)
             self._call.future.cancel()
 
     def _came(self, part: Part) -> None:

@@ -139,7 +139,7 @@ class DirectInference:
             "outputs": specs,
             "queue": self.waiting,
         }
-        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments)
+        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
 
 
 def naming(model: ModelVersion, error: McpError) -> McpError:

@@ -85,7 +85,7 @@ def encode_message(message: Message, *, ttl_ms: int | None = None, plain: bool =
     """Encode a message; ``ttl_ms`` replaces its remaining milliseconds. What has its default is left out.
 
     With ``plain`` the payload's maps are known to have strings as keys, and not to be nested deeply: that
-    is not looked at again. Raises :class:`~mcp.errors.InvalidArgument` for a payload that is not of plain values.
+    is not looked at again. Raises :class:`~mcp.errors.InvalidArgument` for what is no plain value.
     """
     payload = message.payload if plain else _check_plain(message.payload, DEPTH_MAX - 1)
     fields: dict[str, Any] = {"id": message.id, "type": message.type, "payload": payload}

@@ -36,6 +36,7 @@ from mcp.client.results import (
 from mcp.client.streaming import AHEAD
 from mcp.clock import Clock
 from mcp.errors import McpError, Unavailable
+from mcp.net.loop import loop_factory
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ class SyncClient:
         self._lock = threading.Lock()
         self._closed = False
         self._process = os.getpid()
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop_factory()()
         # A daemon: a program that forgets to close its client can still end.
         self._thread = threading.Thread(target=self._serve, name="mcp-client", daemon=True)
         self._thread.start()

@@ -170,6 +170,20 @@ def test_a_loop_that_is_left_by_break_stops_the_node(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_loop_has_a_turn_between_two_steps_however_far_the_node_may_be_ahead(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (node, client):
+            stream = client.stream("fibonacci", start(), carry=CARRY, steps=60_000, ahead=60_000)
+            assert (await anext(stream)).number == 1
+            (running,) = node._parts.streamed.streams  # type: ignore[union-attr]
+            await stream.aclose()
+            await until(lambda: streams(node) == 0)
+            assert steps(node) < 1_000
+            assert running._timer.cancelled()  # or it would keep the state to the deadline
+
+    asyncio.run(scenario())
+
+
 def test_the_deadline_is_for_the_whole_stream_and_travels_with_it(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as (node, client):

@@ -173,6 +173,8 @@ def test_a_loop_that_is_left_by_break_stops_the_node(tmp_path: Path) -> None:
 def test_the_loop_has_a_turn_between_two_steps_however_far_the_node_may_be_ahead(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as (node, client):
+            while metrics(node)["inference_inline_total"] < 3:  # then its steps are run on the loop too
+                await client.infer("fibonacci", start())
             stream = client.stream("fibonacci", start(), carry=CARRY, steps=60_000, ahead=60_000)
             assert (await anext(stream)).number == 1
             (running,) = node._parts.streamed.streams  # type: ignore[union-attr]

@@ -177,10 +177,10 @@ def test_the_loop_has_a_turn_between_two_steps_however_far_the_node_may_be_ahead
                 await client.infer("fibonacci", start())
             stream = client.stream("fibonacci", start(), carry=CARRY, steps=60_000, ahead=60_000)
             assert (await anext(stream)).number == 1
+            assert steps(node) < 40  # the client is on the same loop: it had its turns
             (running,) = node._parts.streamed.streams  # type: ignore[union-attr]
             await stream.aclose()
             await until(lambda: streams(node) == 0)
-            assert steps(node) < 1_000
             assert running._timer.cancelled()  # or it would keep the state to the deadline
 
     asyncio.run(scenario())

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import io
 import os
 import re
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mcp.node.config import NodeConfig
 from mcp.node.node import Node
@@ -76,4 +81,28 @@ def test_the_test_of_an_executor_is_the_example_that_is_run() -> None:
 
 
 def test_every_python_block_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
+
+
+def test_the_example_of_many_and_of_steps_runs_as_it_stands(tmp_path: Path) -> None:
+    fragment = textwrap.indent(block("client.infer_many"), "    ")
+    scope: dict[str, Any] = {}
+    exec(f"async def example(client, scans, start):\n{fragment}", scope)
+
+    async def scenario() -> None:
+        config = NodeConfig("n1", tmp_path / "n1", listen=("127.0.0.1:0",), engine="solo")
+        async with Node(config) as node, node.client() as client:
+            await client.deploy("digits", ROOT / "examples" / "digits" / "digits.onnx")
+            model = ROOT / "tests" / "executor" / "models" / "fibonacci.onnx"
+            await client.deploy("decoder", model)
+            with np.load(ROOT / "examples" / "digits" / "held_out.npz") as held_out:
+                scans = [held_out["images"][row : row + 1] for row in range(3)]
+            start = {"state": np.array([[0, 1]]), "limit": np.array([[5]])}
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                await scope["example"](client, scans, start)
+            lines = said.getvalue().splitlines()
+            assert lines[0] == "0 [6]"
+            assert lines[3:] == ["1 [[1]]", "2 [[2]]", "3 [[3]]", "4 [[5]]"]
+
+    asyncio.run(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 import click
@@ -16,8 +17,9 @@ from mcp.cli.inputs import INPUT_FORMS, Request, Sources, request_from, typed
 from mcp.cli.options import FILE, Command, json_option, option, together
 from mcp.cli.output import duration, print_json, print_parts, table
 from mcp.client.client import Client
-from mcp.client.results import InferenceRecord
+from mcp.client.results import InferenceRecord, Step
 from mcp.clock import SystemClock
+from mcp.errors import InvalidArgument
 from mcp.wire.tensors import dtype_name
 
 VALUES_SHOWN_CHARS = 60
@@ -68,17 +70,57 @@ Examples:
   jq -n '{image: [[range(64) % 17]]}' | mcpctl infer digits --json-input - --json
   jq -n '{mcp_version: "1.0", type: "INFER_REQUEST", payload: {model_hint: "digits",
     inputs: [{name: "image", data: [[range(64) % 17]]}]}}' | mcpctl infer --request -
-  mcpctl infer MODEL --text "good morning"     for a model that takes one text"""
+  mcpctl infer MODEL --text "good morning"     for a model that takes one text
+  mcpctl infer decoder --npz start.npz --stream 100 --carry next=state --until over"""
 )
 @takes_inputs
+@option(
+    "--stream",
+    "steps",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Call it so many times in a row on one node, and print each step; with --json a line for each.",
+)
+@option(
+    "--carry",
+    multiple=True,
+    metavar="OUTPUT=INPUT",
+    help="With --stream: what a step gives as OUTPUT, the next one takes as INPUT. Repeatable.",
+)
+@option("--until", metavar="OUTPUT", help="With --stream: end with the first step in which it has no zero.")
 @json_option
 @client_command
-async def infer(client: Client, model: str | None, as_json: bool, **options: Any) -> None:
+async def infer(
+    client: Client,
+    *,
+    model: str | None,
+    steps: int | None,
+    carry: tuple[str, ...],
+    until: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Ask MODEL (a name, an alias, a family or a task) now.
 
     The answer comes straight from one node; nothing is recorded. 'mcpctl submit' records.
     """
+    if steps is None and (carry or until):
+        raise InvalidArgument("--carry and --until say how steps follow one another: give --stream STEPS too")
+    carried = dict(_carried(pair) for pair in carry)
     request = await asked(client, model, options)
+    if steps is not None:
+        stream = client.stream(
+            request.model,
+            request.inputs,
+            carry=carried,
+            steps=steps,
+            until=until,
+            timeout_s=request.timeout_s,
+        )
+        async with aclosing(stream):
+            async for step in stream:
+                show_step(step, as_json=as_json)
+        return
     clock = SystemClock()
     started = clock.monotonic()
     answer = await client.infer(request.model, request.inputs, timeout_s=request.timeout_s)
@@ -96,6 +138,21 @@ async def infer(client: Client, model: str | None, as_json: bool, **options: Any
         return
     origin = f"{answer.model} version {answer.version} on {answer.node}, {duration(took_s)}"
     print_parts(outputs_table(answer.outputs), Text(origin, style="dim"))
+
+
+def _carried(pair: str) -> tuple[str, str]:
+    source, equals, target = pair.partition("=")
+    if not (source and equals and target):
+        raise InvalidArgument(f"--carry takes OUTPUT=INPUT, not {pair!r:.80}")
+    return source, target
+
+
+def show_step(step: Step, *, as_json: bool) -> None:
+    """Print one step of a stream as soon as it is there."""
+    if as_json:
+        print_json({"step": step.number, "node": step.node, "outputs": step.outputs}, indent=None)
+    else:
+        print_parts(Text(f"step {step.number} on {step.node}", style="dim"), outputs_table(step.outputs))
 
 
 @click.command(

@@ -62,13 +62,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON value on standard output: the command's whole answer."""
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print one JSON value on standard output: the command's whole answer, or with ``indent=None`` a line."""
     context = click.get_current_context(silent=True)
     invocation = context.find_object(Invocation) if context is not None else None
     if invocation is not None:
         invocation.answered = True
-    click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2, default=str))
+    click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent, default=str))
 
 
 def table(*columns: str, title: str | None = None) -> Table:

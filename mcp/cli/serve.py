@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.util
 import logging
 import os
 import re
@@ -30,6 +29,7 @@ from mcp.cli.options import (
     words,
 )
 from mcp.errors import ConfigInvalid
+from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
@@ -320,13 +320,6 @@ def node_config(
         election_timeout_max_s=election_timeout[1],
         **others,
     )
-
-
-def loop_factory() -> Any:
-    """Return uvloop's event loop where it is installed, asyncio's own elsewhere."""
-    if importlib.util.find_spec("uvloop") is None:
-        return None
-    return importlib.import_module("uvloop").new_event_loop
 
 
 async def run_until_stopped(

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl as ssl_module
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, get_args, overload
+from typing import Any, Final, get_args
 
 from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
 from mcp.client.commands import CommandLane
+from mcp.client.direct import DirectCalls
 from mcp.client.exchange import Answer, Exchange, Request, refusal
 from mcp.client.hedging import Hedge, Hedging
 from mcp.client.kinds import CallKind
-from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
 from mcp.client.results import (
     ClusterStatus,
     Consistency,
     Deployment,
-    Inference,
     InferenceRecord,
     KeyValue,
     MemberStatus,
@@ -33,7 +32,7 @@ from mcp.client.results import (
     cluster_status,
 )
 from mcp.client.routing import Routing
-from mcp.client.tensors import packed, packed_inline, unpacked, unpacked_blob
+from mcp.client.tensors import packed_inline, unpacked, unpacked_blob
 from mcp.clock import Clock, SystemClock, new_id
 from mcp.errors import DeadlineExceeded, InvalidArgument, McpError, NotFound
 from mcp.net.address import Scheme, parse_address
@@ -54,7 +53,7 @@ CONNECTION_LIMITS: Final = Limits(keepalive_s=1.5, dead_after_s=5.0)
 """A node that hangs without closing its connections is found out within a call's time."""
 
 
-class Client:
+class Client(DirectCalls):
     """A client of one cluster. Use it on one event loop, from any number of tasks.
 
     In short::
@@ -139,104 +138,7 @@ class Client:
         """How many requests were hedged so far, and how many hedges won; ``None`` without ``hedge``."""
         return self._exchange.hedging
 
-    # -- inference --------------------------------------------------------------------------------
-
-    async def infer(
-        self,
-        model: str,
-        inputs: ModelInputs,
-        *,
-        outputs: Sequence[str] | None = None,
-        timeout_s: float | None = None,
-    ) -> Inference:
-        """Run ``model`` once, on one node, outside the log: the fast way.
-
-        ``model`` is a name, an alias or ``name@version``. ``inputs`` are arrays by name, or one array
-        or text for a model with one input; each has the shape and element type that the model declares,
-        the batch dimension included. ``outputs`` names those that are wanted; all by default.
-
-        Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
-        ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
-        """
-        fields, segments = packed(inputs)
-        fields["model_hint"] = arguments.text("a model", model)
-        if outputs is not None:
-            fields["outputs"] = arguments.texts("outputs", outputs)
-        request = Request(
-            CallKind.INFER,
-            "INFER_REQUEST",
-            lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
-            segments,
-            hedged_as=model,
-        )
-        answer = await self._call(request, timeout_s)
-        what = "the answer to an inference"
-        return Inference(
-            outputs=unpacked(answer.payload.get("outputs"), answer.segments),
-            model=answers.required(answer.payload, "model", str, what),
-            version=str(answer.payload.get("version", "")),
-            node=answers.required(answer.payload, "node", str, what),
-        )
-
-    @overload
-    def infer_many(
-        self,
-        model: str,
-        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
-        *,
-        outputs: Sequence[str] | None = None,
-        in_flight: int = IN_FLIGHT,
-        order: Order = "inputs",
-        errors: Literal["raise"] = "raise",
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator[Answered[Inference], None]: ...
-
-    @overload
-    def infer_many(
-        self,
-        model: str,
-        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
-        *,
-        outputs: Sequence[str] | None = None,
-        in_flight: int = IN_FLIGHT,
-        order: Order = "inputs",
-        errors: Errors,
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator[Answered[Inference | McpError], None]: ...
-
-    def infer_many(
-        self,
-        model: str,
-        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
-        *,
-        outputs: Sequence[str] | None = None,
-        in_flight: int = IN_FLIGHT,
-        order: Order = "inputs",
-        errors: Errors = "raise",
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator[Answered[Any], None]:
-        """Run ``model`` once for each of ``inputs``, many at a time; gives ``(number, result)`` of each.
-
-        ::
-
-            async for number, answer in client.infer_many("digits", scans):
-                print(number, answer.outputs["label"])
-
-        ``inputs`` gives what :meth:`infer` takes; the next one is asked for when fewer than ``in_flight``
-        results are under way or not taken yet, so it may be of any length. ``order``: as the ``inputs`` came,
-        or by ``completion``. With ``errors="return"`` an error is given in the place of its result; otherwise
-        it is raised there and the rest is cancelled, as when you leave the loop (by ``contextlib.aclosing``
-        at once). ``timeout_s`` is for each. Raises :class:`~mcp.errors.InvalidArgument`.
-        """
-        how = window(in_flight, order, errors)
-        arguments.text("a model", model)
-        if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable | AsyncIterable):
-            raise InvalidArgument(
-                f"inputs is an iterable of what infer takes, not one {type(inputs).__name__}"
-            )
-        return answered(
-            lambda each: self.infer(model, each, outputs=outputs, timeout_s=timeout_s), inputs, how
-        )
+    # -- inference in the log ---------------------------------------------------------------------
 
     async def submit(
         self,

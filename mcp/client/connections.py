@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
@@ -34,6 +35,43 @@ def again(error: McpError) -> McpError:
     return copy
 
 
+class Places:
+    """A number of places, given to those who wait in the order in which they came."""
+
+    __slots__ = ("_free", "_waiting")
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Take a place if one is free; :meth:`give` is owed."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    async def wait(self) -> None:
+        """Take a place as soon as it is this caller's turn; :meth:`give` is owed."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()  # it was given the place in the same moment
+            raise
+
+    def give(self) -> None:
+        """Give a place back."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
 class NodeConnection:
     """A connection to a node, and how many of our requests may be in flight on it.
 
@@ -44,35 +82,28 @@ class NodeConnection:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         half = max(1, connection.peer.limits.streams_max // 2)
-        self._waits = asyncio.Semaphore(half)
-        self._others = asyncio.Semaphore(half)
+        self._waits = Places(half)
+        self._others = Places(half)
 
     @property
     def closed(self) -> bool:
         """Whether the connection is gone."""
         return not self.connection.is_open
 
-    def _places(self, kind: CallKind) -> asyncio.Semaphore:
+    def places(self, kind: CallKind) -> Places:
+        """The places for calls of one kind."""
         return self._waits if kind is CallKind.WAIT else self._others
 
-    async def acquire(self, kind: CallKind, timeout_s: float) -> None:
-        """Take a place for one request; :meth:`release` is owed.
+    async def wait_for_place(self, kind: CallKind, timeout_s: float) -> None:
+        """Take a place for one request when its turn comes; giving it back is owed.
 
         Raises :class:`~mcp.errors.Busy` when none is free in time.
         """
-        places = self._places(kind)
-        if not places.locked():
-            await places.acquire()
-            return
         try:
             async with asyncio.timeout(timeout_s):
-                await places.acquire()
+                await self.places(kind).wait()
         except TimeoutError:
             raise Busy("the node takes no more requests of this client at once; await some of them") from None
-
-    def release(self, kind: CallKind) -> None:
-        """Give the place back."""
-        self._places(kind).release()
 
 
 class Connections:

@@ -8,7 +8,9 @@ answer advances, the retry budget, and the background work of finding and connec
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,18 +23,24 @@ from mcp.client.kinds import CallKind
 from mcp.client.results import NodeStatus
 from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once, retryable
 from mcp.client.routing import Outcome, Routing
+from mcp.client.streaming import Opened, first_part
 from mcp.clock import Clock
 from mcp.errors import (
     AuthenticationFailed,
     Busy,
     DeadlineExceeded,
+    DependencyMissing,
+    InferenceFailed,
     McpError,
     ModelNotReady,
     NoLeader,
     PermissionDenied,
     ProtocolError,
+    ProviderUnavailable,
+    StorageError,
     Unavailable,
 )
+from mcp.net.calls import Call
 from mcp.net.interface import Reply
 from mcp.wire.messages import Message, Ttl
 
@@ -47,6 +55,7 @@ Prepare = Callable[[str], Awaitable[None]]
 """What has to be done at the node with this address before an attempt there."""
 
 _REFUSALS = (AuthenticationFailed, PermissionDenied, ProtocolError)
+_FAULTS = (InferenceFailed, StorageError, ProviderUnavailable, DependencyMissing)
 
 
 def refusal(error: McpError) -> McpError | None:
@@ -76,8 +85,13 @@ class Request:
     segments: Sequence[Any] = ()
     to_leader: bool = False
     trace_id: str = ""
+    plain: bool = False
+    """Whether the payload is known to be of plain values."""
     hedged_as: str = ""
     """Where it may be hedged: what its latency is compared with."""
+    credit: int = 0
+    """Where it is answered in parts: how many may wait here; and, of the whole answer, the deadline."""
+    deadline: float = math.inf
 
 
 @dataclass(slots=True)
@@ -87,6 +101,8 @@ class Answer:
     payload: dict[str, Any]
     segments: Sequence[Any]
     address: str
+    rest: Opened | None = None
+    """What comes after the first part, of an answer in parts."""
 
 
 class Exchange:
@@ -204,18 +220,33 @@ class Exchange:
         """Send ``request`` once, to the node at ``address``, and note how that went."""
         began = self.clock.monotonic()
         outcome, node = Outcome.ABANDONED, None
-        self.routing.started(request.kind, address)
+        ahead, queue = self.routing.started(request.kind, address, began), None
         try:
             node = self._connections.at_hand(address) or await self._connect(address, timeout_s)
-            reply = await self._send(request, node, timeout_s, began, trace_id)
-            outcome = Outcome.ANSWERED
+            if request.credit:
+                opened = await self._open(request, node, address, timeout_s, trace_id)
+                outcome = Outcome.ANSWERED
+                return opened
+            places = node.places(request.kind)
+            if not places.take():
+                await node.wait_for_place(request.kind, timeout_s)
+            try:
+                call = self._begin(request, node, timeout_s, began, trace_id)
+                try:
+                    reply = await call.future
+                except asyncio.CancelledError:
+                    node.connection.abandon(call)
+                    raise
+            finally:
+                places.give()
+            outcome, queue = Outcome.ANSWERED, _queue(reply.message.payload)
         except McpError as error:
             outcome = self._judge(request.kind, address, node, error)
             self._met(error.details.get("index"))
             raise
         finally:
             now = self.clock.monotonic()
-            self.routing.finished(request.kind, address, outcome, now, now - began)
+            self.routing.finished(request.kind, address, outcome, now, now - began, ahead=ahead, queue=queue)
             self._maintain(now)
         return self._take(reply, address)
 
@@ -251,18 +282,46 @@ class Exchange:
                 attempt.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
 
-    async def _send(
+    def _begin(
         self, request: Request, node: NodeConnection, timeout_s: float, began: float, trace_id: str
-    ) -> Reply:
-        await node.acquire(request.kind, timeout_s)
+    ) -> Call:
+        left_s = timeout_s - (self.clock.monotonic() - began)
+        if left_s <= 0:
+            raise Unavailable("the whole time went by before the request could be sent")
+        message = self._message(request, left_s, trace_id)
+        return node.connection.begin(message, request.segments, timeout_s=left_s, plain=request.plain)
+
+    async def _open(
+        self, request: Request, node: NodeConnection, address: str, timeout_s: float, trace_id: str
+    ) -> Answer:
+        """Begin a stream. Its first part has to be there in ``timeout_s``; its deadline is its own."""
+        began = self.clock.monotonic()
+        if not node.places(request.kind).take():
+            await node.wait_for_place(request.kind, timeout_s)
+        self.routing.started(request.kind, address, began)
+        over = functools.partial(self._stream_over, request.kind, node, address)
+        parts = None
         try:
-            left_s = timeout_s - (self.clock.monotonic() - began)
-            if left_s <= 0:
-                raise Unavailable("the whole time went by before the request could be sent")
-            message = self._message(request, left_s, trace_id)
-            return await node.connection.request(message, request.segments, timeout_s=left_s)
-        finally:
-            node.release(request.kind)
+            now = self.clock.monotonic()
+            message = self._message(request, request.deadline - now, trace_id)
+            parts = node.connection.stream(message, request.segments, timeout_s=request.deadline - now)
+            async with asyncio.timeout(timeout_s - (now - began)):
+                first = await first_part(parts)
+        except BaseException as error:
+            if parts is not None:
+                parts.close()
+            over()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(f"no step came within {timeout_s:.3g} s") from None
+            raise
+        return Answer(first.payload, first.segments, address, Opened(parts, over))
+
+    def _stream_over(self, kind: CallKind, node: NodeConnection, address: str) -> None:
+        node.places(kind).give()
+        now = self.clock.monotonic()
+        self.routing.finished(kind, address, Outcome.ABANDONED, now, 0.0)
+        if node.closed:
+            self._connections.lost(address, node)
 
     async def _connect(self, address: str, timeout_s: float) -> NodeConnection:
         try:
@@ -272,14 +331,9 @@ class Exchange:
 
     def _message(self, request: Request, timeout_s: float, trace_id: str) -> Message:
         payload = request.payload
-        return Message(
-            request.type,
-            payload(timeout_s) if callable(payload) else dict(payload),
-            self.fresh_id(),
-            trace_id or request.trace_id,
-            self.vector,
-            Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000))),
-        )
+        made = payload(timeout_s) if callable(payload) else dict(payload)
+        ttl = Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000)))
+        return Message(request.type, made, self.fresh_id(), trace_id, self.vector, ttl, request.credit)
 
     def _take(self, reply: Reply, address: str) -> Answer:
         payload = reply.message.payload
@@ -311,7 +365,9 @@ class Exchange:
             return Outcome.FAILED
         if isinstance(error, DeadlineExceeded):
             return Outcome.ABANDONED if kind is CallKind.WAIT else Outcome.TIMED_OUT
-        return Outcome.ANSWERED
+        # One that has no subclass is INTERNAL, or of a later version.
+        own = type(error) is McpError or isinstance(error, _FAULTS)
+        return Outcome.FAULTED if own else Outcome.ANSWERED
 
     # -- the members ------------------------------------------------------------------------------
 
@@ -365,6 +421,12 @@ class Exchange:
         if tasks:
             await asyncio.wait(tasks)
         await self._connections.close()
+
+
+def _queue(payload: Mapping[str, Any]) -> int | None:
+    """What a node says of its queue, if it does and if that makes sense."""
+    queue = payload.get("queue")
+    return queue if type(queue) is int and queue >= 0 else None
 
 
 async def _first_answer(attempts: Sequence[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:

@@ -43,6 +43,22 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a stream. ``number`` counts from 1; the rest is as in :class:`Inference`."""
+
+    number: int
+    outputs: dict[str, Array]
+    model: str
+    version: str
+    node: str
+
+    @property
+    def output(self) -> Array:
+        """The first output: the only one of most models."""
+        return next(iter(self.outputs.values()))
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaComparison:
     """How one replica's outputs compare with the recorded ones, within the cluster's tolerance."""
 

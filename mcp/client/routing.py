@@ -5,11 +5,10 @@ reached; its id is learned from the handshake, so that a leader named by id can 
 
 A node that failed is set aside for a while that doubles with every failure in a row, with jitter, so
 that many clients do not come back together. Failures that arrive while it is already set aside are
-the same failure seen by many callers and count once. Among the nodes that are left, two are drawn at
-random and the one with less expected work (calls in flight times smoothed latency) is taken: that is
+the same failure seen by many callers and count once. Outliers are spared (:mod:`mcp.client.load`). Among the
+nodes that are left, two are drawn at random and the one that is expected to answer first is taken: that is
 within a constant of the best choice and, unlike always taking the best, does not send every client
 to the same node (Mitzenmacher 2001, "The Power of Two Choices in Randomized Load Balancing").
-Latencies fade while a node is not used, so that a node that was slow once is tried again.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mcp.client.kinds import CallKind
+from mcp.client.load import Faults, Load, LoadLimits, Standing, outliers
 
 
 class Outcome(enum.Enum):
@@ -27,6 +27,8 @@ class Outcome(enum.Enum):
 
     ANSWERED = "answered"
     """The node did its part, whatever it answered."""
+    FAULTED = "faulted"
+    """The node answered with a failure of its own: the same request may well succeed elsewhere."""
     REFUSED = "refused"
     """The node is well and does not want this call now: busy, or the model is not loaded yet."""
     TIMED_OUT = "timed out"
@@ -45,13 +47,11 @@ class RoutingLimits:
     """Nodes that are remembered; more are not learned."""
     backoff_first_s: float = 0.05
     backoff_max_s: float = 2.0
-    latency_weight: float = 0.2
-    """How much one new measurement counts in the smoothed latency."""
-    latency_half_life_s: float = 5.0
-    """An unused node's latency is believed half as much after this time."""
-    latency_min_s: float = 0.0001
     refusal_latency_s: float = 0.1
     """A refusal counts as an answer this slow, or an overloaded node would look fast."""
+    outlier_interval_s: float = 0.25
+    """Which nodes are outliers is looked at so often, and after each fault."""
+    load: LoadLimits = LoadLimits()  # noqa: RUF009 (immutable)
     refresh_interval_min_s: float = 0.5
     """The members are asked for at most this often."""
     refresh_interval_max_s: float = 30.0
@@ -59,37 +59,15 @@ class RoutingLimits:
 
 
 @dataclass(slots=True)
-class _Load:
-    """One kind of calls at one node."""
-
-    in_flight: int = 0
-    latency_s: float | None = None
-    measured_at: float = 0.0
-
-    def observe(self, sample_s: float, now: float, limits: RoutingLimits) -> None:
-        if self.latency_s is None:
-            self.latency_s = sample_s
-        else:
-            self.latency_s += limits.latency_weight * (sample_s - self.latency_s)
-        self.measured_at = now
-
-    def latency(self, now: float, limits: RoutingLimits) -> float | None:
-        if self.latency_s is None:
-            return None
-        idle_s = max(0.0, now - self.measured_at)
-        faded: float = self.latency_s * 0.5 ** (idle_s / limits.latency_half_life_s)
-        return max(limits.latency_min_s, faded)
-
-
-@dataclass(slots=True)
 class _Node:
     address: str
     seed: bool
+    loads: dict[CallKind, Load]
+    faults: Faults
     node_id: str | None = None
     connected: bool = False
     failures: int = 0
     retry_at: float = float("-inf")
-    loads: dict[CallKind, _Load] = field(default_factory=lambda: {kind: _Load() for kind in CallKind})
 
 
 class Routing:
@@ -101,10 +79,16 @@ class Routing:
         """Start with the addresses that the user gave; these are never forgotten."""
         self._random = random_
         self._limits = limits or RoutingLimits()
-        self._nodes = {address: _Node(address, seed=True) for address in seeds}
+        self._nodes = {address: self._new(address, seed=True) for address in seeds}
+        self._outliers: frozenset[str] = frozenset()
+        self._outliers_until = float("-inf")
         self._leader: str | None = None
         self._stale = True
         self._refreshed_at = float("-inf")
+
+    def _new(self, address: str, *, seed: bool, node_id: str | None = None) -> _Node:
+        limits = self._limits.load
+        return _Node(address, seed, {kind: Load(limits) for kind in CallKind}, Faults(limits), node_id)
 
     @property
     def addresses(self) -> list[str]:
@@ -154,7 +138,12 @@ class Routing:
             leader = self.address_of(self._leader)
             if leader and leader not in avoid and not self.in_backoff(leader, now):
                 return leader
+        if len(self._nodes) == 1:
+            return next(iter(self._nodes))
         candidates = self._candidates(now, avoid)
+        if len(candidates) > 1 and kind is CallKind.INFER:
+            spared = self._spared(now)
+            candidates = [node for node in candidates if node.address not in spared] or candidates
         if len(candidates) > 2:
             candidates = self._random.sample(candidates, 2)
         return self._less_loaded(candidates, kind, now).address
@@ -170,19 +159,35 @@ class Routing:
     def _less_loaded(self, nodes: Sequence[_Node], kind: CallKind, now: float) -> _Node:
         if len(nodes) == 1:
             return nodes[0]
-        latencies = [node.loads[kind].latency(now, self._limits) for node in nodes]
+        times = [node.loads[kind].time_s(now) for node in nodes]
         # A node without a measurement is given the benefit of the doubt, and still pays for its queue.
-        assumed = min((value for value in latencies if value is not None), default=self._limits.latency_min_s)
+        known = [time_s for time_s in times if time_s is not None]
+        assumed = min(known, default=self._limits.load.time_min_s)
         scores = [
-            (node.loads[kind].in_flight + 1) * (assumed if latency is None else latency)
-            for node, latency in zip(nodes, latencies, strict=True)
+            (node.loads[kind].ahead(now) + 1) * (assumed if time_s is None else time_s)
+            for node, time_s in zip(nodes, times, strict=True)
         ]
         best = min(scores)
         return self._random.choice([node for node, s in zip(nodes, scores, strict=True) if s == best])
 
+    def _spared(self, now: float) -> frozenset[str]:
+        """The outliers among the nodes that are connected and not set aside."""
+        if now >= self._outliers_until:
+            self._outliers_until = now + self._limits.outlier_interval_s
+            standings = {
+                node.address: Standing(node.loads[CallKind.INFER].time_s(now), node.faults.share(now))
+                for node in self._nodes.values()
+                if node.connected and node.retry_at <= now
+            }
+            self._outliers = outliers(standings, self._limits.load)
+        return self._outliers
+
     def untried(self, now: float, avoid: Collection[str]) -> bool:
         """Whether a node outside ``avoid`` is there that is not set aside."""
-        return any(n.retry_at <= now and n.address not in avoid for n in self._nodes.values())
+        for node in self._nodes.values():  # noqa: SIM110 (a generator costs more than this)
+            if node.address not in avoid and node.retry_at <= now:
+                return True
+        return False
 
     def to_connect(self, now: float) -> list[str]:
         """The nodes that are worth dialling: neither connected nor set aside."""
@@ -198,31 +203,50 @@ class Routing:
 
     # -- what happened ----------------------------------------------------------------------------
 
-    def started(self, kind: CallKind, address: str) -> None:
-        """A call was sent to ``address``; :meth:`finished` is owed."""
+    def started(self, kind: CallKind, address: str, now: float) -> float:
+        """A call was sent to ``address``; :meth:`finished` is owed, with what this gives."""
         node = self._nodes.get(address)
-        if node:
-            node.loads[kind].in_flight += 1
+        return node.loads[kind].sent(now) if node else 0.0
 
-    def finished(self, kind: CallKind, address: str, outcome: Outcome, now: float, elapsed_s: float) -> None:
-        """A call to ``address`` ended after ``elapsed_s``."""
+    def finished(
+        self,
+        kind: CallKind,
+        address: str,
+        outcome: Outcome,
+        now: float,
+        elapsed_s: float,
+        *,
+        ahead: float = 0.0,
+        queue: int | None = None,
+    ) -> None:
+        """A call to ``address`` ended after ``elapsed_s``. ``queue``: what the node said of its own."""
         node = self._nodes.get(address)
         if node is None:
             return
         load = node.loads[kind]
-        load.in_flight = max(0, load.in_flight - 1)
-        if outcome is Outcome.ANSWERED:
+        load.ended()
+        if outcome is Outcome.ANSWERED or outcome is Outcome.FAULTED:
             node.failures = 0
             node.retry_at = float("-inf")
-            load.observe(elapsed_s, now, self._limits)
+            load.answered(now, elapsed_s, ahead, queue)
         elif outcome is Outcome.REFUSED:
-            load.observe(max(elapsed_s, self._limits.refusal_latency_s), now, self._limits)
+            load.measured(now, max(elapsed_s, self._limits.refusal_latency_s))
         elif outcome is Outcome.TIMED_OUT:
-            load.observe(elapsed_s, now, self._limits)
+            load.measured(now, elapsed_s)
+        if kind is CallKind.INFER:
+            self._note_faults(node, outcome, now)
+        if outcome is Outcome.TIMED_OUT:
             if kind is CallKind.COMMAND:
                 self._distrust_leader(node)
         elif outcome is Outcome.FAILED:
             self._set_aside(node, now)
+
+    def _note_faults(self, node: _Node, outcome: Outcome, now: float) -> None:
+        fault = outcome is Outcome.FAULTED or outcome is Outcome.TIMED_OUT
+        if fault or outcome is Outcome.ANSWERED:
+            node.faults.answered(now, fault=fault)
+            if fault:
+                self._outliers_until = float("-inf")
 
     def connected(self, address: str, node_id: str | None) -> None:
         """A connection to ``address`` is up, and the node there proved to be ``node_id``."""
@@ -293,7 +317,7 @@ class Routing:
         same = [node for node in self._nodes.values() if node.node_id == node_id]
         reached = any(node.connected or node.failures == 0 for node in same)
         if not reached and len(self._nodes) < self._limits.nodes_max:
-            self._nodes[address] = _Node(address, seed=False, node_id=node_id)
+            self._nodes[address] = self._new(address, seed=False, node_id=node_id)
 
     def refresh_due(self, now: float) -> bool:
         """Whether to ask for the members: never learned, a failure, an unknown leader, or long ago."""

@@ -31,9 +31,12 @@ from mcp.client.results import (
     Mode,
     ModelInputs,
     ModelStatus,
+    Step,
 )
+from mcp.client.streaming import AHEAD
 from mcp.clock import Clock
 from mcp.errors import McpError, Unavailable
+from mcp.net.loop import loop_factory
 
 T = TypeVar("T")
 
@@ -77,7 +80,7 @@ class SyncClient:
         self._lock = threading.Lock()
         self._closed = False
         self._process = os.getpid()
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop_factory()()
         # A daemon: a program that forgets to close its client can still end.
         self._thread = threading.Thread(target=self._serve, name="mcp-client", daemon=True)
         self._thread.start()
@@ -217,6 +220,31 @@ class SyncClient:
         finally:
             with contextlib.suppress(Unavailable):
                 self._run(results.aclose)
+
+    def stream(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        carry: Mapping[str, str],
+        steps: int,
+        until: str | None = None,
+        outputs: Sequence[str] | None = None,
+        ahead: int = AHEAD,
+        timeout_s: float | None = None,
+    ) -> Iterator[Step]:
+        """Call ``model`` step by step on one node, its state kept there. See :meth:`Client.stream`."""
+        results = self._client.stream(
+            model,
+            inputs,
+            carry=carry,
+            steps=steps,
+            until=until,
+            outputs=outputs,
+            ahead=ahead,
+            timeout_s=timeout_s,
+        )
+        return self._iterated(results)
 
     def submit(
         self,

@@ -9,6 +9,7 @@ from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.listener import Listener
 from mcp.net.memory import MemoryNetwork, MemoryTransport
 from mcp.net.pair import memory_pair
+from mcp.net.parts import Part, Parts
 from mcp.net.tls import client_context, server_context
 from mcp.wire.handshake import Identity, Role
 
@@ -25,6 +26,8 @@ __all__ = [
     "Listener",
     "MemoryNetwork",
     "MemoryTransport",
+    "Part",
+    "Parts",
     "Peer",
     "Reply",
     "RequestsRefused",

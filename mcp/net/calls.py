@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcp.errors import Busy, McpError, OutcomeUnknown, Unavailable
 from mcp.net.interface import Reply
+
+if TYPE_CHECKING:
+    from mcp.net.parts import Parts
 
 _STREAMS: Final = 2**32
 
@@ -15,13 +18,14 @@ _STREAMS: Final = 2**32
 class Call:
     """One request: its stream, its future, and the position in the outbox where its frame ends."""
 
-    __slots__ = ("deadline", "end", "future", "stream")
+    __slots__ = ("deadline", "end", "future", "parts", "stream")
 
     def __init__(self, stream: int, future: asyncio.Future[Reply], deadline: float) -> None:
         self.stream = stream
         self.future = future
         self.deadline = deadline
         self.end = 0
+        self.parts: Parts | None = None
 
 
 class Calls:
@@ -67,6 +71,14 @@ class Calls:
     def discard(self, call: Call) -> None:
         """Forget a call that was never queued."""
         self._calls.pop(call.stream, None)
+
+    def find(self, stream: int) -> Call | None:
+        """The call on ``stream``, if somebody waits for its answer."""
+        return self._calls.get(stream)
+
+    def owes(self, stream: int) -> bool:
+        """Whether the peer owes an answer on ``stream`` for which nobody waits any more."""
+        return stream in self._abandoned
 
     def take(self, stream: int) -> Call | None:
         """The call that an answer on ``stream`` ends, if somebody waits for it."""

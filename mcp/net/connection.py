@@ -6,7 +6,8 @@ not read its answers would queue answers for ever. So an end stops reading while
 wait for the other for ever; so an end that is itself owed an answer goes on reading. Then no two ends both
 stop: the one that stops is owed nothing, hence the other owes no answers, hence it does not stop. An end
 that must go on reading refuses further requests with BUSY above ``write_buffer_bytes_max``, and a peer that
-reads not even those refusals is cut off.
+reads not even those refusals is cut off. Parts of answers are answers in this; who makes them asks for room
+before each (:meth:`mcp.net.exchange.Exchange.on_room`), so that they are not made faster than they are read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from mcp.errors import (
     Busy,
@@ -30,7 +31,15 @@ from mcp.net.exchange import Exchange
 from mcp.net.interface import Handler, Reply
 from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.link import Link, State, log
-from mcp.wire.codec import decode_error, decode_message, encode_error, encode_message
+from mcp.net.parts import Part, Parts
+from mcp.wire.codec import (
+    decode_error,
+    decode_map,
+    decode_message,
+    encode_error,
+    encode_map,
+    encode_message,
+)
 from mcp.wire.frame import FRAME_OVERHEAD_BYTES_MAX, Buffer, Frame, FrameKind
 from mcp.wire.handshake import Handshake
 from mcp.wire.messages import Message
@@ -68,6 +77,8 @@ class Connection(Link):
             FrameKind.ERROR: self._on_error,
             FrameKind.CANCEL: self._on_cancel,
             FrameKind.NOTICE: self._on_notice,
+            FrameKind.PART: self._on_part,
+            FrameKind.CREDIT: self._on_credit,
         }
 
     @property
@@ -90,14 +101,35 @@ class Connection(Link):
         peer's limit of requests in flight; :class:`~mcp.errors.FrameTooLarge`. Cancelling the waiting
         task cancels the request.
         """
-        call = self._open_call(message, segments, timeout_s)
-        if call.deadline < self._sweep_at:
-            self._sweep_by(call.deadline)
+        call = self.begin(message, segments, timeout_s=timeout_s)
         try:
             return await call.future
         except asyncio.CancelledError:
-            self._abandon(call)
+            self.abandon(call)
             raise
+
+    def begin(
+        self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float, plain: bool = False
+    ) -> Call:
+        """Send a request. Its answer is the call's ``future``, which raises what :meth:`request` does.
+
+        Call :meth:`abandon` if you stop waiting for it. ``plain`` is as for
+        :func:`~mcp.wire.codec.encode_message`.
+        """
+        call = self._open_call(message, segments, timeout_s, plain)
+        if call.deadline < self._sweep_at:
+            self._sweep_by(call.deadline)
+        return call
+
+    def stream(self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float) -> Parts:
+        """Send a request whose answer comes in parts; ``message.credit`` of them at most wait to be taken.
+
+        ``timeout_s`` is for the whole answer. Raises what sending a request raises; the rest is raised where
+        the parts are read. Close what is returned, in any case.
+        """
+        call = self.begin(message, segments, timeout_s=timeout_s)
+        call.parts = Parts(self, call, message.credit)
+        return call.parts
 
     def notify(self, body: Buffer | Sequence[Buffer], *, corked: bool = False) -> bool:
         """Send a one-way message. ``False``: it was dropped, because too much is unsent or nobody is there.
@@ -113,13 +145,14 @@ class Connection(Link):
 
     # Requests of this end.
 
-    def _open_call(self, message: Message, segments: Sequence[Buffer], timeout_s: float) -> Call:
+    def _open_call(self, message: Message, segments: Sequence[Buffer], timeout_s: float, plain: bool) -> Call:
         if self._state is not State.OPEN or self._peer is None:
             why = f": {self._reason.message}" if self._reason is not None else ""
             raise Unavailable(f"the connection is not open, and the request was not sent{why}")
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left to send the request, and it was not sent")
-        body = encode_message(message, ttl_ms=min(message.ttl.ms, math.ceil(timeout_s * 1000)))
+        ttl_ms = min(message.ttl.ms, math.ceil(timeout_s * 1000))
+        body = encode_message(message, ttl_ms=ttl_ms, plain=plain)
         deadline = self._loop.time() + timeout_s
         call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max, deadline)
         try:
@@ -147,12 +180,13 @@ class Connection(Link):
                 call.future.set_exception(
                     DeadlineExceeded("no answer came in time, and the request was cancelled")
                 )
-            self._abandon(call)
+            self.abandon(call)
         deadline = self._calls.next_deadline()
         if deadline < math.inf:
             self._sweep_by(deadline)
 
-    def _abandon(self, call: Call) -> None:
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for this answer any more: the peer is told, unless it has given it."""
         if self._calls.abandon(call) and self._state is State.OPEN:
             self._send(FrameKind.CANCEL, call.stream)
 
@@ -175,6 +209,27 @@ class Connection(Link):
             call.future.set_result(Reply(decode_message(frame.body), frame.segments))
         except McpError as error:
             _fail_garbled(call, error)
+
+    def _on_part(self, frame: Frame) -> None:
+        call = self._calls.find(frame.stream)
+        if call is None:
+            if self._calls.owes(frame.stream):
+                self.counters.answers_late += 1
+            else:
+                self.counters.answers_unsolicited += 1
+            return
+        try:
+            if call.parts is None:
+                raise ProtocolError("a part came of an answer that was wanted whole")
+            call.parts._came(Part(decode_map(frame.body), frame.segments))
+        except McpError as error:
+            self._calls.take(frame.stream)
+            _fail_garbled(call, error)
+
+    def _allow(self, call: Call, parts: int) -> None:
+        """The user of an answer took so many of its parts: the peer may send as many more."""
+        if self._state is State.OPEN and self._calls.find(call.stream) is call:
+            self._send(FrameKind.CREDIT, call.stream, encode_map({"parts": parts}))
 
     def _on_error(self, frame: Frame) -> None:
         call = self._take_call(frame.stream)
@@ -240,13 +295,36 @@ class Connection(Link):
         if exchange is not None:
             exchange._cancel()
 
+    def _on_credit(self, frame: Frame) -> None:
+        exchange = self._exchanges.get(frame.stream)
+        if exchange is not None:  # else it crossed the end of the answer
+            exchange._allow(decode_map(frame.body).get("parts"))
+
+    @property
+    def _clogged(self) -> bool:
+        """Whether so much is unsent that nothing more should be made to be sent."""
+        return self._outbox.backlog_bytes > self._limits.write_high_water_bytes
+
+    def _send_part(self, stream: int, payload: dict[str, Any], segments: Sequence[Buffer]) -> None:
+        if self._state is State.OPEN:
+            alone = len(self._exchanges) == 1 and not self._handling
+            self._send(FrameKind.PART, stream, encode_map(payload), segments, corked=alone)
+            self._answers_end = self._outbox.queued
+            if alone:
+                self.flush()
+
+    def _flushed(self) -> None:
+        for exchange in [each for each in self._exchanges.values() if each._waits_for_room]:
+            exchange._look_for_room()
+
     def _on_notice(self, frame: Frame) -> None:
         self._guarded(self._handler.on_notice, self, frame.body)
 
-    def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer]) -> None:
+    def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer], plain: bool) -> None:
         if self._state is State.OPEN:
             alone = len(self._exchanges) == 1 and not self._handling
-            self._send(FrameKind.RESPONSE, stream, encode_message(message), segments, corked=alone)
+            body = encode_message(message, plain=plain)
+            self._send(FrameKind.RESPONSE, stream, body, segments, corked=alone)
             self._answers_end = self._outbox.queued
             if alone:
                 self.flush()  # nobody else waits for an answer here, so there is nothing to wait for

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mcp.errors import Cancelled, McpError
+from mcp.errors import Cancelled, McpError, ProtocolError
+from mcp.net.parts import Credit
 from mcp.wire.frame import Buffer
 from mcp.wire.messages import Message
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 class Exchange:
     """A request that waits for its answer. Exactly one is sent; later ones are ignored.
 
+    Where the request allows it, the answer may be preceded by parts. Each is made when there is room for it::
+
+        def go_on():
+            if exchange.has_room:
+                exchange.part(payload, segments)
+            exchange.on_room(go_on)
+
     ``segments`` are read-only views that stay valid as long as they are referenced. ``deadline`` is the
     event loop's time after which nobody waits for the answer.
     """
@@ -24,6 +32,8 @@ class Exchange:
         "_answered",
         "_callbacks",
         "_cancelled",
+        "_credit",
+        "_room",
         "_stream",
         "connection",
         "deadline",
@@ -47,6 +57,8 @@ class Exchange:
         self._answered = False
         self._cancelled = False
         self._callbacks: list[Callable[[], object]] = []
+        self._credit: Credit | None = Credit(message.credit) if message.credit else None
+        self._room: Callable[[], object] | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -58,19 +70,55 @@ class Exchange:
         """Whether the answer is given, or nobody wants it any more."""
         return self._answered
 
-    def reply(self, message: Message, segments: Sequence[Buffer] = ()) -> None:
-        """Answer. Leave the segments unchanged until they are sent.
+    def reply(self, message: Message, segments: Sequence[Buffer] = (), *, plain: bool = False) -> None:
+        """Answer. Leave the segments unchanged until they are sent; ``plain`` is as for a request.
 
         An answer that cannot be sent (too large, no plain values) becomes the error that says so.
         """
         if self._answered:
             return
         try:
-            self.connection._send_reply(self._stream, message, segments)
+            self.connection._send_reply(self._stream, message, segments, plain)
         except McpError as error:
             self.fail(error)
         else:
             self._done()
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the requester takes the answer in parts."""
+        return self._credit is not None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a part may be sent now: it was allowed, and not too much is unsent."""
+        credit = self._credit
+        return credit is not None and credit.parts > 0 and not self.connection._clogged
+
+    def part(self, payload: dict[str, Any], segments: Sequence[Buffer] = ()) -> None:
+        """Send a part of the answer, if there is room. Leave the segments unchanged until they are sent.
+
+        One that cannot be sent (too large, no plain values) ends the answer with the error that says so.
+        Raises ``RuntimeError`` when no part was allowed.
+        """
+        if self._answered or self._credit is None:
+            return
+        self._credit.spend()
+        try:
+            self.connection._send_part(self._stream, payload, segments)
+        except McpError as error:
+            self.fail(error)
+
+    def on_room(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once there is room, in a turn of the loop of its own; once, and the last one.
+
+        Never, once the answer is given or nobody wants it any more.
+        """
+        if not self._answered:
+            if self._room is None:
+                self.connection._awaiting_room += 1
+            self._room = callback
+            self._look_for_room()
 
     def fail(self, error: McpError) -> None:
         """Answer with an error."""
@@ -95,7 +143,33 @@ class Exchange:
         for callback in callbacks:
             self.connection._guarded(callback)
 
+    @property
+    def _waits_for_room(self) -> bool:
+        return self._room is not None
+
+    def _allow(self, parts: object) -> None:
+        if self._credit is None:
+            raise ProtocolError("credit came for an answer that was wanted whole")
+        self._credit.allow(parts)
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        if self._room is not None and self.has_room:
+            self.connection._loop.call_soon(self._go_on, self._take_room())
+
+    def _go_on(self, callback: Callable[[], object]) -> None:
+        if not self._answered:
+            self.connection._guarded(callback)
+
+    def _take_room(self) -> Callable[[], object]:
+        callback, self._room = self._room, None
+        self.connection._awaiting_room -= 1
+        assert callback is not None
+        return callback
+
     def _done(self) -> None:
         self._answered = True
         self._callbacks = []
+        if self._room is not None:
+            self._take_room()
         self.connection._exchanges.pop(self._stream, None)

@@ -69,6 +69,7 @@ class Link(asyncio.BufferedProtocol):
         self._handling = False
         self._settled = False  # all is sent and nothing is held back: there is nothing to regulate
         self._reading_paused = False
+        self._awaiting_room = 0  # answers in parts that go on when less is unsent
         self._refusals_unread = 0
         self._heard = loop.time()
         self._sent_at_tick = 0
@@ -222,6 +223,9 @@ class Link(asyncio.BufferedProtocol):
     def _gone(self, reason: McpError | None) -> None:
         """The transport of a connection that was open is gone."""
 
+    def _flushed(self) -> None:
+        """What could be sent was, and there are answers that wait for room."""
+
     def _must_not_read(self, backlog: int) -> bool:
         """Whether to stop reading, with ``backlog`` bytes unsent."""
         raise NotImplementedError
@@ -256,6 +260,8 @@ class Link(asyncio.BufferedProtocol):
         if not self._settled:
             self._outbox.flush()
             self._regulate()
+            if self._awaiting_room:
+                self._flushed()
 
     def _regulate(self) -> None:
         """Stop or go on reading; and close when all is sent that should be."""

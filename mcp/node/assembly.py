@@ -37,6 +37,7 @@ from mcp.node.report import Report
 from mcp.node.roster import Roster, first_configuration
 from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
+from mcp.node.streaming import StreamedInference
 from mcp.node.surroundings import Surroundings
 from mcp.state.state import ReplicatedState
 
@@ -254,11 +255,20 @@ class Assembly:
             in_force=self._in_force,
         )
         self._stack.push_async_callback(deployer.close)
+        self.streamed = StreamedInference(
+            config.node_id,
+            self.state,
+            self.order,
+            self.shelf,
+            streams_max=limits.inference_streams_max,
+            state_bytes_max=limits.stream_state_bytes_max,
+        )
         self.report = Report(self, self._clock)
         self.dispatch = Dispatch(
             self.order,
             self.reads,
             DirectInference(config.node_id, self.state, self.order, self.shelf),
+            self.streamed,
             deployer,
             self.artefacts,
             self.report.status,

@@ -26,6 +26,8 @@ class NodeLimits:
     commands_per_slice: int = 512
     inference_runs_max: int = 1_024
     inference_bytes_max: int = 512 * 1024**2
+    inference_streams_max: int = 1_024
+    stream_state_bytes_max: int = 1024**3
     assigned_runs_max: int = 64
     uploads_max: int = 64
     blob_bytes_max: int = 8 * 1024**3

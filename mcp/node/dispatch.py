@@ -29,6 +29,7 @@ from mcp.node.order import Order, refusal
 from mcp.node.payload import integer, mapping, text
 from mcp.node.reads import Reads
 from mcp.node.roster import Roster
+from mcp.node.streaming import StreamedInference
 from mcp.node.translation import translated
 from mcp.state.commands import encode_command
 from mcp.state.state import Applied
@@ -37,7 +38,7 @@ from mcp.wire.messages import EMPTY_VECTOR
 
 Operation = Callable[[Exchange], Coroutine[Any, Any, None]]
 REQUESTS_ACTIVE_MAX = 8_192
-NEEDS_STATE = frozenset({"INFER_REQUEST", "READ", "INFERENCE_WAIT"})
+NEEDS_STATE = frozenset({"INFER_REQUEST", "INFER_STREAM", "READ", "INFERENCE_WAIT"})
 """What is answered from this node's state, which must not be that of before a restart."""
 
 
@@ -49,6 +50,7 @@ class Dispatch:
         order: Order,
         reads: Reads,
         direct: DirectInference,
+        streamed: StreamedInference,
         deployer: Deployer,
         artefacts: Artefacts,
         status: Callable[..., dict[str, Any]],
@@ -62,6 +64,7 @@ class Dispatch:
         self._order = order
         self._reads = reads
         self._direct = direct
+        self._streamed = streamed
         self._deployer = deployer
         self._artefacts = artefacts
         self._status = status
@@ -73,6 +76,7 @@ class Dispatch:
         self._at_once: dict[str, Callable[[Exchange], None]] = {
             "COMMAND": self._command,
             "STATUS": self._answer_status,
+            "INFER_STREAM": self._stream,
         }
         self._in_a_task: dict[str, Operation] = {
             "READ": self._read,
@@ -205,6 +209,11 @@ class Dispatch:
     def _infer(self, exchange: Exchange) -> None:
         timeout_s = self._timeout_s(exchange)
         later = self._direct.answer(exchange, timeout_s)
+        if later is not None:
+            self._spawn(exchange, later)
+
+    def _stream(self, exchange: Exchange) -> None:
+        later = self._streamed.answer(exchange, self._timeout_s(exchange))
         if later is not None:
             self._spawn(exchange, later)
 

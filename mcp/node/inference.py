@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from executor.inspection import ModelInfo
+from executor.interface import Ticket
 from mcp.errors import InputInvalid, InvalidArgument, McpError
 from mcp.net.exchange import Exchange
 from mcp.node.order import Order
@@ -41,6 +42,8 @@ class DirectInference:
         self._order = order
         self._state = state
         self._shelf = shelf
+        self.waiting = 0
+        """Inferences that were taken and are not answered yet."""
 
     def answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         """Answer at once, or give the work that will."""
@@ -87,11 +90,17 @@ class DirectInference:
         if isinstance(taken, dict):
             self._reply(exchange, model, taken)
         else:
-            exchange.on_cancel(functools.partial(self._shelf.cancel, taken))
+            self.waiting += 1
+            exchange.on_cancel(functools.partial(self._cancel, taken))
+
+    def _cancel(self, taken: Ticket) -> None:
+        self.waiting -= 1
+        self._shelf.cancel(taken)
 
     def _done(
         self, exchange: Exchange, model: ModelVersion, outputs: Arrays | None, error: BaseException | None
     ) -> None:
+        self.waiting -= 1
         if outputs is not None:
             self._reply(exchange, model, outputs)
         elif error is not None:
@@ -128,8 +137,9 @@ class DirectInference:
             "version": model.version,
             "node": self._node_id,
             "outputs": specs,
+            "queue": self.waiting,
         }
-        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments)
+        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
 
 
 def naming(model: ModelVersion, error: McpError) -> McpError:

@@ -126,6 +126,8 @@ class Report:
             "inference_running": parts.pool.running,
             "inference_inline_total": parts.pool.inline_total,
             "inference_threaded_total": parts.pool.threaded_total,
+            "inference_streams": len(parts.streamed.streams),
+            "inference_stream_steps_total": parts.streamed.steps_total,
         }
 
     def _state_digest(self, rested: bool) -> str:

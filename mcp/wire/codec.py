@@ -81,22 +81,24 @@ def decode_map(body: Buffer) -> dict[str, Any]:
     return value
 
 
-def encode_message(message: Message, *, ttl_ms: int | None = None) -> bytes:
-    """Encode a message; ``ttl_ms`` replaces its remaining milliseconds.
+def encode_message(message: Message, *, ttl_ms: int | None = None, plain: bool = False) -> bytes:
+    """Encode a message; ``ttl_ms`` replaces its remaining milliseconds. What has its default is left out.
 
-    Raises :class:`~mcp.errors.InvalidArgument` for a payload that is not of plain values.
+    With ``plain`` the payload's maps are known to have strings as keys, and not to be nested deeply: that
+    is not looked at again. Raises :class:`~mcp.errors.InvalidArgument` for what is no plain value.
     """
-    hops, ms = message.ttl
-    return _pack(
-        {
-            "id": message.id,
-            "type": message.type,
-            "trace_id": message.trace_id,
-            "payload": _check_plain(message.payload, DEPTH_MAX - 1),
-            "vector": message.vector.to_mapping(),
-            "ttl": {"hops": hops, "ms": ms if ttl_ms is None else ttl_ms},
-        }
-    )
+    payload = message.payload if plain else _check_plain(message.payload, DEPTH_MAX - 1)
+    fields: dict[str, Any] = {"id": message.id, "type": message.type, "payload": payload}
+    if message.trace_id:
+        fields["trace_id"] = message.trace_id
+    if message.vector:
+        fields["vector"] = message.vector.to_mapping()
+    ttl = message.ttl
+    if ttl_ms is not None or ttl is not DEFAULT_TTL:
+        fields["ttl"] = {"hops": ttl.hops, "ms": ttl.ms if ttl_ms is None else ttl_ms}
+    if message.credit:
+        fields["credit"] = message.credit
+    return _pack(fields)
 
 
 def decode_message(body: Buffer) -> Message:
@@ -120,7 +122,10 @@ def message_from_fields(fields: Mapping[str, Any]) -> Message:
             f'a message lacks the field "{name}"; type, id and payload are required'
         ) from None
     get = fields.get
-    return Message(type_, payload, id_, get("trace_id", ""), _vector(get("vector")), _ttl(get("ttl")))
+    vector, ttl = get("vector"), get("ttl")
+    vector = EMPTY_VECTOR if vector is None else _vector(vector)
+    ttl = DEFAULT_TTL if ttl is None else _ttl(ttl)
+    return Message(type_, payload, id_, get("trace_id", ""), vector, ttl, get("credit", 0))
 
 
 def encode_error(error: McpError, *, bytes_max: int = ERROR_BYTES_LEAST) -> bytes:
@@ -142,8 +147,6 @@ def decode_error(body: Buffer) -> McpError:
 
 
 def _vector(value: object) -> VersionVector:
-    if value is None:
-        return EMPTY_VECTOR
     try:
         return VersionVector.from_mapping(value) if value else EMPTY_VECTOR
     except InvalidArgument as error:
@@ -151,8 +154,6 @@ def _vector(value: object) -> VersionVector:
 
 
 def _ttl(value: object) -> Ttl:
-    if value is None:
-        return DEFAULT_TTL
     if not isinstance(value, dict):
         raise InvalidArgument(f'the message field "ttl" must be a map of "hops" and "ms", not {value!r:.80}')
     return Ttl(value.get("hops", DEFAULT_TTL.hops), value.get("ms", DEFAULT_TTL.ms))

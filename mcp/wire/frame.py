@@ -67,12 +67,13 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _HEADER: Final = struct.Struct("<IBBHIII")
 _HEADER_CHECKSUM: Final = struct.Struct("<I")
 _CHECKED_HEADER: Final = struct.Struct("<IBBHIIII")
+_LENGTH: Final = struct.Struct("<I")
 _PADDING: Final = tuple(bytes(size) for size in range(ALIGNMENT_BYTES))
 _ROOM_BYTES_MIN: Final = 4096  # a read into less room than this costs more than moving what is left
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame is. Numbers that are not listed are refused; 24 to 31 are kept for flow control."""
+    """What a frame is. Numbers that are not listed are refused; 26 to 31 are kept for flow control."""
 
     HELLO = 1
     CHALLENGE = 2
@@ -87,6 +88,8 @@ class FrameKind(enum.IntEnum):
     PING = 21
     PONG = 22
     GOODBYE = 23
+    PART = 24
+    CREDIT = 25
 
 
 HANDSHAKE_KINDS: Final = frozenset(
@@ -96,8 +99,17 @@ HANDSHAKE_KINDS: Final = frozenset(
 _KINDS: Final = frozenset(map(int, FrameKind))
 OPEN_KINDS: Final = frozenset(FrameKind) - HANDSHAKE_KINDS
 """The kinds that are read after the handshake."""
-_STREAM_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.ERROR, FrameKind.CANCEL})
-_SEGMENT_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE})
+_STREAM_KINDS: Final = frozenset(
+    {
+        FrameKind.REQUEST,
+        FrameKind.RESPONSE,
+        FrameKind.ERROR,
+        FrameKind.CANCEL,
+        FrameKind.PART,
+        FrameKind.CREDIT,
+    }
+)
+_SEGMENT_KINDS: Final = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.PART})
 
 
 class Frame(NamedTuple):
@@ -142,6 +154,10 @@ def encode_frame(
     """
     if not segments and type(body) is bytes and len(body) <= JOIN_BYTES_MAX:
         return [encode_plain(kind, stream, body, frame_bytes_max=frame_bytes_max)]
+    if len(segments) == 1 and type(body) is bytes:
+        frame = _encode_small(kind, stream, body, segments[0], frame_bytes_max)
+        if frame is not None:
+            return [frame]
     pieces = (body,) if isinstance(body, bytes | bytearray | memoryview) else body
     body_length = sum([piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in pieces])
     views = [as_bytes(segment) for segment in segments] if segments else []
@@ -183,6 +199,29 @@ def encode_plain(kind: FrameKind, stream: int, body: bytes, *, frame_bytes_max: 
     if length > frame_bytes_max - HEADER_BYTES:
         _check_announced(HEADER_BYTES + length, 0, frame_bytes_max)
     header = _HEADER.pack(length, kind, 0, 0, stream, size, zlib.crc32(content))
+    return header + _HEADER_CHECKSUM.pack(zlib.crc32(header)) + content
+
+
+def _encode_small(
+    kind: FrameKind, stream: int, body: bytes, segment: Buffer, frame_bytes_max: int
+) -> bytes | None:
+    """What most frames with a tensor are: one small segment. ``None`` if it is not small."""
+    view = as_bytes(segment)
+    size, body_length = len(view), len(body)
+    front = _LENGTH.size + body_length  # the header is a multiple of the alignment
+    length = front + -front % ALIGNMENT_BYTES + size + -size % ALIGNMENT_BYTES
+    if HEADER_BYTES + length > min(COPY_BYTES_MAX, frame_bytes_max):
+        return None
+    content = b"".join(
+        (
+            _LENGTH.pack(size),
+            body,
+            _PADDING[-front % ALIGNMENT_BYTES],
+            view,
+            _PADDING[-size % ALIGNMENT_BYTES],
+        )
+    )
+    header = _HEADER.pack(length, kind, 0, 1, stream, body_length, zlib.crc32(content))
     return header + _HEADER_CHECKSUM.pack(zlib.crc32(header)) + content
 
 
@@ -295,9 +334,13 @@ class FrameReader:
     def _with_segments(
         self, kind: FrameKind, stream: int, start: int, total: int, segment_count: int, front: int
     ) -> Frame:
-        sizes = struct.unpack_from(f"<{segment_count}I", self._buffer, start + HEADER_BYTES)
-        offset = front + padding_bytes(front)
-        fitting = offset + sum([size + padding_bytes(size) for size in sizes])
+        offset = front + -front % ALIGNMENT_BYTES
+        if segment_count == 1:
+            sizes = _LENGTH.unpack_from(self._buffer, start + HEADER_BYTES)
+            fitting = offset + sizes[0] + -sizes[0] % ALIGNMENT_BYTES
+        else:
+            sizes = struct.unpack_from(f"<{segment_count}I", self._buffer, start + HEADER_BYTES)
+            fitting = offset + sum([size + padding_bytes(size) for size in sizes])
         if fitting != total:
             raise _misfit(kind, total, fitting)
         view = self._view[start : start + total]
@@ -305,11 +348,13 @@ class FrameReader:
             view = memoryview(bytes(view))
         else:
             self._retired = True
+        body = view[HEADER_BYTES + 4 * segment_count : front]
+        if segment_count == 1:
+            return Frame(kind, stream, body, (view[offset : offset + sizes[0]],))
         segments = []
         for size in sizes:
             segments.append(view[offset : offset + size])
             offset += size + padding_bytes(size)
-        body = view[HEADER_BYTES + 4 * segment_count : front]
         return Frame(kind, stream, body, tuple(segments))
 
     def _oversized(self) -> bool:

@@ -14,6 +14,8 @@ HOPS_MAX: Final = 255
 """The highest hop limit."""
 TTL_MS_MAX: Final = 2**32 - 1
 """The longest expiry: 49 days."""
+CREDIT_MAX: Final = 65_535
+"""The most parts of an answer that a requester may allow at a time."""
 
 
 def _wrong(field: str, expected: str, got: object) -> InvalidArgument:
@@ -95,7 +97,8 @@ class Message:
     ``type`` names the operation. ``payload`` is a map of plain values (None, bool, integers of 64 bits,
     float, str, bytes, lists and maps with string keys). ``id`` is unique among the sender's messages; a
     reply carries its request's. ``trace_id`` groups what one user action caused. ``vector``: what the
-    sender's session has seen. Raises :class:`~mcp.errors.InvalidArgument` naming the field.
+    sender's session has seen. ``credit``: how many parts of its answer a request's sender takes before it
+    allows more; 0: it wants the answer whole. Raises :class:`~mcp.errors.InvalidArgument` naming the field.
     """
 
     type: str
@@ -104,6 +107,7 @@ class Message:
     trace_id: str = ""
     vector: VersionVector = EMPTY_VECTOR
     ttl: Ttl = DEFAULT_TTL
+    credit: int = 0
 
     def __post_init__(self) -> None:
         if not (
@@ -114,6 +118,8 @@ class Message:
             and type(self.payload) is dict
             and type(self.vector) is VersionVector
             and type(self.ttl) is Ttl
+            and type(self.credit) is int
+            and 0 <= self.credit <= CREDIT_MAX
         ):
             self._find_fault()
 
@@ -127,6 +133,7 @@ class Message:
             raise _wrong("vector", "a version vector", self.vector)
         if not isinstance(self.ttl, Ttl):
             raise _wrong("ttl", 'a map of "hops" and "ms"', self.ttl)
+        _check_count("credit", self.credit, CREDIT_MAX)
 
     def reply(self, type_: str, payload: dict[str, Any], vector: VersionVector = EMPTY_VECTOR) -> Message:
         """An answer to this message: same ``id``, same ``trace_id``."""

@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, cast
 
-from mcp.cli.serve import loop_factory
+from mcp.net.loop import loop_factory
 from simulations.benchmarks.disk import RECORD_BYTES
 from simulations.benchmarks.echo import STARTED_WITHIN_S, RoundTrips
 

@@ -17,8 +17,8 @@ from typing import Final
 import click
 
 from mcp.cli.output import print_parts
-from mcp.cli.serve import loop_factory
 from mcp.errors import McpError
+from mcp.net.loop import loop_factory
 from simulations.chaos_mesh import plan_from_yaml
 from simulations.chronicle import SILENT, Chronicle, Recording
 from simulations.report.write import write

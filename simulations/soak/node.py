@@ -20,9 +20,10 @@ from typing import Any
 import click
 
 from consensus.ports import DriverLimits
-from mcp.cli.serve import LOG_FORMAT, loop_factory, node_config, run_until_stopped, serve
+from mcp.cli.serve import LOG_FORMAT, node_config, run_until_stopped, serve
 from mcp.clock import SystemClock
 from mcp.errors import McpError
+from mcp.net.loop import loop_factory
 from mcp.node.config import NodeConfig
 from mcp.node.storage import open_files
 from mcp.node.surroundings import Surroundings

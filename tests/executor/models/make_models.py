@@ -186,6 +186,24 @@ def sequence() -> ModelProto:
     )
 
 
+def fibonacci() -> ModelProto:
+    """A step of a recurrence: (a, b) becomes (b, a + b); a row is over when its new b reaches ``limit``."""
+    return model(
+        [
+            node("Split", ["state"], ["a", "b"], axis=1),
+            node("Add", ["a", "b"], ["value"]),
+            node("Concat", ["b", "value"], ["next"], axis=1),
+            node("GreaterOrEqual", ["value", "limit"], ["over"]),
+        ],
+        [value("state", INT64, ["batch", 2]), value("limit", INT64, ["batch", 1])],
+        [
+            value("next", INT64, ["batch", 2]),
+            value("value", INT64, ["batch", 1]),
+            value("over", BOOL, ["batch", 1]),
+        ],
+    )
+
+
 def external() -> ModelProto:
     """Keeps its weight in another file. It is refused, so that file does not exist."""
     weight = TensorProto(name="w", data_type=FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
@@ -209,7 +227,7 @@ def external_nested() -> ModelProto:
 
 if __name__ == "__main__":
     makers = [add, dense, strings, slow, pick, any_rank, types, sequence, external, external_nested]
-    makers += [running_sum, positive, element, count, masked]
+    makers += [running_sum, positive, element, count, masked, fibonacci]
     for make in makers:
         made = make()
         if not make.__name__.startswith(("external", "any_rank")):  # onnx's own checker wants neither

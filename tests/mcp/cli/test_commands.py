@@ -22,6 +22,7 @@ from mcp.cli import root
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
+FIBONACCI = Path(__file__).parents[2] / "executor" / "models" / "fibonacci.onnx"
 SCANS = REPOSITORY / "examples" / "digits" / "held_out.npz"
 KEY = "a-key-for-tests-0123456789"
 
@@ -239,6 +240,27 @@ def test_a_version_is_put_back_into_service_and_taken_out(
     assert as_json("undeploy", "gone") == {"name": "gone", "undeployed": None, "active": None}
     assert run("undeploy", "gone")[0] == 5
     assert active() == "1"
+
+
+def test_a_stream_is_printed_step_by_step(run: Run) -> None:
+    assert run("deploy", "fibonacci", str(FIBONACCI))[0] == 0
+    inputs = ("--input", "state=[[0, 1]]", "--input", "limit=[[8]]")
+    steps = ("--stream", "20", "--carry", "next=state", "--until", "over")
+    status, out, _ = run("infer", "fibonacci", *inputs, *steps, "--json")
+    assert status == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(each["step"], each["outputs"]["value"]) for each in told] == [
+        *((1, [[1]]), (2, [[2]]), (3, [[3]]), (4, [[5]]), (5, [[8]])),
+    ]
+    status, out, _ = run("infer", "fibonacci", *inputs, "--stream", "2", "--carry", "next=state")
+    assert status == 0
+    assert [line for line in out.splitlines() if line.startswith("step")] == ["step 1 on t1", "step 2 on t1"]
+    assert "give --stream STEPS too" in run("infer", "fibonacci", *inputs, "--until", "over")[2]
+    assert "OUTPUT=INPUT" in run("infer", "fibonacci", *inputs, "--stream", "2", "--carry", "next")[2]
+    status, _, err = run("infer", "fibonacci", *inputs, "--stream", "2", "--carry", "over=limit")
+    assert status == 2
+    assert "INPUT_INVALID" in err
+    run("undeploy", "fibonacci")
 
 
 def test_a_file_that_is_no_model_is_refused(run: Run, tmp_path: Path) -> None:

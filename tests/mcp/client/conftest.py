@@ -263,6 +263,19 @@ class StandIn:
         answer = {"model": p["model_hint"], "version": "1", "node": self.node_id, "outputs": specs}
         return "INFER_RESPONSE", answer, segments
 
+    async def _on_infer_stream(self, exchange: Any) -> tuple[Any, ...]:
+        """Count on from the only input, by itself."""
+        p = exchange.message.payload
+        (array,) = unpack_all(p["inputs"], exchange.segments).values()
+        origin = {"model": p["model_hint"], "version": "1", "node": self.node_id}
+        for number in range(1, p["steps"] + 1):
+            room = asyncio.get_running_loop().create_future()
+            exchange.on_room(lambda room=room: room.set_result(None))
+            await room
+            specs, segments = pack_all({"sum": array * number})
+            exchange.part({"step": number, "outputs": specs, **origin}, segments)
+        return "INFER_STREAM_END", {**origin, "steps": p["steps"], "reason": "steps"}
+
     async def _on_blob_stat(self, exchange: Any) -> tuple[Any, ...]:
         return self._blob_status(self.blobs.status(exchange.message.payload["digest"]))
 

@@ -22,7 +22,8 @@ from mcp.wire.frame import (
     encode_frame,
 )
 
-STREAM_KINDS = (FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.ERROR, FrameKind.CANCEL)
+SEGMENT_KINDS = (FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.PART)
+STREAM_KINDS = (*SEGMENT_KINDS, FrameKind.ERROR, FrameKind.CANCEL, FrameKind.CREDIT)
 
 
 def header(length=0, kind=FrameKind.PING, flags=0, segments=0, stream=0, body=0, content=b""):
@@ -60,7 +61,7 @@ def plain(frames):
 def frames(draw):
     kind = draw(st.sampled_from(FrameKind))
     stream = draw(st.integers(1, 2**32 - 1)) if kind in STREAM_KINDS else 0
-    carries = kind in (FrameKind.REQUEST, FrameKind.RESPONSE)
+    carries = kind in SEGMENT_KINDS
     sizes = draw(st.lists(st.integers(0, 40) | st.integers(0, 200_000), max_size=4)) if carries else []
     body = draw(st.binary(max_size=60) | st.builds(bytes, st.integers(0, 150_000)))
     return kind, stream, body, [bytes([index + 1]) * size for index, size in enumerate(sizes)]

@@ -10,7 +10,7 @@ import consensus.errors
 import executor.errors
 from mcp import errors
 from mcp.node.translation import translated
-from mcp.wire.codec import decode_map, encode_message
+from mcp.wire.codec import decode_map, encode_map, encode_message
 from mcp.wire.frame import FrameKind, encode_frame
 from mcp.wire.handshake import AcceptorHandshake, Identity, InitiatorHandshake, PeerLimits, Role
 from mcp.wire.messages import Message
@@ -35,6 +35,13 @@ def test_the_request():
     assert example("request") == b"".join(
         encode_frame(FrameKind.REQUEST, 1, encode_message(message), [segment])
     )
+
+
+def test_a_part_and_credit():
+    spec, segment = pack("y", np.array([1, 2, 3], np.int16), 0)
+    body = encode_map({"step": 2, "outputs": [spec]})
+    assert example("part") == b"".join(encode_frame(FrameKind.PART, 1, body, [segment]))
+    assert example("credit") == b"".join(encode_frame(FrameKind.CREDIT, 1, encode_map({"parts": 8})))
 
 
 def test_the_proofs():

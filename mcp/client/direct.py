@@ -1,0 +1,162 @@
+"""Direct inference, of which the log knows nothing: one, many, and step by step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from typing import Any, Literal, overload
+
+from mcp.client import answers, arguments
+from mcp.client.exchange import Answer, Exchange, Request
+from mcp.client.kinds import CallKind
+from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
+from mcp.client.results import Inference, ModelInputs, Step
+from mcp.client.streaming import AHEAD, allowed_ahead, steps_of, stream_fields
+from mcp.client.tensors import packed, unpacked
+from mcp.errors import InvalidArgument, McpError
+
+
+class DirectCalls:
+    """The calls of a :class:`~mcp.client.client.Client` that one node answers by itself."""
+
+    _exchange: Exchange
+    _timeout_s: float
+
+    async def infer(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Inference:
+        """Run ``model`` once, on one node, outside the log: the fast way.
+
+        ``model`` is a name, an alias or ``name@version``. ``inputs`` are arrays by name, or one array
+        or text for a model with one input; each has the shape and element type that the model declares,
+        the batch dimension included. ``outputs`` names those that are wanted; all by default.
+
+        Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
+        ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
+        """
+        fields, segments = packed(inputs)
+        fields["model_hint"] = arguments.text("a model", model)
+        if outputs is not None:
+            fields["outputs"] = arguments.texts("outputs", outputs)
+        request = Request(
+            CallKind.INFER,
+            "INFER_REQUEST",
+            lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
+            segments,
+            plain=True,
+            hedged_as=model,
+        )
+        attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))
+        answer = await self._exchange.call(request, attempts)
+        what = "the answer to an inference"
+        return Inference(
+            outputs=unpacked(answer.payload.get("outputs"), answer.segments),
+            model=answers.required(answer.payload, "model", str, what),
+            version=str(answer.payload.get("version", "")),
+            node=answers.required(answer.payload, "node", str, what),
+        )
+
+    @overload
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Literal["raise"] = "raise",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Answered[Inference], None]: ...
+
+    @overload
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Errors,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Answered[Inference | McpError], None]: ...
+
+    def infer_many(
+        self,
+        model: str,
+        inputs: Iterable[ModelInputs] | AsyncIterable[ModelInputs],
+        *,
+        outputs: Sequence[str] | None = None,
+        in_flight: int = IN_FLIGHT,
+        order: Order = "inputs",
+        errors: Errors = "raise",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Answered[Any], None]:
+        """Run ``model`` once for each of ``inputs``, many at a time; gives ``(number, result)`` of each.
+
+        ::
+
+            async for number, answer in client.infer_many("digits", scans):
+                print(number, answer.outputs["label"])
+
+        ``inputs`` gives what :meth:`infer` takes; the next one is asked for when fewer than ``in_flight``
+        results are under way or not taken yet, so it may be of any length. ``order``: as the ``inputs`` came,
+        or by ``completion``. With ``errors="return"`` an error is given in the place of its result; otherwise
+        it is raised there and the rest is cancelled, as when you leave the loop (by ``contextlib.aclosing``
+        at once). ``timeout_s`` is for each. Raises :class:`~mcp.errors.InvalidArgument`.
+        """
+        how = window(in_flight, order, errors)
+        arguments.text("a model", model)
+        if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable | AsyncIterable):
+            raise InvalidArgument(
+                f"inputs is an iterable of what infer takes, not one {type(inputs).__name__}"
+            )
+        return answered(
+            lambda each: self.infer(model, each, outputs=outputs, timeout_s=timeout_s), inputs, how
+        )
+
+    def stream(
+        self,
+        model: str,
+        inputs: ModelInputs,
+        *,
+        carry: Mapping[str, str],
+        steps: int,
+        until: str | None = None,
+        outputs: Sequence[str] | None = None,
+        ahead: int = AHEAD,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Step, None]:
+        """Call ``model`` step by step on one node, its state kept there; gives each step's results.
+
+        ::
+
+            async for step in client.stream("decoder", start, carry={"state": "state"}, steps=100):
+                print(step.number, step.outputs["token"])
+
+        ``carry`` says which output each next step takes as which input; other inputs stay as they are. It
+        ends after ``steps`` steps, or after the first in which no element of the output ``until`` is zero.
+        ``outputs`` are those that are sent, by default all that are not carried. The node is at most
+        ``ahead`` steps ahead of your loop, and stops within a step when you leave it (by
+        ``contextlib.aclosing`` at once) or ``timeout_s``, which is for all of it, is over.
+
+        Raises as :meth:`infer`, and ``Unavailable`` when the node is lost on the way: begin anew.
+        """
+        credit = allowed_ahead(ahead)
+        fields, segments = stream_fields(model, inputs, carry, steps, outputs, until)
+        bound_s = arguments.timeout(timeout_s, self._timeout_s)
+
+        async def opened() -> Answer:
+            attempts = self._exchange.attempts(CallKind.INFER, bound_s)
+            deadline = attempts.deadline
+            request = Request(
+                CallKind.INFER, "INFER_STREAM", fields, segments, credit=credit, deadline=deadline
+            )
+            return await self._exchange.call(request, attempts)
+
+        return steps_of(opened)

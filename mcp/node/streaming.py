@@ -1,0 +1,229 @@
+"""Streamed inference: a model called step by step on this node, each step's results sent as they are there.
+
+The next step is begun when there is room for what it gives: the client allows so many steps ahead of what its
+user has taken. Between two steps the loop has a turn, so that a cancellation that has come is seen before the
+next one. A step is a request like any other to the pool: those of several streams share runs where the model
+allows it, and take turns with single inferences. The version is that at the beginning, to the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from executor.inspection import ModelInfo
+from mcp.errors import Busy, DeadlineExceeded, InvalidArgument, McpError
+from mcp.net.exchange import Exchange
+from mcp.node.inference import Arrays, naming, received_inputs
+from mcp.node.order import Order
+from mcp.node.payload import integer, text
+from mcp.node.shelf import Shelf
+from mcp.node.stepwise import Steps, read_recurrence
+from mcp.node.translation import translated
+from mcp.state.models import ModelVersion
+from mcp.state.state import ReplicatedState
+from mcp.wire.tensors import pack_all
+
+
+class StreamedInference:
+    """Answers ``INFER_STREAM``; at most ``streams_max`` at a time, which keep ``state_bytes_max`` bytes."""
+
+    def __init__(
+        self,
+        node_id: str,
+        state: ReplicatedState,
+        order: Order,
+        shelf: Shelf,
+        *,
+        streams_max: int,
+        state_bytes_max: int,
+    ) -> None:
+        self.node_id = node_id
+        self.shelf = shelf
+        self.streams: set[_Stream] = set()
+        """Those under way."""
+        self.steps_total = 0
+        """Steps that were run, of all streams."""
+        self.state_bytes = 0
+        """What all streams keep between their steps."""
+        self._state = state
+        self._order = order
+        self._streams_max = streams_max
+        self._state_bytes_max = state_bytes_max
+
+    def answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
+        """Begin to answer, or give the work that will."""
+        if not exchange.in_parts:
+            raise InvalidArgument("an INFER_STREAM is answered in parts: allow some with the field 'credit'")
+        seen = exchange.message.vector.get("log")
+        if seen > self._order.applied_index:
+            return self._begin_when_there(exchange, seen, timeout_s)
+        model, timeout_s = self._resolved(exchange, timeout_s)
+        info = self.shelf.info(model.digest)
+        if info is None:
+            return self._begin_later(exchange, model, timeout_s)
+        self._begin(exchange, model, info, timeout_s)
+        return None
+
+    async def _begin_when_there(self, exchange: Exchange, index: int, timeout_s: float) -> None:
+        began_s = asyncio.get_running_loop().time()
+        await self._order.wait_applied(index, timeout_s)
+        model, timeout_s = self._resolved(exchange, timeout_s)
+        waited_s = asyncio.get_running_loop().time() - began_s
+        await self._begin_later(exchange, model, timeout_s - waited_s)
+
+    async def _begin_later(self, exchange: Exchange, model: ModelVersion, timeout_s: float) -> None:
+        began_s = asyncio.get_running_loop().time()
+        info = await self.shelf.ensure_within(model, timeout_s)
+        self._begin(exchange, model, info, timeout_s - (asyncio.get_running_loop().time() - began_s))
+
+    def _resolved(self, exchange: Exchange, timeout_s: float) -> tuple[ModelVersion, float]:
+        payload = exchange.message.payload
+        model = self._state.models.resolve(text(payload, "model_hint"))
+        if "timeout_ms" in payload:
+            timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
+        return model, timeout_s
+
+    def _begin(self, exchange: Exchange, model: ModelVersion, info: ModelInfo, timeout_s: float) -> None:
+        recurrence = read_recurrence(exchange.message.payload, info)
+        steps = Steps(recurrence, received_inputs(exchange, info))
+        if len(self.streams) >= self._streams_max:
+            raise Busy(f"streams_max={self._streams_max} streams are under way on this node; ask another one")
+        stream = _Stream(self, exchange, model, steps, recurrence.wanted, timeout_s)
+        self.keep(steps.state_bytes)
+        self.streams.add(stream)
+        exchange.on_cancel(stream.end)
+        stream.go_on()
+
+    def keep(self, more_bytes: int) -> None:
+        """Count what a stream keeps. Raises :class:`~mcp.errors.Busy` when all keep too much."""
+        if more_bytes > 0 and self.state_bytes + more_bytes > self._state_bytes_max:
+            raise Busy(
+                f"the streams on this node keep {self.state_bytes} bytes between their steps, and "
+                f"stream_state_bytes_max is {self._state_bytes_max}; ask another node"
+            )
+        self.state_bytes += more_bytes
+
+
+class _Stream:
+    """One stream under way. Whatever happens comes as a callback, and there is no task."""
+
+    def __init__(
+        self,
+        all_: StreamedInference,
+        exchange: Exchange,
+        model: ModelVersion,
+        steps: Steps,
+        wanted: list[str],
+        timeout_s: float,
+    ) -> None:
+        self._all = all_
+        self._exchange = exchange
+        self._model = model
+        self._steps = steps
+        self._wanted = wanted
+        self._stop: Callable[[], object] | None = None  # what ends the step that is being run
+        self._kept_bytes = steps.state_bytes
+        self._loop = asyncio.get_running_loop()
+        self._deadline_s = self._loop.time() + timeout_s
+        # It may wait for its client at the end of its credit, and a client may forget it.
+        self._timer = self._loop.call_at(self._deadline_s, self._overdue)
+
+    def go_on(self) -> None:
+        """Begin the next step as soon as there is room for what it gives."""
+        if self._exchange.has_room:
+            self._run()
+        else:
+            self._exchange.on_room(self._run)
+
+    def end(self) -> None:
+        """Stop: it is over, or nobody wants it any more."""
+        if self in self._all.streams:
+            self._all.streams.remove(self)
+            self._all.keep(-self._kept_bytes)
+            self._timer.cancel()
+            if self._stop is not None:
+                self._stop()
+
+    def _run(self) -> None:
+        if self._exchange.answered:
+            return
+        left_s = self._deadline_s - self._loop.time()
+        if left_s <= 0:
+            self._overdue()
+            return
+        shelf, client = self._all.shelf, self._exchange.connection.peer.node_id
+        if not shelf.batches:
+            task = asyncio.ensure_future(
+                shelf.run(self._model, self._steps.inputs, self._wanted, left_s),
+            )
+            self._stop = task.cancel
+            task.add_done_callback(self._done_by_task)
+            return
+        try:
+            taken = shelf.submit(self._model, self._steps.inputs, self._wanted, left_s, client, self._done)
+        except McpError as error:
+            self._fail(error)
+            return
+        if isinstance(taken, dict):
+            self._stepped(taken)
+        else:
+            self._stop = functools.partial(shelf.cancel, taken)
+
+    def _done_by_task(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            error = task.exception()
+            self._done(None if error else task.result(), error)
+
+    def _done(self, outputs: Arrays | None, error: BaseException | None) -> None:
+        self._stop = None
+        if self._exchange.answered:
+            return
+        if outputs is not None:
+            self._stepped(outputs)
+        elif error is not None:
+            self._fail(translated(error))
+
+    def _stepped(self, outputs: Arrays) -> None:
+        steps, exchange = self._steps, self._exchange
+        told = steps.took(outputs)
+        self._all.steps_total += 1
+        try:
+            self._all.keep(steps.state_bytes - self._kept_bytes)
+            self._kept_bytes = steps.state_bytes
+            specs, segments = pack_all(told)
+        except McpError as error:
+            self._fail(error)
+            return
+        payload: dict[str, Any] = {"step": steps.number, "outputs": specs}
+        if steps.number == 1:
+            payload |= self._origin()
+        exchange.part(payload, segments)
+        if exchange.answered:  # it could not be sent
+            self.end()
+        elif steps.reason is None:
+            self._loop.call_soon(self._next)
+        else:
+            end = {**self._origin(), "steps": steps.number, "reason": steps.reason}
+            exchange.reply(exchange.message.reply("INFER_STREAM_END", end))
+            self.end()
+
+    def _next(self) -> None:
+        if not self._exchange.answered:
+            self.go_on()
+
+    def _origin(self) -> dict[str, Any]:
+        return {"model": self._model.name, "version": self._model.version, "node": self._all.node_id}
+
+    def _fail(self, error: McpError) -> None:
+        told = naming(self._model, error)
+        details = {**told.details, "steps": self._steps.number}
+        self._exchange.fail(type(told)(told.message, details=details))
+        self.end()
+
+    def _overdue(self) -> None:
+        self._fail(
+            DeadlineExceeded(f"the stream's time was over after {self._steps.number} steps; allow it more")
+        )

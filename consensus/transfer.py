@@ -1,9 +1,9 @@
 """Streaming a snapshot to a peer that lags behind the log.
 
 A sender keeps a bounded window of chunks in flight. Acknowledgements are cumulative: "I have the first
-n bytes". So a lost chunk, a lost acknowledgement or a receiver that was restarted all look the same:
-the sender goes back to what was acknowledged last. The receiver writes in order to a file aside, and the
-snapshot counts only when its checksum has been verified and it is durable.
+n bytes". So a lost chunk, a lost acknowledgement or a receiver that has begun anew all look the same:
+nothing gets on for a while, and the sender goes back to what it was told last. The receiver writes in
+order to a file aside, and the snapshot counts only when its checksum has been verified and it is durable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from consensus.interface import SnapshotMeta
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """``chunk_bytes`` at a time, ``window_chunks`` in flight, resent after ``resend_s`` of silence.
+    """``chunk_bytes`` at a time, ``window_chunks`` in flight, resent after ``resend_s`` without progress.
 
     A snapshot larger than ``snapshot_bytes_max`` is refused by the receiver.
     """
@@ -55,13 +55,17 @@ class SnapshotSender:
         self.meta = meta
         self._limits = limits
         self._acknowledged = 0
+        self._told = 0
         self._next: int | None = 0
-        self._heard = now
+        self._got_on = now
 
     def due(self, read: Callable[[SnapshotMeta, int, int], bytes], now: float) -> list[Chunk]:
         """The chunks that may leave now. ``read(meta, offset, length)`` gives their content."""
-        if now - self._heard > self._limits.resend_s:
-            self._next, self._heard = self._acknowledged, now
+        if now - self._got_on > self._limits.resend_s:
+            # Less than before, also where it is not 0, means a receiver that has begun anew; in the meantime
+            # it could have been an answer that others have overtaken.
+            self._next = self._acknowledged = self._told
+            self._got_on = now
         chunks = []
         ceiling = self._acknowledged + self._limits.window_chunks * self._limits.chunk_bytes
         while self._next is not None and self._next < ceiling:
@@ -76,11 +80,11 @@ class SnapshotSender:
         """Take an acknowledgement; ``True`` when the peer has made the whole snapshot durable."""
         if ack.term != self.term or ack.index != self.meta.index:
             return False
-        self._heard = now
+        self._told = min(ack.received, self.meta.size)
         if ack.received == 0 and self._acknowledged > 0:
             self._next = self._acknowledged = 0
-        elif self._acknowledged < ack.received <= self.meta.size:
-            self._acknowledged = ack.received
+        elif self._acknowledged < self._told:
+            self._acknowledged, self._got_on = self._told, now
         return ack.done
 
 

@@ -124,6 +124,11 @@ LINK_KINDS = frozenset(
 )
 """Those that happen between nodes, and need two of them."""
 
+SURE = frozenset(
+    {FaultKind.KILL, FaultKind.POWER_LOSS, FaultKind.BLACKOUT, FaultKind.PAUSE, FaultKind.CLOCK_LEAP}
+)
+"""Those that have an effect whatever the cluster does at that time; of others a run may notice nothing."""
+
 Draw = Callable[[random.Random, float], float]
 """An amount, from a generator and the cluster's patience in seconds (the longest election timeout)."""
 
@@ -183,6 +188,14 @@ class FaultPlan:
         if len(nodes) > 1:
             faults += _draw_weather(generator, kinds, nodes, seconds, patience_s)
         return cls(tuple(sorted(faults, key=lambda fault: (fault.at_s, fault.kind))))
+
+    def made_sure(self, generator: random.Random, nodes: Sequence[str], seconds: float) -> FaultPlan:
+        """The same, and a kill where none of the faults is sure to have an effect: see :data:`SURE`."""
+        if any(fault.kind in SURE for fault in self.faults):
+            return self
+        at_s = generator.uniform(0.1, 0.9) * seconds
+        kill = Fault(FaultKind.KILL, at_s, generator.uniform(0.1, 1.0), (generator.choice(nodes),))
+        return FaultPlan(tuple(sorted((*self.faults, kill), key=lambda fault: (fault.at_s, fault.kind))))
 
     def keep(self, numbers: Iterable[int]) -> FaultPlan:
         """Only the faults at these positions, which are counted from 0."""

@@ -88,12 +88,20 @@ class Joining:
         elif status.leader is None and self._fresh:
             await self._look_around()
         if self.standing is Standing.OUTSIDER:
-            if self._fresh and (self._config.join or status.dismissed):
+            if self._fresh and (self._config.join or status.dismissed or self._is_replaced()):
                 await self._ask_in()
             return
         if self.standing is Standing.OBSERVER and not self._config.observer:
             await self._roster.change(Promote(self._config.node_id, self._journal), ASK_TIMEOUT_S)
             self.problem = None
+
+    def _is_replaced(self) -> bool:
+        """Whether by this node's own log another server is the member of its name.
+
+        A leader that goes on sending to the one that is gone says no more that this one is no member.
+        """
+        known = self._roster.configuration.get(self._config.node_id)
+        return known is not None and known.incarnation not in (0, self._journal)
 
     async def _reach_out(self) -> None:
         """Whoever is no member any more is dialled by nobody, and has to hear it from somebody."""

@@ -155,7 +155,7 @@ class Process:
         now, busy = node.clock.now(), self._busy
         self.pump.turn(now)
         self._stepped()
-        if not busy:
+        if not busy and self.pump.failure is None:
             node.observer.contact.heard(node.name, now)
             if not self._busy:
                 node.observer.looked(node.name, now)

@@ -99,7 +99,9 @@ class Scenario:
         # A stream of its own: what a seed draws otherwise stays what it was.
         members = random.Random(f"{seed}/members")
         moves = draw_moves(members, SECONDS)
-        scenario = replace(scenario, plan=_plan(draw, scenario))
+        sure = random.Random(f"{seed}/a sure fault")
+        plan = _plan(draw, scenario).made_sure(sure, nodes, SECONDS)
+        scenario = replace(scenario, plan=plan)
         if not moves:
             return scenario
         fresh = fresh_nodes(moves, len(nodes))

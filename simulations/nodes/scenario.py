@@ -129,7 +129,8 @@ class Scenario:
         )
         if random.Random(f"{seed}/node runs").random() < QUICK_MODELS:
             scenario = replace(scenario, habits=replace(scenario.habits, run_s=QUICK_RUN_S))
-        return replace(scenario, plan=_plan(draw, scenario))
+        sure = random.Random(f"{seed}/a sure fault")
+        return replace(scenario, plan=_plan(draw, scenario).made_sure(sure, nodes, seconds))
 
 
 def _limits(draw: random.Random, patience: float) -> DriverLimits:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from mcp.errors import McpError
@@ -33,6 +35,8 @@ EXCUSED_S: Final = 3.0
 """A node whose disk was ill may end as late as this after the disk is well again."""
 STRESS_PERIOD_S: Final = 0.05
 RESET_EVERY_S_MIN: Final = 0.05
+REPLACED_WITHIN_S: Final = 60.0
+"""A node that lost its disk and does not vote again by then is waited for no longer; the end will tell."""
 WELL_WITHIN_S: Final = 15.0
 """A node that is not well again by then counts as well, so that the walk goes on; the end will tell."""
 
@@ -94,6 +98,8 @@ class Injector:
     _ill: Counter[str] = field(default_factory=Counter)
     _ill_until: dict[str, float] = field(default_factory=dict)
     _starting: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _losing: str | None = None
+    """Whose disk is lost, until another server votes in its place."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"inject/{self.seed}")
@@ -204,7 +210,7 @@ class Injector:
             self.chronicle.fault(
                 Happening(str(fault.kind), begun, self.now(), fault.nodes, fault.peers, str(fault))
             )
-            await self._recovered(broken)
+            await self._well_again(broken, WELL_WITHIN_S)
         finally:
             self._broken.subtract(broken)
 
@@ -228,6 +234,7 @@ class Injector:
             FaultKind.RESET: self._reset,
             FaultKind.HALF_OPEN: self._half_open,
             LiveKind.CPU_STRESS: self._stress,
+            LiveKind.DISK_LOSS: self._disk_loss,
         }
         if fault.kind in special:
             return special[fault.kind]
@@ -254,12 +261,13 @@ class Injector:
         minority = (len(self.supervisor.nodes) - 1) // 2
         return len({*broken, *(+self._broken)}) <= minority
 
-    async def _recovered(self, nodes: Iterable[str]) -> None:
+    async def _well_again(self, nodes: Collection[str], within_s: float) -> bool:
         since = self.now()
         while not all(self.watch.well(node, since) for node in nodes):
-            if self.now() - since > WELL_WITHIN_S:
-                return
+            if self.now() - since > within_s:
+                return False
             await asyncio.sleep(TEND_S)
+        return True
 
     # -- processes ------------------------------------------------------------------------------------
 
@@ -282,6 +290,27 @@ class Injector:
         self.on_kill(kill)
         self.chronicle.life(kill.at_s, name, "down", "SIGKILL")
         return await node.kill()
+
+    async def _disk_loss(self, fault: LiveFault, alone: bool) -> bool:
+        """One at a time: until another server votes in the lost one's place, no other disk may go."""
+        (name,) = fault.nodes
+        if self._losing is not None:
+            self._tell(f"{name} keeps its disk: that of {self._losing} is not replaced yet")
+            return False
+        self._losing = name
+        self._held[name] += 1
+        try:
+            await self._kill_one(name, alone)
+            if name in self._starting:
+                await asyncio.wait([self._starting[name]])
+            await asyncio.to_thread(_empty, self.supervisor.data_dir(name))
+            await asyncio.sleep(fault.duration_s)
+        finally:
+            self._held[name] -= 2  # its own, and that of the kill
+        if await self._well_again([name], REPLACED_WITHIN_S):
+            self._tell(f"{name} votes again, as another server")
+            self._losing = None
+        return True
 
     async def _pause(self, fault: LiveFault, _alone: bool) -> bool:
         paused = [(node, node.pause()) for node in map(self.supervisor.nodes.__getitem__, fault.nodes)]
@@ -406,6 +435,14 @@ class Injector:
             for peer, node in others:
                 self.supervisor.mesh.end_half_open(node, peer)
         return lost > 0
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def worse(ailments: Ailments, fault: LiveFault, used_bytes: int) -> Ailments:

@@ -16,6 +16,8 @@ class LiveKind(enum.StrEnum):
     """The process gets the processor for only a part of the time; the part that it loses, 0 to 1."""
     SLOW_DISK = "slow_disk"
     """Operations of the disk take longer; seconds each."""
+    DISK_LOSS = "disk_loss"
+    """The process is killed and its data directory emptied; the node comes back as another server."""
 
 
 Kind = FaultKind | LiveKind

@@ -44,6 +44,10 @@ PORT_FAULTS: Final[frozenset[Kind]] = frozenset(
 """Kinds that need a node whose disk and clock can be made ill."""
 
 
+DISK_LOSS_NODES_MIN: Final = 3
+"""A quorum has to outlive the loss of a disk."""
+
+
 class PlanInvalid(ValueError):
     """A plan cannot be run here. Says which part of it, why, and what to do instead."""
 
@@ -184,6 +188,12 @@ class LivePlan:
                     raise PlanInvalid(
                         f"{fault.kind}: there is no {name!r}; there are {', '.join(sorted(known))}"
                     )
+            few = len(nodes) < DISK_LOSS_NODES_MIN or len(fault.nodes) > 1
+            if fault.kind is LiveKind.DISK_LOSS and few:
+                raise PlanInvalid(
+                    f"{fault.kind}: one node's disk at a time, of at least {DISK_LOSS_NODES_MIN} nodes: else "
+                    "what was acknowledged may be lost with it"
+                )
             if CLIENTS in fault.nodes and fault.kind not in PATH_FAULTS:
                 raise PlanInvalid(f"{fault.kind}: it cannot happen to the clients, only to nodes")
 
@@ -207,6 +217,7 @@ WEIGHTS: Final[dict[Kind, float]] = {
     FaultKind.WALL_JUMP: 0.3,
     LiveKind.CPU_STRESS: 0.7,
     LiveKind.SLOW_DISK: 0.3,
+    LiveKind.DISK_LOSS: 0.5,
     FaultKind.BLACKOUT: 0.3,
     LiveKind.CORRUPT: 0.7,
 }
@@ -250,6 +261,8 @@ def walk(
         allowed -= {FaultKind.BLACKOUT}
     if len(nodes) == 1:
         allowed -= PATH_FAULTS
+    if len(nodes) < DISK_LOSS_NODES_MIN:
+        allowed -= {LiveKind.DISK_LOSS}
     choices = [kind for kind in WEIGHTS if kind in allowed] + sorted(allowed - set(WEIGHTS))
     if not choices:
         raise PlanInvalid("there is no kind of fault left to draw from")
@@ -303,7 +316,7 @@ def _whom(
         return tuple(nodes)
     minority = (len(nodes) - 1) // 2
     most = minority if keep_quorum else max(1, len(nodes) - 1)
-    if most > 1 and generator.random() < limits.several_chance:
+    if most > 1 and kind is not LiveKind.DISK_LOSS and generator.random() < limits.several_chance:
         return tuple(sorted(generator.sample(list(nodes), generator.randint(2, most))))
     named = kind not in {FaultKind.PARTIAL, FaultKind.HALF_OPEN} and kind not in PATH_FAULTS
     if named and generator.random() < limits.leader_chance:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from consensus.configuration import Standing
 from mcp.clock import Clock, new_id
 from mcp.errors import McpError
 from mcp.net.connection import Connection
@@ -41,11 +42,20 @@ class Sighting:
     first_index: int
     caught_up: bool
     storage: str
+    standing: str
 
     @property
     def story(self) -> tuple[object, ...]:
         """What makes a change worth keeping."""
-        return self.role, self.term, self.leader, self.caught_up, self.storage, self.first_index
+        return (
+            self.role,
+            self.term,
+            self.leader,
+            self.caught_up,
+            self.storage,
+            self.first_index,
+            self.standing,
+        )
 
 
 @dataclass(slots=True)
@@ -87,9 +97,11 @@ class Watch:
         return max(leaders, key=lambda seen: seen.term).node if leaders else None
 
     def well(self, node: str, since: float) -> bool:
-        """Whether the node has answered since then, is caught up and knows who leads."""
+        """Whether the node has answered since then, is caught up, votes, and knows who leads."""
         seen = self.latest.get(node)
-        return seen is not None and seen.at_s >= since and seen.caught_up and seen.leader is not None
+        if seen is None or seen.at_s < since:
+            return False
+        return seen.caught_up and seen.standing == Standing.VOTER and seen.leader is not None
 
     @property
     def snapshots(self) -> int:
@@ -131,6 +143,7 @@ class Watch:
             said["first_index"],
             said["caught_up"],
             said["storage"],
+            said["standing"],
         )
         before = self.latest.get(node)
         self.latest[node] = seen

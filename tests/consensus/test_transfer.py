@@ -74,6 +74,18 @@ def test_it_arrives_under_loss_and_damage(seed: int) -> None:
     assert done
 
 
+def test_who_has_begun_anew_is_gone_back_to_also_after_its_first_chunk() -> None:
+    sender = SnapshotSender(4, META, LIMITS, now=0.0)
+    sender.due(read, 0.1)
+    sender.acknowledge(ChunkAck(4, META.index, 3000, done=False), 0.2)
+    sender.due(read, 0.2)
+    # A chunk from the beginning came late, and its receiver took it for another beginning.
+    for now in (0.3, 0.6, 0.9, 1.2):
+        sender.acknowledge(ChunkAck(4, META.index, 1000, done=False), now)
+        assert sender.due(read, now) == []
+    assert [chunk.offset for chunk in sender.due(read, 1.3)] == [1000, 2000, 3000]
+
+
 def test_a_window_bounds_what_is_in_flight() -> None:
     sender = SnapshotSender(4, META, LIMITS, now=0.0)
     assert len(sender.due(read, 0.1)) == 3

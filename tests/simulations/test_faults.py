@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
+from simulations.faults import LINK_KINDS, SURE, Fault, FaultKind, FaultPlan
 
 NODES = ("n1", "n2", "n3")
 
@@ -75,3 +75,12 @@ def test_some_faults_are_kept_by_their_numbers() -> None:
     plan = drawn()
     assert plan.keep((7, 2, 2, 10_000)).faults == (plan.faults[2], plan.faults[7])
     assert plan.keep(()).faults == ()
+
+
+def test_a_plan_is_made_sure_to_have_an_effect() -> None:
+    sure = drawn().made_sure(random.Random(1), NODES, 60.0)
+    assert any(fault.kind in SURE for fault in sure.faults)
+    unsure = FaultPlan((Fault(FaultKind.DISK_FULL, 1.0, 1.0, ("n1",)),))
+    killed = unsure.made_sure(random.Random(1), NODES, 60.0)
+    assert [fault.kind for fault in killed.faults if fault not in unsure.faults] == [FaultKind.KILL]
+    assert killed.made_sure(random.Random(2), NODES, 60.0) == killed

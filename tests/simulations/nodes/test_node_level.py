@@ -115,6 +115,24 @@ def test_members_come_and_go() -> None:
     assert outcome.counts["disks emptied"] == 1
 
 
+def losing_disks_under_load(seed: int) -> Scenario:
+    """Snapshots all the time: whoever has lost its disk is sent one before anything else."""
+    scenario = Scenario.draw_fixed(seed)
+    return replace(
+        scenario,
+        plan=FaultPlan(),
+        moves=(Move(Kind.REPLACE, 3.0, 0.0), Move(Kind.REPLACE, 10.0, 0.9)),
+        limits=replace(scenario.limits, log_entries_max=5, log_entries_retained=0, commands_per_entry_max=1),
+        load=replace(scenario.load, clients=4, workers=4, pause_s=0.1),
+    )
+
+
+def test_whoever_lost_its_disk_asks_in_also_behind_a_snapshot_that_names_the_lost_one() -> None:
+    outcome = run(losing_disks_under_load(1))
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert outcome.counts["replace done"] == 2
+
+
 # -- products that are broken on purpose --------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""``commit``: one lone durable command at a time, against what it cannot do without.
+"""One lone durable command at a time, against what it cannot do without.
 
 A client in this process, with its connections open, puts a key of its own with a value of 20 bytes, and
 waits for the acknowledgement before it puts the next one: no batching helps. A command needs at least

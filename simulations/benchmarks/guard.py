@@ -38,14 +38,14 @@ SLACK: Final = 1.6
 FASTEST: Final = 0.1
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 (the files are in a folder of their own)
 MEASURED: Final = {
-    "node's work for an inference": 1.0,
-    "client's work for an inference": 1.0,
-    "nodes' work for a command": 1.0,
-    "client's work for a command": 1.0,
-    "nodes' work for a lone command": 1.0,
-    "client's work for a lone command": 1.0,
-    "lone inference / round trip": 1.0,
-    "lone command / round trip": 1.0,
+    "node's work for an inference": 33.0,
+    "client's work for an inference": 27.0,
+    "nodes' work for a command": 38.0,
+    "client's work for a command": 16.7,
+    "nodes' work for a lone command": 205.0,
+    "client's work for a lone command": 41.0,
+    "lone inference / round trip": 9.5,
+    "lone command / round trip": 16.0,
 }
 """Medians on the machine on which they were last set, in units of the yardstick, or of a round trip."""
 

@@ -12,8 +12,9 @@ from typing import Any, Final
 from mcp.cli.demo.cluster import free_ports
 from mcp.clock import SystemClock
 from mcp.errors import Unavailable
+from simulations.benchmarks.processor_time import tree_s
 from simulations.benchmarks.syncobj import POLL_S, READY_WITHIN_S, SETTINGS
-from simulations.benchmarks.workers import Worker, tree_s, worker
+from simulations.benchmarks.workers import Worker, worker
 
 MEMBERS: Final = 3
 MODULE: Final = "simulations.benchmarks.syncobj"

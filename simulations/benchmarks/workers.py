@@ -16,8 +16,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from mcp.cli.demo.cluster import environment
 from mcp.errors import Unavailable
 
@@ -172,13 +170,6 @@ def last_words(log: Path) -> str:
     """The end of a log, for an error."""
     text = log.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors="replace").strip()
     return f"its last words: {text}" if text else "it logged nothing"
-
-
-def tree_s(pid: int) -> float:
-    """Processor seconds of a process and of those that it started."""
-    root = psutil.Process(pid)
-    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
 
 
 async def obey(handler: Handler, greeting: Mapping[str, Any] | None = None) -> None:

@@ -20,10 +20,11 @@ from mcp.errors import Unavailable
 from simulations.benchmarks.cluster import Bench, bench
 from simulations.benchmarks.etcd import ETCD_NEEDS
 from simulations.benchmarks.needs import lacking
+from simulations.benchmarks.processor_time import tree_s
 from simulations.benchmarks.syncobj import SETTINGS
 from simulations.benchmarks.syncobj_members import syncobjs
 from simulations.benchmarks.windows import Window
-from simulations.benchmarks.workers import Worker, tree_s, worker
+from simulations.benchmarks.workers import Worker, worker
 
 CALLERS: Final = "simulations.benchmarks.commit.callers"
 NODES: Final = 3

@@ -15,7 +15,8 @@ from mcp.cli.demo.cluster import free_ports
 from mcp.clock import SystemClock
 from mcp.errors import Unavailable
 from simulations.benchmarks.etcd.client import EtcdClient
-from simulations.benchmarks.workers import Program, tree_s
+from simulations.benchmarks.processor_time import tree_s
+from simulations.benchmarks.workers import Program
 
 MEMBERS: Final = 3
 LEADER_WITHIN_S: Final = 30.0

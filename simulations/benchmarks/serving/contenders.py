@@ -22,12 +22,13 @@ from simulations.benchmarks.needs import (
     mlserver_python,
     modules,
 )
+from simulations.benchmarks.processor_time import tree_s
 from simulations.benchmarks.serving.loaders import H2load, Wrk
 from simulations.benchmarks.serving.mlserver import settings
 from simulations.benchmarks.serving.servers import GRPC_PATH
 from simulations.benchmarks.serving.subjects import Subject
 from simulations.benchmarks.windows import Window
-from simulations.benchmarks.workers import Program, Worker, tree_s, worker
+from simulations.benchmarks.workers import Program, Worker, worker
 
 SERVERS: Final = "simulations.benchmarks.serving.servers"
 CLIENT: Final = "simulations.benchmarks.serving.client"

@@ -23,54 +23,67 @@ from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.scale import suite as scale
 from simulations.benchmarks.serving import suite as serving
 
+Measure = Callable[[Steps, Path], Coroutine[Any, Any, Report]]
+"""Runs a suite; pictures go to the folder."""
+
 
 class Suite(NamedTuple):
-    """A suite: what it measures, in full and quickly."""
+    """A suite: what it measures, in full and quickly, and about how many minutes the full run takes."""
 
     summary: str
-    full: Callable[[Steps], Coroutine[Any, Any, Report]]
-    quick: Callable[[Steps], Coroutine[Any, Any, Report]]
+    minutes: int
+    full: Measure
+    quick: Measure
 
 
 SUITES: Final[dict[str, Suite]] = {
-    "commit": Suite(
-        "durable commands: one alone against disk and network, many beside etcd and bare PySyncObj",
-        lambda steps: commit.measure(commit.FULL, steps),
-        lambda steps: commit.measure(commit.QUICK, steps),
-    ),
     "serving": Suite(
-        "inference of three models against FastAPI, Starlette, grpc.aio, MLServer and onnxruntime itself",
-        lambda steps: serving.measure(serving.FULL, steps),
-        lambda steps: serving.measure(serving.QUICK, steps),
+        "three models against FastAPI, Starlette, grpc.aio, MLServer and onnxruntime itself",
+        30,
+        lambda steps, _: serving.measure(serving.FULL, steps),
+        lambda steps, _: serving.measure(serving.QUICK, steps),
+    ),
+    "commit": Suite(
+        "durable commands: one alone against disk and network, many beside etcd and PySyncObj",
+        10,
+        lambda steps, _: commit.measure(commit.FULL, steps),
+        lambda steps, _: commit.measure(commit.QUICK, steps),
+    ),
+    "failover": Suite(
+        "from the SIGKILL of the leader to the first new commit, beside etcd and PySyncObj",
+        4,
+        lambda steps, _: failover.measure(failover.FULL, steps),
+        lambda steps, _: failover.measure(failover.QUICK, steps),
     ),
     "scale": Suite(
         "costs at 1, 3, 5 and 7 nodes; memory and restarts as log, sessions and models grow",
-        lambda steps: scale.measure(scale.FULL, steps),
-        lambda steps: scale.measure(scale.QUICK, steps),
+        12,
+        lambda steps, _: scale.measure(scale.FULL, steps),
+        lambda steps, _: scale.measure(scale.QUICK, steps),
     ),
     "boundary": Suite(
         "inferences and commands under rising load: where latency breaks, with a picture",
-        lambda steps: boundary.measure(boundary.FULL, steps),
-        lambda steps: boundary.measure(boundary.QUICK, steps),
-    ),
-    "guard": Suite(
-        "the work of an inference and of a command in units of plain Python; fails when it has doubled",
-        lambda steps: guard.measure(guard.FULL, steps),
-        lambda steps: guard.measure(guard.QUICK, steps),
+        5,
+        lambda steps, pictures: boundary.measure(boundary.FULL, steps, pictures),
+        lambda steps, pictures: boundary.measure(boundary.QUICK, steps, pictures),
     ),
     "direct": Suite(
         "direct inference of one digit against the same call in process",
-        lambda steps: direct.measure(direct.FULL, steps),
-        lambda steps: direct.measure(direct.QUICK, steps),
+        1,
+        lambda steps, _: direct.measure(direct.FULL, steps),
+        lambda steps, _: direct.measure(direct.QUICK, steps),
     ),
-    "failover": Suite(
-        "from the SIGKILL of the leader to the first new commit",
-        lambda steps: failover.measure(failover.FULL, steps),
-        lambda steps: failover.measure(failover.QUICK, steps),
+    "guard": Suite(
+        "the work of an inference and of a command against bare requests; fails when it has doubled",
+        2,
+        lambda steps, _: guard.measure(guard.FULL, steps),
+        lambda steps, _: guard.measure(guard.QUICK, steps),
     ),
 }
 _VERDICTS: Final = {True: "met", False: "NOT MET", None: "UNDECIDED"}
-EPILOG: Final = "\b\nSuites:\n" + "\n".join(f"  {name:10}{suite.summary}" for name, suite in SUITES.items())
+EPILOG: Final = "\b\nSuites, and minutes of a full run:\n" + "\n".join(
+    f"  {name:9}{suite.minutes:3}  {suite.summary}" for name, suite in SUITES.items()
+)
 
 
 @click.command(
@@ -79,28 +92,41 @@ EPILOG: Final = "\b\nSuites:\n" + "\n".join(f"  {name:10}{suite.summary}" for na
 
 \b
 Examples:
-  python -m simulations.benchmarks
-  python -m simulations.benchmarks commit direct
+  python -m simulations.benchmarks serving
+  python -m simulations.benchmarks commit failover direct
+  python -m simulations.benchmarks boundary --pictures figures
+  python -m simulations.benchmarks guard --quick
   python -m simulations.benchmarks --quick --json | jq '.suites.commit.bars'""",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("suites", nargs=-1, type=click.Choice(sorted(SUITES)), metavar="[SUITE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--quick", is_flag=True, help="Few samples: to see that it works, not how fast it is.")
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    metavar="DIR",
+    help="Where pictures go; by default the current folder.",
+)
 @click.pass_context
-def benchmarks(ctx: click.Context, suites: Sequence[str], as_json: bool, quick: bool) -> None:
+def benchmarks(ctx: click.Context, suites: Sequence[str], as_json: bool, quick: bool, pictures: Path) -> None:
     """Measure the product on this machine; every suite unless some are named.
 
     Starts real node processes with default settings and data directories in the system's temporary
     folder (TMPDIR moves it; put it on the disk that you want to know about), and removes them. Whatever
     is compared is measured in alternating rounds of the same run, and what was timed is checked: the
     exit status is 1 if anything was lost or answered wrongly. A bar that is not met does not fail the
-    run, for the machine may be busy.
+    run, for the machine may be busy; only guard's bars do, which allow for that.
+
+    What is compared with comes with pip install 'message-coordination-protocol[bench]' and Debian's wrk,
+    nghttp2-client and etcd-server. Whatever is not installed is named, and the rest measured.
     """
+    pictures.mkdir(parents=True, exist_ok=True)
     machine = describe(Path(tempfile.gettempdir()))
     try:
         with Steps() as steps:
-            reports = [run_one(SUITES[name], steps, quick=quick) for name in suites or SUITES]
+            reports = [run_one(SUITES[name], steps, pictures, quick=quick) for name in suites or SUITES]
     except McpError as error:
         raise click.ClickException(f"{error.code}: {error.message}") from error
     if as_json:
@@ -114,10 +140,10 @@ def benchmarks(ctx: click.Context, suites: Sequence[str], as_json: bool, quick: 
     ctx.exit(0 if all(report.passed for report in reports) else 1)
 
 
-def run_one(suite: Suite, steps: Steps, *, quick: bool) -> Report:
+def run_one(suite: Suite, steps: Steps, pictures: Path, *, quick: bool) -> Report:
     """Run one suite on an event loop of its own, as a user's program would."""
     with Others() as others:
-        report = asyncio.run((suite.quick if quick else suite.full)(steps))
+        report = asyncio.run((suite.quick if quick else suite.full)(steps, pictures))
     report.others_share = others.share
     return report
 

@@ -1,10 +1,10 @@
 """``guard``: whether the work of an inference or a command has doubled. For continuous integration.
 
-What is compared is mostly processor time: of the node, of the client, for each request, in units of
-:mod:`simulations.benchmarks.yardstick` that are measured in the same rounds. It hardly depends on what else
-the machine does. A stall costs no processor time, so the fastest tenth of lone requests is compared with the
-fastest tenth of bare round trips too. The data directories are in memory where the system has such a folder,
-because the disk is not what is guarded.
+What is compared is processor time: of the node, of the client, for each request, in units of a bare request
+(:mod:`simulations.benchmarks.bare`) with as many callers, measured in the same rounds. It hardly depends on
+what else the machine does. A stall costs no processor time, so the fastest tenth of lone requests is compared
+with the fastest tenth of bare ones too. The data directories are in memory where the system has a folder for
+that, because the disk is not what is guarded.
 
 A bound is what was measured when it was last set, times :data:`SLACK`: twice the work is over it, noise is
 not. Who makes something slower for a good reason, or much faster, sets the bounds anew (:data:`MEASURED`).
@@ -21,33 +21,32 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from simulations.benchmarks import yardstick
 from simulations.benchmarks.cluster import bench
 from simulations.benchmarks.commit.parties import CALLERS, NODES, Party, nodes_s
-from simulations.benchmarks.echo import RoundTrips, echo_process
-from simulations.benchmarks.figures import Bar, Figure, Report, percentile
+from simulations.benchmarks.figures import Bar, Figure, Report
+from simulations.benchmarks.processor_time import process_s
 from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.scale.nodes import asked, deployed
 from simulations.benchmarks.serving.contenders import CLIENT
 from simulations.benchmarks.windows import Window
-from simulations.benchmarks.workers import worker
+from simulations.benchmarks.workers import Worker, worker
 
+BARE: Final = "simulations.benchmarks.bare"
 AT_ONCE: Final = 16
 COMMAND_BYTES: Final = 20
 SLACK: Final = 1.6
-FASTEST: Final = 0.1
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 (the files are in a folder of their own)
 MEASURED: Final = {
-    "node's work for an inference": 33.0,
-    "client's work for an inference": 27.0,
-    "nodes' work for a command": 38.0,
-    "client's work for a command": 16.7,
-    "nodes' work for a lone command": 205.0,
-    "client's work for a lone command": 41.0,
-    "lone inference / round trip": 9.5,
-    "lone command / round trip": 16.0,
+    "node's work for an inference": 10.4,
+    "client's work for an inference": 8.1,
+    "nodes' work for a command": 12.1,
+    "client's work for a command": 5.25,
+    "nodes' work for a lone command": 44.0,
+    "client's work for a lone command": 9.2,
+    "time of a lone inference": 19.0,
+    "time of a lone command": 33.0,
 }
-"""Medians on the machine on which they were last set, in units of the yardstick, or of a round trip."""
+"""Medians on the machine on which they were last set, against a bare request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,6 @@ class Size:
 
     rounds: int
     seconds: float
-    trips: int = 200
 
 
 FULL: Final = Size(rounds=9, seconds=1.5)
@@ -70,56 +68,97 @@ class Results:
     ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     wrong: list[str] = field(default_factory=list)
 
+    def work(self, of_nodes: str, of_client: str, unit: Window, window: Window) -> None:
+        """Processor time for each request, against that of both processes for a bare one."""
+        self.judge(window)
+        unit_s = (unit.server_s + unit.client_s) / unit.done
+        self.ratios[of_nodes].append(window.server_s / window.done / unit_s)
+        self.ratios[of_client].append(window.client_s / window.done / unit_s)
 
-Asking = Callable[[int, float], Awaitable[Window]]
-"""A closed loop of inferences, of so many callers for so many seconds."""
+    def time(self, name: str, unit: Window, window: Window) -> None:
+        """What the fastest tenth took at most, against bare requests."""
+        self.judge(window)
+        assert unit.latency is not None
+        assert window.latency is not None
+        self.ratios[name].append(window.latency.p10 / unit.latency.p10)
+
+    def judge(self, window: Window) -> None:
+        """Note what was wrong."""
+        self.wrong += [*window.wrong, *(f"failed: {reason}" for reason in window.failed)]
+
+
+Load = Callable[[int, float], Awaitable[Window]]
+"""A closed loop of so many callers, for so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What is measured."""
+
+    bare: Load
+    infer: Load
+    party: Party
 
 
 async def measure(size: Size, steps: Steps) -> Report:
     """Run the suite."""
     results = Results()
-    with in_memory() as folder:
-        async with AsyncExitStack() as stack:
-            one = await stack.enter_async_context(bench(1))
-            three = await stack.enter_async_context(bench(NODES))
-            trips = await stack.enter_async_context(echo_process())
-            key = one.cluster.key.decode()
-            target = {"addresses": one.cluster.addresses, "key": key}
-            spec = {"subject": await deployed(one, folder), "protocol": "native", "target": target}
-            client = await stack.enter_async_context(worker("client", CLIENT, spec, folder))
-            spec = {"kind": "mcp", "addresses": three.cluster.addresses, "key": three.cluster.key.decode()}
-            callers = await stack.enter_async_context(worker("callers", CALLERS, spec, folder))
-            party = Party(callers, partial(nodes_s, three.cluster))
-            steps.begin("guard", size.rounds + 1)
-            for number in range(size.rounds + 1):
-                # The first round is to warm up.
-                kept = results if number else Results()
-                await one_round(size, partial(asked, one, client), party, trips, kept)
-                steps.done()
-            results.wrong += await party.wrong()
+    async with AsyncExitStack() as stack:
+        loads = await started(stack, stack.enter_context(in_memory()))
+        steps.begin("guard", size.rounds + 1)
+        for number in range(size.rounds + 1):
+            # The first round is to warm up.
+            await one_round(size, loads, results if number else Results())
+            steps.done()
+        results.wrong += await loads.party.wrong()
     return report(results)
 
 
-async def one_round(size: Size, ask: Asking, party: Party, trips: RoundTrips, results: Results) -> None:
-    """Every kind of load once, between two readings of the yardstick."""
-    before = yardstick.unit_s()
-    trip_s = percentile(await trips.measure(size.trips), FASTEST)
-    inferences = await ask(AT_ONCE, size.seconds)
-    alone = await ask(1, size.seconds)
-    commands = await party.load(AT_ONCE, size.seconds, COMMAND_BYTES)
-    lone = await party.load(1, size.seconds, COMMAND_BYTES)
-    unit_s = (before + yardstick.unit_s()) / 2
-    for node, client, window in (
-        ("node's work for an inference", "client's work for an inference", inferences),
-        ("nodes' work for a command", "client's work for a command", commands),
-        ("nodes' work for a lone command", "client's work for a lone command", lone),
-    ):
-        results.ratios[node].append(window.server_s / window.done / unit_s)
-        results.ratios[client].append(window.client_s / window.done / unit_s)
-        results.wrong += [*window.wrong, *(f"failed: {reason}" for reason in window.failed)]
-    for name, window in (("lone inference / round trip", alone), ("lone command / round trip", lone)):
-        assert window.latency is not None
-        results.ratios[name].append(window.latency.p10 / trip_s)
+async def started(stack: AsyncExitStack, folder: Path) -> Loads:
+    """One node and its client, a cluster and its callers, and the bare pair."""
+    one = await stack.enter_async_context(bench(1))
+    target = {"addresses": one.cluster.addresses, "key": one.cluster.key.decode()}
+    asking = {"subject": await deployed(one, folder), "protocol": "native", "target": target}
+    client = await stack.enter_async_context(worker("client", CLIENT, asking, folder))
+    three = await stack.enter_async_context(bench(NODES))
+    spec = {"kind": "mcp", "addresses": three.cluster.addresses, "key": three.cluster.key.decode()}
+    callers = await stack.enter_async_context(worker("callers", CALLERS, spec, folder))
+    server = await stack.enter_async_context(worker("bare server", BARE, {"serve": True}, folder))
+    bare_client = await stack.enter_async_context(worker("bare client", BARE, dict(server.greeting), folder))
+    return Loads(
+        partial(bare, server, bare_client),
+        partial(asked, one, client),
+        Party(callers, partial(nodes_s, three.cluster)),
+    )
+
+
+async def bare(server: Worker, client: Worker, callers: int, seconds: float) -> Window:
+    """A closed loop of bare requests."""
+    before = process_s(server.pid)
+    plain = await client.order(callers=callers, seconds=seconds)
+    return Window.from_plain(plain, server_s=process_s(server.pid) - before)
+
+
+async def one_round(size: Size, loads: Loads, results: Results) -> None:
+    """Every kind of load once, each right after bare requests of as many callers."""
+    unit = await loads.bare(AT_ONCE, size.seconds)
+    results.work(
+        "node's work for an inference",
+        "client's work for an inference",
+        unit,
+        await loads.infer(AT_ONCE, size.seconds),
+    )
+    results.work(
+        "nodes' work for a command",
+        "client's work for a command",
+        unit,
+        await loads.party.load(AT_ONCE, size.seconds, COMMAND_BYTES),
+    )
+    unit = await loads.bare(1, size.seconds)
+    command = await loads.party.load(1, size.seconds, COMMAND_BYTES)
+    results.work("nodes' work for a lone command", "client's work for a lone command", unit, command)
+    results.time("time of a lone command", unit, command)
+    results.time("time of a lone inference", unit, await loads.infer(1, size.seconds))
 
 
 def report(results: Results) -> Report:

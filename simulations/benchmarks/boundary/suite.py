@@ -60,15 +60,15 @@ class Results:
     wrong: list[str] = field(default_factory=list)
 
 
-async def measure(size: Size, steps: Steps, folder: Path | None = None) -> Report:
-    """Run the suite; the picture goes to ``folder``, by default the one that the program runs in."""
+async def measure(size: Size, steps: Steps, folder: Path) -> Report:
+    """Run the suite; the picture goes to ``folder``."""
     results = Results()
     steps.begin(f"boundary: {INFERENCES}", size.steps_max)
     await inferences(size, results, steps)
     steps.begin(f"boundary: {COMMANDS}", size.steps_max)
     await commands(size, results, steps)
     lack = lacking("the picture", NEEDS)
-    drawn = [] if lack is not None else [draw(results.steps, (folder or Path.cwd()) / PICTURE)]
+    drawn = [] if lack is not None else [draw(results.steps, folder / PICTURE)]
     return report(results, drawn, [] if lack is None else [lack])
 
 

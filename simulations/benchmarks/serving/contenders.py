@@ -6,12 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from mcp.cli.demo.cluster import NodeProcess, free_ports
 from mcp.client.client import Client
 from mcp.clock import SystemClock
+from mcp.errors import Unavailable
 from simulations.benchmarks.in_process import InProcess
 from simulations.benchmarks.needs import (
     H2LOAD,
@@ -115,17 +117,20 @@ def absent() -> list[str]:
 
 
 @asynccontextmanager
-async def contenders(subject: Subject, folder: Path) -> AsyncIterator[list[Running]]:
-    """Start everybody that is installed here, with a client for each."""
+async def contenders(subject: Subject, folder: Path) -> AsyncIterator[tuple[list[Running], list[str]]]:
+    """Start everybody that is installed here, with a client for each; and say who did not start."""
     async with AsyncExitStack() as stack:
-        found = await _ours(subject, folder, stack)
-        for peer in PEERS:
-            if lacking(peer.name, peer.needs) is None:
-                found.append(await _peer(peer, subject, folder, stack))
+        found, failed = await _ours(subject, folder, stack), []
+        starts = {peer.name: partial(_peer, peer) for peer in PEERS if lacking(peer.name, peer.needs) is None}
         python = mlserver_python()
         if python is not None:
-            found.append(await _mlserver(python, subject, folder, stack))
-        yield found
+            starts[MLSERVER] = partial(_mlserver, python)
+        for name, start in starts.items():
+            try:
+                found.append(await start(subject, folder, stack))
+            except Unavailable as error:
+                failed.append(f"{name} was not measured with {subject.name}: {error.message}")
+        yield found, failed
 
 
 async def _ours(subject: Subject, folder: Path, stack: AsyncExitStack) -> list[Running]:

@@ -37,6 +37,7 @@ class Results:
     ceilings: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     drivers: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     def judge(self, subject: str, name: str, window: Window, *, strict: bool = False) -> None:
         """Note wrong answers; and with ``strict`` every request that failed."""

@@ -59,7 +59,7 @@ async def measure(size: Size, steps: Steps) -> Report:
         made, missing = subjects(size.subjects, folder)
         for subject in made:
             await one_subject(subject, size, folder, results, steps)
-    return report(results, [*missing, *absent()])
+    return report(results, [*missing, *absent(), *results.missing])
 
 
 async def one_subject(subject: Subject, size: Size, folder: Path, results: Results, steps: Steps) -> None:
@@ -68,7 +68,8 @@ async def one_subject(subject: Subject, size: Size, folder: Path, results: Resul
         ceiling = await stack.enter_async_context(
             worker("ceiling", CEILING, {"subject": subject.save()}, folder)
         )
-        running = await stack.enter_async_context(contenders(subject, folder))
+        running, failed = await stack.enter_async_context(contenders(subject, folder))
+        results.missing += failed
         rivals = [each.name for each in running if each.name in (FASTAPI, GRPC)]
         turns = len(running) * (len(size.callers) + 1) + len(rivals) * len(size.shares) * 2
         steps.begin(f"serving {subject.name}", size.rounds * turns)

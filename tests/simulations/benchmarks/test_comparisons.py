@@ -136,7 +136,7 @@ def test_boundary_raises_the_load_and_draws_it(tmp_path: Path) -> None:
 
 
 def test_the_guard_measures_everything_that_it_has_a_bound_for() -> None:
-    report = asyncio.run(guard.measure(guard.Size(rounds=1, seconds=0.2, trips=20), SILENT))
+    report = asyncio.run(guard.measure(guard.Size(rounds=1, seconds=0.2), SILENT))
     assert report.wrong == []
     assert {figure.name for figure in report.figures} == set(guard.MEASURED)
     assert all(figure.median > 0 for figure in report.figures)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.benchmarks import guard, yardstick
+from simulations.benchmarks import guard
 from simulations.benchmarks.boundary.knee import P99_FACTOR_MAX, Knee, Step, knee
 from simulations.benchmarks.boundary.picture import NEEDS, draw
 from simulations.benchmarks.commit.callers import misfits
@@ -225,7 +225,3 @@ def test_one_thing_that_doubled_is_enough() -> None:
         made = results(1.0)
         made.ratios[name] = [2 * value for value in made.ratios[name]]
         assert [bar.figure.name for bar in guard.report(made).bars if not bar.met] == [name]
-
-
-def test_the_yardstick_measures_its_own_work() -> None:
-    assert 0 < yardstick.unit_s(steps=2000) < 0.01

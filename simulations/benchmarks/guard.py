@@ -37,14 +37,14 @@ COMMAND_BYTES: Final = 20
 SLACK: Final = 1.6
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 (the files are in a folder of their own)
 MEASURED: Final = {
-    "node's work for an inference": 10.4,
-    "client's work for an inference": 8.1,
-    "nodes' work for a command": 12.1,
-    "client's work for a command": 5.25,
-    "nodes' work for a lone command": 44.0,
-    "client's work for a lone command": 9.2,
-    "time of a lone inference": 19.0,
-    "time of a lone command": 33.0,
+    "node's work for an inference": 7.6,
+    "client's work for an inference": 6.6,
+    "nodes' work for a command": 11.4,
+    "client's work for a command": 4.9,
+    "nodes' work for a lone command": 37.0,
+    "client's work for a lone command": 7.6,
+    "time of a lone inference": 17.0,
+    "time of a lone command": 32.5,
 }
 """Medians on the machine on which they were last set, against a bare request."""
 

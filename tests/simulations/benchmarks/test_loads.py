@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -62,6 +63,18 @@ def test_an_open_loop_asks_when_requests_are_due_and_counts_their_time_from_then
     assert window.latency.max >= arrivals[-1]
     # The one before the last no less than from its own turn on: nobody's wait is left out.
     assert window.latency.p50 >= arrivals[-1] - arrivals[2]
+
+
+def test_a_request_that_is_sent_late_because_the_client_stalled_has_waited_since_it_was_due() -> None:
+    async def ask(number: int) -> None:
+        stall = time.perf_counter() + 0.05
+        while number == 0 and time.perf_counter() < stall:
+            pass
+
+    window = asyncio.run(open_loop(ask, right, [0.0, 0.01, 0.02, 0.03]))
+    assert window.latency is not None
+    # The last was due 0.03 s after the first, which held everybody up for 0.05 s.
+    assert window.latency.p10 >= 0.05 - 0.03
 
 
 def test_an_open_loop_counts_what_failed_and_what_it_would_not_send(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,8 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
         async with asyncio.timeout(30.0):
             while not idle.lost:  # noqa: ASYNC110 (it has no event, and needs none)
                 await asyncio.sleep(0)
-        answers.append(await asker.ask(0))
+        async with asyncio.timeout(30.0):
+            answers.append(await asker.ask(0))
         assert len(served) == 2
         await asker.close()
         for writer in served:

@@ -10,25 +10,20 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 
 from mcp.cli.demo.digits import Digits, load_digits
 from mcp.client.client import Client
 from simulations.benchmarks.cluster import bench
 from simulations.benchmarks.figures import Bar, Figure, Report
+from simulations.benchmarks.in_process import InProcess, equal
 from simulations.benchmarks.progress import Steps
 
 MODEL: Final = "digits"
 ALLOWED_FACTOR: Final = 2.0
 ALLOWED_S: Final = 500e-6
-TOLERANCE: Final = 1e-5
-
-Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +37,6 @@ class Size:
 
 FULL: Final = Size(rounds=9, samples=400, warm_up=400)
 QUICK: Final = Size(rounds=5, samples=80, warm_up=80)
-
-
-class InProcess:
-    """The model in a session of this process, with the options of :class:`executor.onnx.OnnxRuntime`."""
-
-    def __init__(self, model: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def infer(self, scan: NDArray[np.float32]) -> Outputs:
-        """The outputs by name."""
-        values = self._session.run(self._outputs, {self._input: scan})
-        return dict(zip(self._outputs, values, strict=True))
 
 
 @dataclass(slots=True)
@@ -126,11 +102,3 @@ async def one_round(client: Client, own: InProcess, digits: Digits, rounds: Roun
     rounds.in_process.append(own_s)
     pairs = enumerate(zip(native, expected, strict=True))
     rounds.wrong += [f"scan {i}: the outputs differ" for i, (a, b) in pairs if not equal(a, b)]
-
-
-def equal(answer: Outputs, expected: Outputs) -> bool:
-    """Whether two answers have the same outputs, numbers within a small tolerance."""
-    return answer.keys() == expected.keys() and all(
-        answer[name].shape == value.shape and np.allclose(answer[name], value, rtol=TOLERANCE, atol=TOLERANCE)
-        for name, value in expected.items()
-    )

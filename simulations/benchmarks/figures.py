@@ -18,15 +18,15 @@ ROUNDS_MIN: Final = 5
 """Fewer rounds are for trying things out: their figures mean nothing."""
 OTHERS_SHARE_MAX: Final = 0.1
 """With more of the machine in others' hands than this, figures say more about them than about us."""
-_SCALES: Final = {"us": 1e6, "ms": 1e3, "x": 1.0}
+_SCALES: Final = {"us": 1e6, "ms": 1e3, "s": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One quantity. ``unit`` is ``us``, ``ms`` or ``x`` (a ratio).
+    """One quantity, in a unit of time, as a ratio (``x``), a rate (``/s``) or a size (``kB``, ``MB``).
 
     ``rounds`` has one value per round, ``p99`` is over the samples of all rounds (``None``: the rounds
-    are ratios and have none), ``samples`` is how many there were.
+    are ratios or rates and have none), ``samples`` is how many there were.
     """
 
     name: str
@@ -53,6 +53,11 @@ class Figure:
         """The figure of one ratio per round."""
         return cls(name, "x", tuple(ratios), None, len(ratios))
 
+    @classmethod
+    def of_values(cls, name: str, unit: str, values: Sequence[float]) -> Figure:
+        """The figure of one value per round, in ``unit`` already: a rate, a size."""
+        return cls(name, unit, tuple(values), None, len(values))
+
     @property
     def median(self) -> float:
         """The median of the rounds."""
@@ -73,21 +78,29 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """How good a figure must be: its median is to be under ``below``, in the figure's own unit.
+    """How good a figure must be: its median under ``bound``, or with ``at_least`` not under it.
 
+    ``bound`` is in the figure's own unit.
     Others' work on the machine makes most figures worse, so that a bar that is met is met. ``needs_quiet``
     says that it makes this one better, because the yardstick suffers more: then it decides nothing.
     """
 
     figure: Figure
-    below: float
+    bound: float
     why: str
     needs_quiet: bool = False
+    at_least: bool = False
 
     @property
     def met(self) -> bool:
         """Whether it is."""
-        return self.figure.median < self.below
+        median = self.figure.median
+        return median >= self.bound if self.at_least else median < self.bound
+
+    @property
+    def relation(self) -> str:
+        """What the median has to be to the bound, as a sign."""
+        return ">=" if self.at_least else "<"
 
     def verdict(self, *, quiet: bool) -> bool | None:
         """Whether it is met; ``None`` where a busy machine leaves that open."""
@@ -99,21 +112,51 @@ class Bar:
             "figure": self.figure.name,
             "unit": self.figure.unit,
             "median": rounded(self.figure.median),
-            "below": self.below,
+            "bound": self.bound,
+            "relation": self.relation,
             "met": self.verdict(quiet=quiet),
             "why": self.why,
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Medians side by side, where a figure a line would hide what is to be compared.
+
+    ``columns`` are names, those that end in ``#`` of numbers; ``rows`` have a text, a number or ``None``
+    (not measured) for each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | None, ...], ...]
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """The rows as JSON objects."""
+        names = [column.removesuffix("#") for column in self.columns]
+        cells = ([rounded(cell) if isinstance(cell, float) else cell for cell in row] for row in self.rows)
+        return [dict(zip(names, row, strict=True)) for row in cells]
+
+
 @dataclass(slots=True)
 class Report:
-    """What one suite found. ``wrong`` lists what was answered wrongly: then no figure counts."""
+    """What one suite found. ``wrong`` lists what was answered wrongly: then no figure counts.
+
+    ``missing`` lists what could not be measured and why, ``remarks`` what a reader has to know, and
+    ``guard`` says that a bar that is not met fails the run.
+    """
 
     suite: str
     figures: list[Figure] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    grids: list[Grid] = field(default_factory=list)
+    details: list[Figure] = field(default_factory=list)
+    """Figures that a grid shows to people already."""
+    missing: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    guard: bool = False
     others_share: float = 0.0
     """How much of the machine others used meanwhile, from 0 to 1."""
 
@@ -127,13 +170,21 @@ class Report:
         """Whether everything that was timed was also done rightly."""
         return not self.wrong
 
+    @property
+    def passed(self) -> bool:
+        """Whether the run is a success: right, and for a guard every bar met."""
+        return self.correct and not (self.guard and any(not bar.met for bar in self.bars))
+
     def to_plain(self) -> dict[str, Any]:
         """The report as JSON values."""
         return {
-            "figures": {figure.name: figure.to_plain() for figure in self.figures},
+            "figures": {figure.name: figure.to_plain() for figure in (*self.figures, *self.details)},
             "bars": [bar.to_plain(quiet=self.quiet) for bar in self.bars],
             "correct": self.correct,
             "wrong": self.wrong,
+            "missing": self.missing,
+            "remarks": self.remarks,
+            "tables": {grid.title: grid.to_plain() for grid in self.grids},
             "others_share": rounded(self.others_share),
             **self.notes,
         }

@@ -39,6 +39,6 @@ class Steps:
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(what, total=steps)
 
-    def done(self) -> None:
-        """One step is done."""
-        self._progress.advance(self._task)
+    def done(self, steps: int = 1) -> None:
+        """So many steps are done."""
+        self._progress.advance(self._task, steps)

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp.cli.demo.workload import Write
-from simulations.benchmarks import commit, direct, failover
-from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, verdicts
+from simulations.benchmarks import direct, failover, in_process
+from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, tables, verdicts
 from simulations.benchmarks.cluster import bench, timed_write
+from simulations.benchmarks.commit import lone
 from simulations.benchmarks.disk import measure_syncs
 from simulations.benchmarks.echo import echo_process
-from simulations.benchmarks.figures import Bar, Figure, Report, percentile
+from simulations.benchmarks.figures import Bar, Figure, Grid, Report, percentile
 from simulations.benchmarks.machine import describe, times
+from simulations.benchmarks.processor_time import process_s, tree_s
 from simulations.benchmarks.progress import Steps
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SILENT = Steps(quiet=True)
 DURATIONS = st.lists(st.floats(1e-7, 10.0), min_size=1, max_size=40)
 
@@ -43,17 +46,16 @@ def check_figures(report: Report, rounds: int) -> None:
         assert min(figure.rounds) <= figure.median <= max(figure.rounds)
         assert figure.unit == "x" or (figure.p99 is not None and figure.p99 >= min(figure.rounds))
     assert {bar.figure.name for bar in report.bars} <= {figure.name for figure in report.figures}
-    assert len(report.bars) == 1
 
 
-def test_commit_measures_commands_disk_and_network_in_every_round() -> None:
-    report = asyncio.run(commit.measure(commit.Size(rounds=2, samples=3, warm_up=2), SILENT))
+def test_a_lone_command_is_measured_beside_disk_and_network_in_every_round() -> None:
+    report = asyncio.run(lone.measure(lone.Size(rounds=2, samples=3, warm_up=2), SILENT))
     check_figures(report, rounds=2)
     assert report.wrong == []
     assert report.notes["acknowledged"] == 2 + 2 * 3
     command, sync, trip, chain, *ratios = report.figures[:6]
     assert [figure.samples for figure in (command, sync, trip, chain)] == [6, 6, 6, 6]
-    for whole, ratio in zip((command, chain), ratios, strict=True):
+    for whole, ratio in zip((command, chain), ratios[:2], strict=True):
         expected = [c / (s + t) for c, s, t in zip(whole.rounds, sync.rounds, trip.rounds, strict=True)]
         assert ratio.rounds == pytest.approx(expected)
     *works, share = report.figures[6:]
@@ -91,7 +93,7 @@ def test_the_command_prints_one_object_with_every_figure() -> None:
     suite = found["suites"]["direct"]
     assert suite["correct"] is True
     assert 0 <= suite["others_share"] <= 1
-    assert set(suite["bars"][0]) == {"figure", "unit", "median", "below", "met", "why"}
+    assert set(suite["bars"][0]) == {"figure", "unit", "median", "bound", "relation", "met", "why"}
     for figure in suite["figures"].values():
         assert figure["min"] <= figure["median"] <= figure["max"]
         assert len(figure["rounds"]) == direct.QUICK.rounds
@@ -130,10 +132,10 @@ def test_a_value_that_differs_a_lost_key_and_a_second_write_are_found() -> None:
 
 def test_an_answer_that_differs_is_seen() -> None:
     expected: dict[str, Any] = {"label": np.array([3]), "probabilities": np.array([[0.25, 0.75]])}
-    assert direct.equal({**expected, "probabilities": np.array([[0.25, 0.75 + 1e-9]])}, expected)
-    assert not direct.equal({**expected, "label": np.array([4])}, expected)
-    assert not direct.equal({"label": expected["label"]}, expected)
-    assert not direct.equal({**expected, "label": np.array([[3]])}, expected)
+    assert in_process.equal({**expected, "probabilities": np.array([[0.25, 0.75 + 1e-9]])}, expected)
+    assert not in_process.equal({**expected, "label": np.array([4])}, expected)
+    assert not in_process.equal({"label": expected["label"]}, expected)
+    assert not in_process.equal({**expected, "label": np.array([[3]])}, expected)
 
 
 def test_the_yardsticks_give_as_many_durations_as_were_asked_for(tmp_path: Path) -> None:
@@ -167,6 +169,33 @@ def test_a_bar_is_met_below_it_only() -> None:
     figure = Figure.of_ratios("ratio", [1.0, 2.0, 3.0])
     assert Bar(figure, 2.1, "why").met
     assert not Bar(figure, 2.0, "why").met
+
+
+def test_a_bar_for_more_is_met_at_it_and_above() -> None:
+    figure = Figure.of_ratios("ratio", [1.0, 2.0, 3.0])
+    assert Bar(figure, 2.0, "why", at_least=True).met
+    assert not Bar(figure, 2.1, "why", at_least=True).met
+    lines = verdicts(Report("s", [figure], [Bar(figure, 2.1, "a", at_least=True)]))
+    assert lines[0].startswith("bar NOT MET: a: 2 x >= 2.1 x")
+
+
+def test_only_a_guard_fails_for_a_bar_that_is_not_met() -> None:
+    figure = Figure.of_ratios("ratio", [2.0])
+    missed, met = Bar(figure, 1.0, "a"), Bar(figure, 3.0, "b")
+    assert Report("s", [figure], [missed]).passed
+    assert Report("s", [figure], [met], guard=True).passed
+    assert not Report("s", [figure], [missed, met], guard=True).passed
+    assert not Report("s", [figure], [met], ["lost: k"]).passed
+
+
+def test_a_grid_is_shown_to_people_and_given_to_programs() -> None:
+    grid = Grid("side by side", ("who", "rate#"), (("ours", 12345.678), ("theirs", None)))
+    report = Report("s", grids=[grid], missing=["theirs was not measured"])
+    assert report.to_plain()["tables"] == {
+        "side by side": [{"who": "ours", "rate": 12350.0}, {"who": "theirs", "rate": None}]
+    }
+    assert [part.row_count for part in tables(report) if part] == [2]
+    assert "theirs was not measured" in verdicts(report)
 
 
 def test_a_report_tells_people_what_was_wrong_and_which_bar_was_missed() -> None:
@@ -209,6 +238,19 @@ def test_what_this_process_and_its_children_use_is_not_others() -> None:
     ticks_s = 0.1  # the system counts in hundredths of a second, for each core on its own
     assert burnt > ticks_s
     assert others <= passed - burnt + ticks_s
+
+
+def test_the_processor_time_of_another_process_is_its_own_and_that_of_its_children() -> None:
+    code = "import subprocess, sys, time; sum(range(3_000_000)); "
+    child = "import time; sum(range(3_000_000)); print(time.process_time(), flush=True); input()"
+    parent = f"{code} c = subprocess.Popen([sys.executable, '-c', {child!r}]); c.wait()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        of_child = float(process.stdout.readline())
+        alone, together = process_s(process.pid), tree_s(process.pid)
+        process.communicate("\n")
+    assert together >= alone + of_child
+    assert alone > 0
 
 
 def test_the_machine_is_described(tmp_path: Path) -> None:

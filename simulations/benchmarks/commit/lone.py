@@ -1,4 +1,4 @@
-"""``commit``: one lone durable command at a time, against what it cannot do without.
+"""One lone durable command at a time, against what it cannot do without.
 
 A client in this process, with its connections open, puts a key of its own with a value of 20 bytes, and
 waits for the acknowledgement before it puts the next one: no batching helps. A command needs at least
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,12 +23,12 @@ from simulations.benchmarks.cluster import Bench, bench, timed_write
 from simulations.benchmarks.disk import RECORD_BYTES, measure_syncs
 from simulations.benchmarks.echo import RoundTrips, echo_process
 from simulations.benchmarks.figures import Bar, Figure, Report
+from simulations.benchmarks.processor_time import process_s
 from simulations.benchmarks.progress import Steps
 
 NODES: Final = 3
 VALUE_BYTES: Final = 20
 RATIO_MAX: Final = 5.0
-_CPU_CLOCK: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +140,9 @@ async def one_round(
 async def worked(made: Bench) -> Work:
     """The processor time of every process up to now."""
     leader = (await made.calm()).leader
-    nodes = {name: process_s(node.pid) for name, node in made.cluster.nodes.items()}
+    nodes = {name: process_s(node.pid or 0) for name, node in made.cluster.nodes.items()}
     followers = sum(spent for name, spent in nodes.items() if name != leader)
-    return Work(sum(nodes.values()) - followers, followers, process_s(None))
-
-
-def process_s(pid: int | None) -> float:
-    """Processor time of a process in seconds; ``None`` is this one."""
-    # What clock_getcpuclockid(3) gives on Linux; the table of processes counts in hundredths of a second.
-    return time.clock_gettime((~(pid or os.getpid()) << 3) | _CPU_CLOCK)
+    return Work(sum(nodes.values()) - followers, followers, process_s(os.getpid()))
 
 
 async def put_one_by_one(made: Bench, writes: list[Write], count: int) -> list[float]:

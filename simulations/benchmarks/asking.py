@@ -1,0 +1,114 @@
+"""Load from many callers in one process: closed loops, and an open loop that never waits for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from simulations.benchmarks.windows import Latency, Window, counted
+
+Ask = Callable[[int], Awaitable[Any]]
+"""Asks for the number of a request, and returns the answer or raises."""
+Check = Callable[[int, Any], str | None]
+"""What is wrong with the answer to a request of that number; ``None``: nothing."""
+
+KEPT_MAX: Final = 4096
+"""So many answers of a window are kept, and checked when it is over; checking must not be timed."""
+IN_FLIGHT_MAX: Final = 4096
+"""An open loop with more requests unanswered than this fails further ones itself."""
+PAUSE_AFTER_FAILURE_S: Final = 0.01
+DRAIN_S: Final = 10.0
+"""How long answers are waited for when an open loop has sent everything."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    durations: list[float] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+    kept: list[tuple[int, Any]] = field(default_factory=list)
+
+    async def time(self, ask: Ask, number: int, since: float) -> bool:
+        try:
+            answer = await ask(number)
+        except Exception as error:
+            self.failed[f"{type(error).__name__}: {error}"[:120]] += 1
+            return False
+        self.durations.append(time.perf_counter() - since)
+        if len(self.kept) < KEPT_MAX:
+            self.kept.append((number, answer))
+        return True
+
+    def window(self, seconds: float, client_s: float, check: Check) -> Window:
+        wrong = [told for number, answer in self.kept if (told := check(number, answer)) is not None]
+        return Window(
+            seconds,
+            len(self.durations),
+            Latency.of(self.durations),
+            client_s,
+            failed=counted(self.failed),
+            wrong=tuple(wrong[:10]),
+        )
+
+
+async def closed_loop(
+    ask: Ask, check: Check, callers: int, seconds: float, requests_max: float = math.inf
+) -> Window:
+    """``callers`` ask, each again as soon as it has its answer, for ``seconds`` or until enough was asked."""
+    tally = _Tally()
+    begun, worked = time.perf_counter(), time.process_time()
+    ends = begun + seconds
+
+    async def caller(number: int) -> None:
+        while number < requests_max and (since := time.perf_counter()) < ends:
+            if not await tally.time(ask, number, since):
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+            number += callers
+
+    async with asyncio.TaskGroup() as group:
+        for first in range(callers):
+            group.create_task(caller(first))
+    return tally.window(time.perf_counter() - begun, time.process_time() - worked, check)
+
+
+async def open_loop(ask: Ask, check: Check, arrivals: Sequence[float]) -> Window:
+    """Ask when each request is due (offsets in seconds), and count its time from then.
+
+    ``seconds`` of the window end with the last answer, or :data:`DRAIN_S` after the last arrival.
+    """
+    tally, loop = _Tally(), asyncio.get_running_loop()
+    tasks: set[asyncio.Task[bool]] = set()
+    finished = asyncio.Event()
+    begun, worked = time.perf_counter() + 0.01, time.process_time()
+
+    def send(number: int) -> None:
+        if len(tasks) >= IN_FLIGHT_MAX:
+            tally.failed[f"{IN_FLIGHT_MAX} requests were unanswered"] += 1
+            return
+        task = loop.create_task(tally.time(ask, number, begun + arrivals[number]))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def pace() -> None:
+        # An event loop's timers are a millisecond coarse; a thread's sleep is not.
+        for number, due in enumerate(arrivals):
+            time.sleep(max(0.0, begun + due - time.perf_counter()))
+            loop.call_soon_threadsafe(send, number)
+        loop.call_soon_threadsafe(finished.set)
+
+    pacer = threading.Thread(target=pace, daemon=True)
+    pacer.start()
+    await finished.wait()
+    pacer.join()
+    late = (await asyncio.wait(tasks, timeout=DRAIN_S))[1] if tasks else ()
+    seconds, spent = time.perf_counter() - begun, time.process_time() - worked
+    for task in list(late):
+        task.cancel()
+        tally.failed[f"no answer {DRAIN_S:.0f} s after the last request"] += 1
+    await asyncio.gather(*late, return_exceptions=True)
+    return tally.window(seconds, spent, check)

@@ -1,0 +1,1 @@
+"""``boundary``: how much load is too much, and what happens there."""

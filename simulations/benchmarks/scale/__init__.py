@@ -1,0 +1,1 @@
+"""``scale``: what more nodes, a longer log and a larger state cost."""

@@ -1,0 +1,1 @@
+"""``serving``: a node's inference beside what people serve models with today."""

@@ -1,0 +1,38 @@
+"""The product's own client: one for all callers, as a program would have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mcp.client.client import Client
+from mcp.client.results import Inference
+from simulations.benchmarks.in_process import Outputs
+from simulations.benchmarks.serving.subjects import Subject
+
+
+class NativeAsker:
+    """A client of a node or a cluster. ``target`` has ``addresses``, and ``key`` where a cluster has one."""
+
+    def __init__(self, subject: Subject, target: Mapping[str, Any]) -> None:
+        self._client = Client(target["addresses"], cluster_key=target.get("key", "").encode() or None)
+        self._model = subject.name
+        self._rows = [row[np.newaxis] for row in subject.rows]
+
+    async def connect(self) -> None:
+        """Open the connection."""
+        await self.ask(0)
+
+    async def ask(self, row: int) -> Inference:
+        """One inference."""
+        return await self._client.infer(self._model, self._rows[row])
+
+    def read(self, answer: Inference, like: Outputs) -> Outputs:
+        """They are arrays already."""
+        return dict(answer.outputs)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()

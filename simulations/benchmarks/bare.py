@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 import msgpack
 
-from mcp.cli.serve import loop_factory
+from mcp.net.loop import loop_factory
 from simulations.benchmarks.asking import closed_loop
 from simulations.benchmarks.workers import obey
 

@@ -195,7 +195,7 @@ def a_lost_chunk_is_not_sent_again(patch: Patch) -> None:
     due = patch.original(SnapshotSender, "due")
 
     def once(self: SnapshotSender, read: Any, now: float) -> Any:
-        self._heard = now
+        self._got_on = now
         return due(self, read, now)
 
     patch.method(SnapshotSender, "due", once)

@@ -23,8 +23,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from mcp.cli.serve import loop_factory
 from mcp.client.client import Client
+from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
 from simulations.benchmarks.arrivals import poisson
 from simulations.benchmarks.asking import Check, closed_loop, open_loop

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from mcp.cli.serve import loop_factory
+from mcp.net.loop import loop_factory
 from simulations.benchmarks.arrivals import poisson
 from simulations.benchmarks.asking import closed_loop, open_loop
 from simulations.benchmarks.in_process import equal

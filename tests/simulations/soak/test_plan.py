@@ -155,6 +155,7 @@ def test_every_honoured_kind_is_made_to_happen_somewhere() -> None:
         FaultKind.BLACKOUT,
         FaultKind.PAUSE,
         LiveKind.CPU_STRESS,
+        LiveKind.DISK_LOSS,
         FaultKind.DISK_FULL,
     }
     connections = {FaultKind.RESET, FaultKind.HALF_OPEN}

@@ -15,6 +15,8 @@ from mcp.wire.codec import encode_map
 
 ADDRESSES_MAX: Final = 64
 """Addresses that a client is given."""
+_PLAIN: Final = frozenset({bytes, bool, float, type(None)})
+"""Types all of whose values can travel. An integer may be too large, and a text no Unicode."""
 
 
 def addresses(given: Sequence[str] | str) -> list[str]:
@@ -63,6 +65,7 @@ def expected_version(version: object) -> int:
 
 def plain(value: Any) -> Any:
     """A value that can travel: None, bool, int of 64 bits, float, str, bytes, lists, dicts with text keys."""
-    if not (type(value) is str and value.isascii()):
+    kind = type(value)
+    if not (kind in _PLAIN or (kind is str and value.isascii())):
         encode_map({"value": value})
     return value

@@ -17,10 +17,12 @@ from typing import Any
 
 from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Prepare, Request
+from mcp.client.gathering import Gathering, is_short
 from mcp.client.kinds import CallKind
 from mcp.client.retry import Attempts
 from mcp.client.session import WINDOW_COMMANDS_MAX, Session, Ticket
 from mcp.errors import Busy, DeadlineExceeded, McpError, OutcomeUnknown, SessionExpired, Unavailable
+from mcp.net.connection import TIMER_EARLY_S_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,16 @@ class LaneLimits:
     close_timeout_s: float = 0.5
 
 
+class _Turn:
+    """One who waits for room: the ticket will come, or ``None`` where the session was replaced."""
+
+    __slots__ = ("attempts", "ticket")
+
+    def __init__(self, ticket: asyncio.Future[Ticket | None], attempts: Attempts) -> None:
+        self.ticket = ticket
+        self.attempts = attempts
+
+
 class CommandLane:
     """Sends commands under one session at a time. Use it on one event loop, from any number of tasks."""
 
@@ -49,7 +61,10 @@ class CommandLane:
         self._opened = False
         self._opening: asyncio.Task[McpError | None] | None = None
         self._opening_attempts = self._attempts(0.0)
-        self._waiting: deque[asyncio.Future[Ticket | None]] = deque()
+        self._waiting: deque[_Turn] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at = 0.0
+        self._gathering = Gathering(exchange)
 
     def _new_session(self) -> Session:
         return Session(self._new_session_id(), window_max=self._limits.window_max)
@@ -71,13 +86,21 @@ class CommandLane:
         lost until the deadline).
         """
         expired: SessionExpired | None = None
+        together = type_ == "COMMAND" and self._session.in_flight > 0 and is_short(fields["args"])
         for _ in range(self._limits.sessions_per_command_max):
             if self._ready:
                 ticket = self._session.allocate()
             else:
                 ticket = await self._acquire(attempts)
             try:
-                return await self._exchange.call(_request(type_, ticket, fields), attempts, prepare=prepare)
+                tried = ""
+                if together:
+                    together = False
+                    answer, tried = await self._first_attempt(ticket, fields, attempts)
+                    if answer is not None:
+                        return answer
+                request = _request(type_, ticket, fields)
+                return await self._exchange.call(request, attempts, prepare=prepare, avoid=tried)
             except SessionExpired as error:
                 self._expired(ticket.session)
                 expired = error
@@ -88,6 +111,22 @@ class CommandLane:
             finally:
                 self._resolve(ticket)
         raise expired or SessionExpired("no session could be kept")
+
+    async def _first_attempt(
+        self, ticket: Ticket, fields: Mapping[str, Any], attempts: Attempts
+    ) -> tuple[Answer | None, str]:
+        """Send a command together with others; without an answer it goes on by itself, elsewhere perhaps."""
+        clock = self._exchange.clock
+        timeout_s = attempts.attempt_timeout(clock.monotonic())
+        begun = self._gathering.begin(ticket, fields["op"], fields["args"], timeout_s)
+        try:
+            result = await begun.answer
+        except McpError as error:
+            await self._exchange.pause(attempts, error, begun.address)
+            return None, begun.address
+        if result is None:
+            return None, ""
+        return Answer({"index": result[0], "value": result[1]}, (), begun.address), ""
 
     # -- tickets ----------------------------------------------------------------------------------
 
@@ -112,27 +151,44 @@ class CommandLane:
                 f"{len(self._waiting)} commands of this client wait for room already (waiting_max);"
                 " await some of them before you send more"
             )
-        turn: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
+        turn = _Turn(asyncio.get_running_loop().create_future(), attempts)
+        self._sweep_by(attempts.deadline, self._left(attempts))
         self._waiting.append(turn)
-        seen = False
         try:
-            async with asyncio.timeout(self._left(attempts)):
-                ticket = await turn
-            seen = True
-            return ticket
-        except TimeoutError:
-            raise attempts.out_of_time() from None
-        finally:
-            if not seen:
-                self._leave(turn)
+            return await turn.ticket
+        except BaseException:
+            self._leave(turn)
+            raise
 
-    def _leave(self, turn: asyncio.Future[Ticket | None]) -> None:
+    def _leave(self, turn: _Turn) -> None:
         """A waiter goes away; a ticket that it was given in the same moment goes back."""
         if turn in self._waiting:
             self._waiting.remove(turn)
-        ticket = turn.result() if turn.done() and not turn.cancelled() else None
-        if ticket is not None:
-            self._resolve(ticket)
+        given = turn.ticket
+        if given.done() and not given.cancelled() and given.exception() is None:
+            ticket = given.result()
+            if ticket is not None:
+                self._resolve(ticket)
+
+    def _sweep_by(self, deadline: float, left_s: float) -> None:
+        """Look for those whose time is up at ``deadline``: one timer for all who wait."""
+        if self._sweeper is not None:
+            if deadline >= self._sweep_at:
+                return
+            self._sweeper.cancel()
+        self._sweep_at = deadline
+        self._sweeper = asyncio.get_running_loop().call_later(left_s + TIMER_EARLY_S_MAX, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self._exchange.clock.monotonic()
+        for turn in [turn for turn in self._waiting if turn.attempts.deadline <= now]:
+            self._waiting.remove(turn)
+            if not turn.ticket.done():
+                turn.ticket.set_exception(turn.attempts.out_of_time())
+        if self._waiting:
+            deadline = min(turn.attempts.deadline for turn in self._waiting)
+            self._sweep_by(deadline, deadline - now)
 
     def _resolve(self, ticket: Ticket) -> None:
         ticket.resolve()
@@ -141,7 +197,7 @@ class CommandLane:
 
     def _admit(self) -> None:
         while self._waiting and self._session.has_room:
-            turn = self._waiting.popleft()
+            turn = self._waiting.popleft().ticket
             if not turn.done():
                 turn.set_result(self._session.allocate())
 
@@ -210,11 +266,14 @@ class CommandLane:
         """Wake everybody who waits for room, to look again: the session was replaced, or all is over."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
-            if not turn.done():
-                turn.set_result(None)
+            if not turn.ticket.done():
+                turn.ticket.set_result(None)
 
     async def close(self) -> None:
         """Tell the cluster that the session is over, if that is quickly done: it expires anyway."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         if self._opened and self._session.has_room:
             self._opened = False
             with contextlib.suppress(McpError):

@@ -148,14 +148,17 @@ class Exchange:
 
     # -- one call ---------------------------------------------------------------------------------
 
-    async def call(self, request: Request, attempts: Attempts, *, prepare: Prepare | None = None) -> Answer:
+    async def call(
+        self, request: Request, attempts: Attempts, *, prepare: Prepare | None = None, avoid: str = ""
+    ) -> Answer:
         """Send ``request`` until there is an answer, by the rules of :mod:`mcp.client.retry`.
 
-        Raises what those rules end with: a node's definite error, ``DeadlineExceeded``, or
-        ``OutcomeUnknown`` for a command whose answer was lost.
+        ``avoid``: the address of a node that failed to answer it already. Raises what those rules end
+        with: a node's definite error, ``DeadlineExceeded``, or ``OutcomeUnknown`` for a command whose answer
+        was lost.
         """
         trace_id = request.trace_id or self.fresh_id()
-        tried: set[str] = set()
+        tried: set[str] = {avoid} if avoid else set()
         refusals: dict[str, McpError] = {}
         home: str | None = None
         while True:
@@ -191,6 +194,37 @@ class Exchange:
         _log.debug("%s: %s: %s; again in %.3f s", request.type, failure.code, failure.message, delay_s)
         if not others:
             tried.clear()
+        if delay_s:
+            await asyncio.sleep(delay_s)
+
+    # -- commands that go together (mcp.client.gathering.Carrier) -----------------------------------
+
+    def commands_at(self) -> tuple[str, int] | None:
+        """Which node takes commands, and how many in one message; ``None``: one, or it is not there yet."""
+        address = self.routing.pick(CallKind.COMMAND, self.clock.monotonic())
+        node = self._connections.at_hand(address)
+        most = 1 if node is None else node.connection.peer.limits.commands_max
+        return (address, most) if most > 1 else None
+
+    async def send_commands(self, address: str, payload: dict[str, Any], timeout_s: float) -> list[Any]:
+        """One attempt of many commands; raises what any attempt does."""
+        request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
+        answer = await self.attempt(request, address, timeout_s, self.fresh_id())
+        results = answer.payload.get("results")
+        if type(results) is not list:
+            raise ProtocolError("an answer to COMMANDS has no results")
+        return results
+
+    def commands_failed(self, address: str, error: McpError) -> None:
+        """Note what the error of a command says about the node."""
+        self._judge(CallKind.COMMAND, address, self._connections.at_hand(address), error)
+
+    async def pause(self, attempts: Attempts, failure: McpError, address: str) -> None:
+        """After a first attempt that failed at ``address``: wait until the next, or raise the end of it."""
+        now = self.clock.monotonic()
+        if self.closed:
+            raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
+        delay_s = attempts.failed(failure, now, others=self.routing.untried(now, {address}))
         if delay_s:
             await asyncio.sleep(delay_s)
 

@@ -42,7 +42,7 @@ async def connect(
     """
     where = parse_address(address) if isinstance(address, str) else address
     nonce = (clock or SystemClock()).entropy(NONCE_BYTES)
-    accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max)
+    accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max, limits.commands_max)
 
     def factory() -> Connection:
         handshake = InitiatorHandshake(identity, nonce, accepts)

@@ -20,6 +20,7 @@ class Limits:
     ``streams_max``: requests of the peer that are being handled; more are answered BUSY.
     ``write_high_water_bytes``: with more answers than this unsent, no further requests are read.
     ``write_buffer_bytes_max``: with more than this unsent, notices are dropped and requests answered BUSY.
+    ``commands_max``: commands in one request of the peer.
     ``connections_max``: connections of one listener; more are answered BUSY.
     ``handshake_timeout_s``: from the connection to the end of the handshake.
     ``keepalive_s``: silence after which the peer is asked for a sign of life.
@@ -31,6 +32,7 @@ class Limits:
     streams_max: int = 1024
     write_high_water_bytes: int = 1024 * 1024
     write_buffer_bytes_max: int = 16 * 1024 * 1024
+    commands_max: int = 256
     connections_max: int = 1024
     handshake_timeout_s: float = 5.0
     keepalive_s: float = 10.0

@@ -96,6 +96,11 @@ class Link(asyncio.BufferedProtocol):
         return self._peer
 
     @property
+    def limits(self) -> Limits:
+        """What this end takes, and how long it waits."""
+        return self._limits
+
+    @property
     def is_open(self) -> bool:
         """Whether requests can be sent now."""
         return self._state is State.OPEN

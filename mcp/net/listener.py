@@ -155,7 +155,7 @@ class Listener:
                 Busy(f"the node has connections_max={limits.connections_max} connections; try another node")
             )
         else:
-            accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max)
+            accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max, limits.commands_max)
             handshake = AcceptorHandshake(self._identity, self._clock.entropy(NONCE_BYTES), accepts)
         connection = Connection(handshake, self._handler, limits=limits, made=lambda: self._keep(connection))
         return connection

@@ -23,6 +23,7 @@ from mcp.errors import (
 from mcp.net.exchange import Exchange
 from mcp.node.artefacts import Artefacts
 from mcp.node.blobs import BlobStatus
+from mcp.node.commands import CommandGroup
 from mcp.node.deploy import Deployer
 from mcp.node.inference import DirectInference
 from mcp.node.order import Order, refusal
@@ -75,6 +76,7 @@ class Dispatch:
         self._active: dict[asyncio.Task[None], None] = {}
         self._at_once: dict[str, Callable[[Exchange], None]] = {
             "COMMAND": self._command,
+            "COMMANDS": self._commands,
             "STATUS": self._answer_status,
             "INFER_STREAM": self._stream,
         }
@@ -164,6 +166,22 @@ class Dispatch:
         self._admit(payload["op"])
         done = functools.partial(self._committed, exchange)
         self._order.submit(data, done, timeout_s=self._timeout_s(exchange))
+
+    def _commands(self, exchange: Exchange) -> None:
+        payload = exchange.message.payload
+        group = CommandGroup(exchange, self._answer_commands)
+        group.submit(
+            payload.get("commands"),
+            self._order,
+            self._admit,
+            session=text(payload, "session"),
+            ack=integer(payload, "ack"),
+            timeout_s=self._timeout_s(exchange),
+        )
+
+    def _answer_commands(self, exchange: Exchange, results: list[Any], index: int) -> None:
+        payload = {"results": results, "leader": self._order.leader}
+        self._reply(exchange, "COMMANDS_RESULT", payload, index)
 
     def _committed(self, exchange: Exchange, outcome: Committed | ConsensusError) -> None:
         if isinstance(outcome, ConsensusError):

@@ -85,10 +85,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """What an end accepts: the largest frame, and the requests in flight towards it."""
+    """What an end accepts: the largest frame, the requests in flight towards it, commands in one of them.
+
+    Who says nothing of ``commands_max`` takes one at a time (``COMMAND``), and knows no ``COMMANDS``.
+    """
 
     frame_bytes_max: int
     streams_max: int
+    commands_max: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,16 +313,18 @@ def _proves(key: bytes, label: bytes, transcript: bytes, fields: Mapping[str, An
 
 
 def _limits_to_wire(limits: PeerLimits) -> dict[str, int]:
-    return {"frame_bytes_max": limits.frame_bytes_max, "streams_max": limits.streams_max}
+    said = {"frame_bytes_max": limits.frame_bytes_max, "streams_max": limits.streams_max}
+    return said | ({"commands_max": limits.commands_max} if limits.commands_max > 1 else {})
 
 
 def _read_limits(fields: Mapping[str, Any]) -> PeerLimits:
     limits = fields.get("limits")
     if not isinstance(limits, dict):
         raise ProtocolError(f'the handshake field "limits" must be a map, not {limits!r:.80}')
-    least = {"frame_bytes_max": FRAME_BYTES_MAX_LEAST, "streams_max": 1}
+    limits = {"commands_max": 1, **limits}
+    least = {"frame_bytes_max": FRAME_BYTES_MAX_LEAST, "streams_max": 1, "commands_max": 1}
     for name, minimum in least.items():
         value = limits.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise ProtocolError(f'the limit "{name}" must be an integer from {minimum} on, not {value!r:.80}')
-    return PeerLimits(limits["frame_bytes_max"], limits["streams_max"])
+    return PeerLimits(limits["frame_bytes_max"], limits["streams_max"], limits["commands_max"])

@@ -118,6 +118,10 @@ class Fault:
     delay_s: float = 0.0
 
     def matches(self, message: Message) -> bool:
+        """Commands are met in whatever message they come."""
+        if message.type == "COMMANDS" and self.kind == "COMMAND":
+            ops = [op for _, op, _ in message.payload["commands"]]
+            return self.times > 0 and (self.op is None or self.op in ops)
         return self.times > 0 and message.type == self.kind and self.op in (None, message.payload.get("op"))
 
 
@@ -149,7 +153,11 @@ class StandIn:
         return self._blobs
 
     def types(self) -> list[str]:
-        return [message.payload.get("op") or message.type for message in self.received]
+        found = []
+        for message in self.received:
+            found += [op for _, op, _ in message.payload.get("commands", ())]
+            found.append(message.payload.get("op") or message.type)
+        return found
 
     async def start(self) -> None:
         identity = Identity(self.cluster.cluster_id, self.node_id, KEY)
@@ -232,6 +240,16 @@ class StandIn:
         p = exchange.message.payload
         index, value = self.cluster.commit(p["op"], p["args"], p["session"], p["seq"], p["ack"])
         return "COMMAND_RESULT", {"index": index, "value": value, "leader": self.cluster.leader}
+
+    async def _on_commands(self, exchange: Any) -> tuple[Any, ...]:
+        p = exchange.message.payload
+        results: list[Any] = []
+        for seq, op, args in p["commands"]:
+            try:
+                results.append(list(self.cluster.commit(op, args, p["session"], seq, p["ack"])))
+            except McpError as error:
+                results.append(error.to_wire())
+        return "COMMANDS_RESULT", {"results": results, "leader": self.cluster.leader}
 
     async def _on_read(self, exchange: Any) -> tuple[Any, ...]:
         p = exchange.message.payload

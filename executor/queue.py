@@ -179,15 +179,15 @@ class CommandQueue:
         done: list[tuple[Command, Result]] = []
         while left > 0:
             entry = self._entries[0]
-            index, term, time_s, seed = entry.index, entry.term, entry.time_s, entry.seed
-            for data in entry.commands[self._position : self._position + left]:
-                command = Command(index, self._position, term, time_s, seed, data)
-                result = self._execute(executor, command)
-                self._position += 1
-                self._waiting -= 1
-                left -= 1
-                self.executed_total += 1
-                done.append((command, result))
+            before = len(done)
+            try:
+                self._drain_entry(executor, entry, left, done)
+            finally:
+                executed = len(done) - before
+                self._position += executed
+                self._waiting -= executed
+                self.executed_total += executed
+            left -= executed
             if self._position == len(entry.commands):
                 self._entries.popleft()
                 self._position = 0
@@ -195,14 +195,33 @@ class CommandQueue:
                 self._applied_time_s = entry.through_time_s
         return done
 
-    def _execute(self, executor: Executor, command: Command) -> Result:
-        try:
-            result = executor.execute(command)
-        except MemoryError:
-            raise
-        except Exception as defect:
-            self.last_defect = "".join(traceback.format_exception(defect))
-            return self._defect(f"the executor raised {type(defect).__name__}")
+    def _drain_entry(
+        self, executor: Executor, entry: _Entry, most: int, done: list[tuple[Command, Result]]
+    ) -> None:
+        """Execute at most so many of an entry's commands; what is in ``done`` afterwards was."""
+        execute, index, term, time_s, seed = (
+            executor.execute,
+            entry.index,
+            entry.term,
+            entry.time_s,
+            entry.seed,
+        )
+        position = self._position
+        for data in entry.commands[position : position + most]:
+            command = Command(index, position, term, time_s, seed, data)
+            try:
+                result = execute(command)
+            except MemoryError:
+                raise
+            except Exception as defect:
+                self.last_defect = "".join(traceback.format_exception(defect))
+                result = self._defect(f"the executor raised {type(defect).__name__}")
+            if type(result) is not Result:
+                result = self._checked(command, result)
+            done.append((command, result))
+            position += 1
+
+    def _checked(self, command: Command, result: object) -> Result:
         if isinstance(result, Result):
             return result
         self.last_defect = f"command {command.index}.{command.position}: returned {type(result).__name__}"

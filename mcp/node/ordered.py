@@ -61,16 +61,9 @@ class StateExecutor:
 
     def execute(self, command: Command) -> Result:
         """Apply one command; the result's value is the state's :class:`~mcp.state.state.Applied`."""
-        return Result(
-            self._state.apply(
-                command.data,
-                index=command.index,
-                position=command.position,
-                term=command.term,
-                time_s=command.time_s,
-                seed=command.seed,
-            )
-        )
+        index, position, term, time_s, seed, data = command
+        apply = self._state.apply
+        return Result(apply(data, index=index, position=position, term=term, time_s=time_s, seed=seed))
 
     def snapshot(self) -> bytes:
         """The whole state."""
@@ -200,9 +193,12 @@ class OrderedState:
         events: list[Event] = []
         drained = self._queue.drain(self._executor, len(request_ids))
         for request_id, (_, result) in zip(request_ids, drained, strict=True):
-            applied = self._checked(index, result)
+            applied = result.value
+            if type(applied) is not Applied or applied.error is not None:
+                applied = self._checked(index, result)
             results.append((request_id, applied))
-            events.extend(applied.events)
+            if applied.events:
+                events.extend(applied.events)
         if self._driver is not None:
             self._driver.applied(index, results)
         self._on_applied(index, events)

@@ -10,9 +10,8 @@ import re
 from collections.abc import Mapping, Set
 from typing import Any, Final
 
-import msgpack
-
 from mcp.errors import InvalidArgument, TooLarge
+from mcp.state.packing import pack
 
 ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Ids that clients choose: sessions and inferences."""
@@ -102,7 +101,7 @@ def packed(value: object, what: str, bytes_max: int, depth_max: int = 64) -> byt
     """
     if type(value) not in _SCALARS:
         _check_plain(value, what, depth_max)
-    data: bytes = msgpack.packb(value)
+    data = pack(value)
     if len(data) > bytes_max:
         raise TooLarge(f"{what} has {len(data)} bytes as msgpack, over the limit of {bytes_max}")
     return data

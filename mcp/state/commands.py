@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from mcp.errors import InvalidArgument, TooLarge, VersionMismatch
+from mcp.state.packing import pack
 
 SCHEMA_MAX: Final = 2
 """The newest schema that this version executes. It executes all from 1 on."""
@@ -89,7 +90,7 @@ def encode_command(
     :class:`~mcp.errors.TooLarge` for a command over ``COMMAND_BYTES_MAX``.
     """
     try:
-        data: bytes = msgpack.packb([schema_of(op, args), session, seq, ack, op, dict(args)])
+        data = pack([schema_of(op, args), session, seq, ack, op, dict(args)])
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(
             f"the arguments of {op} cannot be written as msgpack: {error}; "
@@ -106,7 +107,8 @@ def decode_command(data: bytes, schema_max: int = SCHEMA_MAX) -> Command:
     one over ``COMMAND_BYTES_MAX``, and :class:`~mcp.errors.VersionMismatch` for one whose schema is not in
     1..``schema_max``: a node that meets that must not go on, for it cannot know what the others do with it.
     """
-    _check_size(data)
+    if len(data) > COMMAND_BYTES_MAX:
+        _check_size(data)
     try:
         parts = msgpack.unpackb(data)
     except (ValueError, RecursionError) as error:

@@ -65,9 +65,12 @@ class Keys:
 
     def put(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, value}``: write whatever is there. Return the new version and the log index."""
-        only(args, _PUT)
-        key = self._key(args)
-        return self._write(key, self._value(args["value"]), moment)
+        if args.keys() != _PUT:
+            only(args, _PUT)
+        limits = self._limits
+        key = text(args["key"], "key", limits.key_bytes_max, bytes_min=1)
+        value = packed(args["value"], "value", limits.value_bytes_max, limits.value_depth_max)
+        return self._write(key, value, moment)
 
     def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, expected_version, value}``: write if the version is the expected one; 0: no such key.
@@ -149,16 +152,19 @@ class Keys:
         return packed(value, "value", self._limits.value_bytes_max, self._limits.value_depth_max)
 
     def _write(self, key: str, value: bytes, moment: Moment) -> dict[str, Any]:
-        slot = self._slots.get(key)
-        grown = self._values_bytes + len(value) - (0 if slot is None else len(slot.value))
-        if grown > self._limits.values_bytes_max and grown > self._values_bytes:
-            raise Busy(f"values_bytes_max={self._limits.values_bytes_max} is reached; delete keys first")
-        if slot is None and len(self._slots) >= self._limits.keys_max:
-            raise Busy(f"keys_max={self._limits.keys_max} is reached; delete keys first")
-        version = 1 + (self._deleted_version if slot is None else slot.version)
-        self._slots[key] = _Slot(value, version, moment.index, writer_of(moment.session))
+        slots, limits, index = self._slots, self._limits, moment.index
+        slot = slots.get(key)
+        if slot is None:
+            grown, version = self._values_bytes + len(value), 1 + self._deleted_version
+        else:
+            grown, version = self._values_bytes + len(value) - len(slot.value), 1 + slot.version
+        if grown > limits.values_bytes_max and grown > self._values_bytes:
+            raise Busy(f"values_bytes_max={limits.values_bytes_max} is reached; delete keys first")
+        if slot is None and len(slots) >= limits.keys_max:
+            raise Busy(f"keys_max={limits.keys_max} is reached; delete keys first")
+        slots[key] = _Slot(value, version, index, writer_of(moment.session))
         self._values_bytes = grown
-        return {"version": version, "index": moment.index}
+        return {"version": version, "index": index}
 
     def _check_version(self, key: str, expected: int, attempted: bytes, moment: Moment) -> None:
         slot = self._slots.get(key)

@@ -29,6 +29,7 @@ from mcp.errors import Busy, InvalidArgument, SessionExpired
 from mcp.state.arguments import ID, matching
 from mcp.state.commands import Command, Moment
 from mcp.state.limits import StateLimits
+from mcp.state.packing import pack
 
 Outcome = tuple[Any, tuple[str, str, dict[str, Any]] | None]
 """A command's value, and its error (code, message, details) or ``None``."""
@@ -109,6 +110,11 @@ class Sessions:
             self._end(moment.session)
         return {}
 
+    @property
+    def none_idle_before(self) -> float:
+        """:meth:`expire` ends none before that time."""
+        return self._none_idle_before
+
     def expire(self, now_s: float) -> None:
         """End every session that was idle for more than ``session_idle_s``."""
         if now_s < self._none_idle_before:
@@ -152,7 +158,13 @@ class Sessions:
             self._acknowledge(session, ack)
         stored = session.results.get(seq)
         if stored is None:
-            self._check_window(session)
+            limits = self._limits
+            if (
+                len(session.results) >= limits.session_results_max
+                or session.results_bytes >= limits.session_results_bytes_max
+                or self._results_bytes >= limits.results_bytes_max
+            ):
+                raise self._window_is_full(session)
             return None
         self.deduplicated += 1
         value, error = msgpack.unpackb(stored)
@@ -160,12 +172,12 @@ class Sessions:
 
     def keep(self, command: Command, outcome: Outcome) -> None:
         """Keep the result of a command that was executed just now, after :meth:`kept` gave ``None``."""
-        data: bytes = msgpack.packb(outcome)
-        session = self._open[command.session]
+        data = pack(outcome)
+        session, size = self._open[command.session], len(data)
         session.results[command.seq] = data
         session.executed += 1
-        session.results_bytes += len(data)
-        self._results_bytes += len(data)
+        session.results_bytes += size
+        self._results_bytes += size
         self.executed += 1
 
     def _touch(self, session: str, now_s: float) -> None:
@@ -201,17 +213,15 @@ class Sessions:
         session.results_bytes -= dropped
         self._results_bytes -= dropped
 
-    def _check_window(self, session: _Session) -> None:
+    def _window_is_full(self, session: _Session) -> Busy:
         limits = self._limits
         if len(session.results) >= limits.session_results_max:
             reached = f"session_results_max={limits.session_results_max}"
         elif session.results_bytes >= limits.session_results_bytes_max:
             reached = f"session_results_bytes_max={limits.session_results_bytes_max}"
-        elif self._results_bytes >= limits.results_bytes_max:
-            reached = f"results_bytes_max={limits.results_bytes_max}"
         else:
-            return
-        raise Busy(
+            reached = f"results_bytes_max={limits.results_bytes_max}"
+        return Busy(
             f"{reached} is reached by results that are not acknowledged; "
             "raise ack and send the same command again"
         )

@@ -70,6 +70,8 @@ class Issuer(enum.Enum):
 
 _Handler = Callable[[dict[str, Any], Moment], tuple[Any, list[Event]]]
 _NO_ARGS: Final[frozenset[str]] = frozenset()
+_UNNUMBERED: Final = frozenset({"session.open", "session.close"})
+"""Commands of a session that have no place in it."""
 
 
 class ReplicatedState:
@@ -122,11 +124,13 @@ class ReplicatedState:
         exception that passes through is :class:`MemoryError`: it is no function of the command, so a node
         that went on would hold another state than the others.
         """
-        if (index, position) <= self._applied:
+        place = (index, position)
+        if place <= self._applied:
             return Applied(None, ("INTERNAL", f"position {position} of {index} was applied already", {}))
-        self._applied = (index, position)
+        self._applied = place
         self._time_s = max(self._time_s, time_s)
-        self.sessions.expire(self._time_s)
+        if self._time_s >= self.sessions.none_idle_before:
+            self.sessions.expire(self._time_s)
         try:
             command = decode_command(data, self._schema_max)
             moment = Moment(index, position, self._time_s, command.session, term, seed, command.schema)
@@ -253,6 +257,13 @@ class ReplicatedState:
             # From here on those of newer schemas, so that older versions list the same before them.
             "key.delete_prefix": (Issuer.CLIENT, _quiet(keys.delete_prefix)),
         }
+        self._quiet_operations: dict[str, Callable[[dict[str, Any], Moment], Any]] = {
+            "key.put": keys.put,
+            "key.cas": keys.cas,
+            "key.delete": keys.delete,
+            "machine.execute": self.machines.execute,
+        }
+        """Of clients, since schema 1, and without events: most commands are these."""
         self._views: dict[str, Callable[[dict[str, Any]], Any]] = {
             "key": keys.read,
             "conflicts": keys.read_conflicts,
@@ -264,19 +275,23 @@ class ReplicatedState:
 
     def _issue(self, command: Command, moment: Moment) -> Applied:
         """Execute a command, once if it stands in a session."""
-        op = command.op
-        if not command.session or op in {"session.open", "session.close"}:
+        if not command.session or command.op in _UNNUMBERED:
             value, error, events = self._execute(command, moment)
             return Applied(value, error, events, executed=True)
-        kept = self.sessions.kept(command, moment.time_s)
+        sessions = self.sessions
+        kept = sessions.kept(command, moment.time_s)
         if kept is not None:
             return Applied(*kept, recorded=True)
         value, error, events = self._execute(command, moment)
-        self.sessions.keep(command, (value, error))
-        return Applied(value, error, events, executed=True, recorded=True)
+        sessions.keep(command, (value, error))
+        return Applied(value, error, events, True, True)
 
     def _execute(self, command: Command, moment: Moment) -> tuple[Any, Error | None, tuple[Event, ...]]:
         try:
+            quiet = self._quiet_operations.get(command.op)
+            if quiet is not None and command.session and command.schema == 1:
+                # As the handler would: every schema in force has these, and any client may issue them.
+                return quiet(command.args, moment), None, ()
             handler = self._handler(command)
             value, events = handler(command.args, moment)
         except McpError as error:

@@ -32,6 +32,7 @@ from mcp.node.links import PeerLinks
 from mcp.node.membership import Membership
 from mcp.node.order import Order
 from mcp.node.ordered import OrderedState, UserMachine
+from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
 from mcp.node.report import Report
 from mcp.node.roster import Roster, first_configuration
@@ -82,7 +83,7 @@ class Assembly:
             dial,
             self._clock,
             journal=files.journal.incarnation,
-            fresh=not files.recovered.entries and files.recovered.snapshot is None,
+            newcomer=is_newcomer(config.data_dir),
         )
         self._make_answers()
         self.links.aim(self.roster.peers())

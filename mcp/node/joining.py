@@ -1,9 +1,9 @@
 """How a node comes into a running cluster: it asks to be taken in, catches up, and is promoted.
 
-Whoever starts on an empty data directory and is no member asks for it: a node that was told to join, and a
-voter that has lost its disk, which learns from the leader that the cluster knows another in its place. Once
-it has been a member nothing is asked for any more: a node that somebody has removed stays out, until its data
-directory is emptied.
+Whoever began with an empty data directory and is no member asks for it: a node that was told to join, and a
+voter that has lost its disk, which learns from the leader, or from its log, that the cluster knows another in
+its place. Once it has been a member nothing is asked for any more: a node that somebody has removed stays
+out, until its data directory is emptied.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mcp.net.connection import Connection
 from mcp.node.config import NodeConfig
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
+from mcp.node.ownership import no_newcomer
 from mcp.node.roster import Roster
 from mcp.wire.messages import Message, Ttl
 
@@ -32,7 +33,7 @@ _log = logging.getLogger("mcp.node")
 
 
 class Joining:
-    """One node's own place. ``journal`` is its number; ``fresh``: nothing was on its disk when it started.
+    """One node's own place. ``journal`` is its number; ``newcomer``: it has never been a member with that.
 
     ``dial(address)`` opens an authenticated connection.
     """
@@ -47,7 +48,7 @@ class Joining:
         clock: Clock,
         *,
         journal: int,
-        fresh: bool,
+        newcomer: bool,
     ) -> None:
         self.address = ""
         self.problem: McpError | None = None
@@ -60,10 +61,11 @@ class Joining:
         self._dial = dial
         self._clock = clock
         self._journal = journal
-        self._fresh = fresh
+        self._newcomer = self._noted_newcomer = newcomer
 
     async def run(self) -> None:
         """Look every ``LOOK_S``, for ever."""
+        self.members_changed()
         while True:
             try:
                 await self._step()
@@ -75,9 +77,12 @@ class Joining:
         """Other members are in force here: perhaps this node is one of them, and then it never asks again."""
         known = self._roster.configuration.get(self._config.node_id)
         if known is not None and known.incarnation == self._journal:
-            self._fresh = False
+            self._newcomer = False
 
     async def _step(self) -> None:
+        if self._noted_newcomer and not self._newcomer:
+            self._noted_newcomer = False
+            await asyncio.to_thread(no_newcomer, self._config.data_dir)
         status = self._order.driver.status()
         before, self.standing = self.standing, status.standing
         self._roster.outside = status.standing is Standing.OUTSIDER
@@ -85,10 +90,10 @@ class Joining:
             _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
         if status.leader is None and not self._links.up():
             await self._reach_out()
-        elif status.leader is None and self._fresh:
+        elif status.leader is None and self._newcomer:
             await self._look_around()
         if self.standing is Standing.OUTSIDER:
-            if self._fresh and (self._config.join or status.dismissed or self._is_replaced()):
+            if self._newcomer and (self._config.join or status.dismissed or self._is_replaced()):
                 await self._ask_in()
             return
         if self.standing is Standing.OBSERVER and not self._config.observer:

@@ -17,6 +17,8 @@ from mcp.errors import ConfigInvalid, DiskFull, McpError, StorageCorrupt
 from mcp.node.config import NodeConfig
 
 FILE_NAME = "owner.json"
+NEWCOMER = "newcomer"
+"""There from a directory's first start until its node is a member: a restart in between is no return."""
 FORMAT = 1
 FILE_BYTES_MAX = 64 * 1024
 
@@ -45,6 +47,7 @@ def _claim(config: NodeConfig) -> None:
     path = config.data_dir / FILE_NAME
     config.data_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        (config.data_dir / NEWCOMER).touch()
         _write(path, owner)
         return
     found = _read(path)
@@ -54,6 +57,18 @@ def _claim(config: NodeConfig) -> None:
                 f"{config.data_dir} belongs to {field} {_shown(found.get(field))}, and this node is started "
                 f"with {_shown(ours)}: give it the settings that it had, or a data directory of its own"
             )
+
+
+def is_newcomer(data_dir: Path) -> bool:
+    """Whether the node has never been a member of a cluster with what is in its data directory."""
+    return (data_dir / NEWCOMER).exists()
+
+
+def no_newcomer(data_dir: Path) -> None:
+    """It is a member now: if somebody removes it, it stays out. Blocks on the disk."""
+    with contextlib.suppress(OSError):
+        (data_dir / NEWCOMER).unlink(missing_ok=True)
+        _sync_directory(data_dir)
 
 
 def _refusal(data_dir: Path, error: OSError) -> McpError:
@@ -85,11 +100,15 @@ def _write(path: Path, owner: dict[str, object]) -> None:
     aside.rename(path)
     # Some file systems cannot sync a directory; then a lost file is written again at the next start.
     with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _shown(value: object) -> str:

@@ -133,6 +133,14 @@ def test_whoever_lost_its_disk_asks_in_also_behind_a_snapshot_that_names_the_los
     assert outcome.counts["replace done"] == 2
 
 
+def test_whoever_lost_its_disk_and_is_restarted_before_it_was_taken_in_asks_again() -> None:
+    kills = [Fault(FaultKind.KILL, 3.2 + 0.3 * n, 0.05, ("n1",)) for n in range(15)]
+    moves = (Move(Kind.REPLACE, 3.0, 0.0),)
+    outcome = run(replace(three_nodes(), plan=FaultPlan(tuple(kills)), moves=moves))
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert outcome.counts["replace done"] == 1
+
+
 # -- products that are broken on purpose --------------------------------------------------------------------
 
 

@@ -206,11 +206,26 @@ class Exchange:
         most = 1 if node is None else node.connection.peer.limits.commands_max
         return (address, most) if most > 1 else None
 
-    async def send_commands(self, address: str, payload: dict[str, Any], timeout_s: float) -> list[Any]:
-        """One attempt of many commands; raises what any attempt does."""
+    def send_commands(
+        self, address: str, payload: dict[str, Any], timeout_s: float
+    ) -> Awaitable[list[Any]] | None:
+        """One attempt of many commands, which leaves at once; its end raises what any attempt does."""
+        node = self._connections.at_hand(address)
+        if node is None or not node.places(CallKind.COMMAND).take():
+            return None
         request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
-        answer = await self.attempt(request, address, timeout_s, self.fresh_id())
-        results = answer.payload.get("results")
+        try:
+            call = self._begin(request, node, timeout_s, self.clock.monotonic(), self.fresh_id())
+            node.connection.flush()
+        except McpError:
+            node.places(CallKind.COMMAND).give()
+            return None
+        return self._results(request, address, timeout_s, (node, call))
+
+    async def _results(
+        self, request: Request, address: str, timeout_s: float, begun: tuple[NodeConnection, Call]
+    ) -> list[Any]:
+        results = (await self.attempt(request, address, timeout_s, begun=begun)).payload.get("results")
         if type(results) is not list:
             raise ProtocolError("an answer to COMMANDS has no results")
         return results
@@ -250,22 +265,33 @@ class Exchange:
         refusals[address] = reason
         return reason if set(self.routing.addresses) <= refusals.keys() else error
 
-    async def attempt(self, request: Request, address: str, timeout_s: float, trace_id: str = "") -> Answer:
-        """Send ``request`` once, to the node at ``address``, and note how that went."""
+    async def attempt(
+        self,
+        request: Request,
+        address: str,
+        timeout_s: float,
+        trace_id: str = "",
+        begun: tuple[NodeConnection, Call] | None = None,
+    ) -> Answer:
+        """Send ``request`` once, to the node at ``address``, and note how that went.
+
+        ``begun``: it was sent just now, and has its place.
+        """
         began = self.clock.monotonic()
-        outcome, node = Outcome.ABANDONED, None
+        outcome = Outcome.ABANDONED
+        node, call = (None, None) if begun is None else begun
         ahead, queue = self.routing.started(request.kind, address, began), None
         try:
-            node = self._connections.at_hand(address) or await self._connect(address, timeout_s)
+            node = node or self._connections.at_hand(address) or await self._connect(address, timeout_s)
             if request.credit:
                 opened = await self._open(request, node, address, timeout_s, trace_id)
                 outcome = Outcome.ANSWERED
                 return opened
             places = node.places(request.kind)
-            if not places.take():
+            if call is None and not places.take():
                 await node.wait_for_place(request.kind, timeout_s)
             try:
-                call = self._begin(request, node, timeout_s, began, trace_id)
+                call = call or self._begin(request, node, timeout_s, began, trace_id)
                 try:
                     reply = await call.future
                 except asyncio.CancelledError:

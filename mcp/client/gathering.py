@@ -11,7 +11,7 @@ command by itself, as after any first attempt that failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Protocol
 
 from mcp.client.session import Ticket
@@ -19,6 +19,9 @@ from mcp.errors import McpError, ProtocolError, from_wire
 
 GATHERED_BYTES_MAX: Final = 1024
 """A command with a larger value goes by itself, so that a message of many stays small."""
+
+TOGETHER_MAX: Final = 128
+"""So many are sent at once, in the middle of a turn: while nodes work on these, the client goes on."""
 
 _SHORT: Final = frozenset({int, float, bool, type(None)})
 
@@ -29,8 +32,13 @@ class Carrier(Protocol):
     def commands_at(self) -> tuple[str, int] | None:
         """The node that takes commands now, and how many in one message; ``None``: not known, or one."""
 
-    async def send_commands(self, address: str, payload: dict[str, Any], timeout_s: float) -> list[Any]:
-        """Send them, and give what came of each: ``[index, value]``, or an error as a map."""
+    def send_commands(
+        self, address: str, payload: dict[str, Any], timeout_s: float
+    ) -> Awaitable[list[Any]] | None:
+        """Send them now, and give what will come of each: ``[index, value]``, or an error as a map.
+
+        ``None``: there is no place for them just now.
+        """
 
     def commands_failed(self, address: str, error: McpError) -> None:
         """A node could not take a command."""
@@ -68,32 +76,46 @@ class Gathering:
         if not self._gathered:
             loop.call_soon(self._turn_over)
         begun = Begun(ticket, op, args, loop.create_future())
-        self._gathered.setdefault((ticket.session.id, timeout_s), []).append(begun)
+        group = self._gathered.setdefault((ticket.session.id, timeout_s), [])
+        group.append(begun)
+        if len(group) >= TOGETHER_MAX:
+            self._gathered[ticket.session.id, timeout_s] = []
+            self._go(group, timeout_s)
         return begun
 
     def _turn_over(self) -> None:
         gathered, self._gathered = self._gathered, {}
         for (_, timeout_s), begun in gathered.items():
-            waiting = [each for each in begun if not each.answer.done()]
-            chosen = self._carrier.commands_at() if len(waiting) > 1 else None
-            if chosen is None:
-                _by_themselves(waiting)
-                continue
-            address, most = chosen
-            for at in range(0, len(waiting), most):
-                self._carrier.spawn(self._send(waiting[at : at + most], address, timeout_s))
+            self._go(begun, timeout_s)
 
-    async def _send(self, begun: list[Begun], address: str, timeout_s: float) -> None:
+    def _go(self, begun: list[Begun], timeout_s: float) -> None:
+        waiting = [each for each in begun if not each.answer.done()]
+        chosen = self._carrier.commands_at() if len(waiting) > 1 else None
+        if chosen is None:
+            _by_themselves(waiting)
+            return
+        address, most = chosen
+        for at in range(0, len(waiting), most):
+            self._send(waiting[at : at + most], address, timeout_s)
+
+    def _send(self, begun: list[Begun], address: str, timeout_s: float) -> None:
         session = begun[0].ticket.session
         payload = {
             "session": session.id,
             "ack": session.ack,
             "commands": [[each.ticket.seq, each.op, each.args] for each in begun],
         }
+        results = self._carrier.send_commands(address, payload, timeout_s)
+        if results is None:
+            _by_themselves(begun)
+            return
         for each in begun:
             each.address = address
+        self._carrier.spawn(self._receive(begun, results, address))
+
+    async def _receive(self, begun: list[Begun], coming: Awaitable[list[Any]], address: str) -> None:
         try:
-            results = await self._carrier.send_commands(address, payload, timeout_s)
+            results = await coming
             if len(results) != len(begun):
                 raise ProtocolError(f"{len(results)} results came for {len(begun)} commands")
         except McpError as error:

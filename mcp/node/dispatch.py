@@ -182,6 +182,8 @@ class Dispatch:
     def _answer_commands(self, exchange: Exchange, results: list[Any], index: int) -> None:
         payload = {"results": results, "leader": self._order.leader}
         self._reply(exchange, "COMMANDS_RESULT", payload, index)
+        # The client goes on with these while this node answers others.
+        exchange.connection.flush()
 
     def _committed(self, exchange: Exchange, outcome: Committed | ConsensusError) -> None:
         if isinstance(outcome, ConsensusError):

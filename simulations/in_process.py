@@ -46,9 +46,10 @@ class InProcessCluster:
         """Start a node, for the first time or on its files."""
         return await self._start(name, voters={n: f"memory://{n}" for n in self.names})
 
-    async def join(self, name: str, via: str, *, observer: bool = False) -> Node:
-        """Start a node that joins the running ones, by asking ``via``; or start it again."""
-        member = {"join": (f"memory://{via}",), "observer": observer, "advertise": f"memory://{name}"}
+    async def join(self, name: str, *via: str, observer: bool = False) -> Node:
+        """Start a node that joins the running ones, by asking those of ``via``; or start it again."""
+        asked = tuple(f"memory://{each}" for each in via)
+        member = {"join": asked, "observer": observer, "advertise": f"memory://{name}"}
         return await self._start(name, **member)
 
     async def _start(self, name: str, **place: Any) -> Node:

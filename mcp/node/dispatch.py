@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from consensus.configuration import Standing
 from consensus.driver import Applied as Committed
 from consensus.errors import ConsensusError
 from mcp.errors import (
@@ -297,6 +298,8 @@ class Dispatch:
 
     async def _member_change(self, exchange: Exchange) -> None:
         payload, timeout_s = exchange.message.payload, self._timeout_s(exchange)
+        if self._order.driver.status().standing is Standing.OUTSIDER:
+            raise Unavailable("this node is no member of the cluster; ask another one")
         what, node = text(payload, "change"), text(payload, "node")
         journal = None if payload.get("journal") is None else integer(payload, "journal")
         if what == "join":

@@ -62,6 +62,8 @@ class Joining:
         self._clock = clock
         self._journal = journal
         self._newcomer = self._noted_newcomer = newcomer
+        self._refused = 0
+        """How often in a row whoever was asked did not take this node in."""
 
     async def run(self) -> None:
         """Look every ``LOOK_S``, for ever."""
@@ -138,11 +140,14 @@ class Joining:
             "journal": self._journal,
             "address": self.address,
         }
-        connection = await self._somebody()
+        attempt = self._refused
+        self._refused += 1
+        connection = await self._somebody(attempt)
         message = Message(
             "MEMBER_CHANGE", payload, new_id(self._clock), ttl=Ttl(1, int(ASK_TIMEOUT_S * 1000))
         )
         reply = await connection.request(message, timeout_s=ASK_TIMEOUT_S)
+        self._refused = 0
         members = reply.message.payload.get("members")
         if not isinstance(members, list):
             raise ProtocolError("the answer to MEMBER_CHANGE names no members")
@@ -150,14 +155,24 @@ class Joining:
         self._links.aim(self._roster.peers())
         self.problem = None
 
-    async def _somebody(self) -> Connection:
-        """A connection to any member: one that is up, or a new one to an address that was given."""
-        for peer in self._links.up():
-            connection = self._links.connection(peer)
+    async def _somebody(self, attempt: int) -> Connection:
+        """A connection to somebody: one that is up, or a new one to an address that was given.
+
+        The leader first, then members, and at each ``attempt`` the next: a node that has been removed may be
+        up and linked to, and cannot take anybody in.
+        """
+        leader, members = self._order.leader, self._roster.configuration
+        up = sorted(self._links.up(), key=lambda peer: (peer != leader, members.get(peer) is None, peer))
+        places: list[tuple[str | None, str]] = [(peer, "") for peer in up]
+        places += [(None, address) for address in self._config.join]
+        error: McpError | None = None
+        for number in range(len(places)):
+            peer, address = places[(attempt + number) % len(places)]
+            connection = None if peer is None else self._links.connection(peer)
             if connection is not None:
                 return connection
-        error: McpError | None = None
-        for address in self._config.join:
+            if not address:
+                continue
             try:
                 connection = await self._dial(address)
             except McpError as problem:

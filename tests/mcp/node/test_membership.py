@@ -53,7 +53,7 @@ def test_a_node_joins_by_snapshot_and_log_serves_and_then_votes(tmp_path: Path) 
             await client.deploy("digits", DIGITS)
             for n in range(60):
                 await client.put(f"key-{n}", n)
-            await cluster.join("n4", via="n2")
+            await cluster.join("n4", "n2")
             await agreed(cluster, "n1", "n2", "n3", "n4")
             await cluster.equal()
             assert cluster.running["n4"].status()["first_index"] > 20
@@ -65,7 +65,7 @@ def test_a_node_joins_by_snapshot_and_log_serves_and_then_votes(tmp_path: Path) 
                 assert answer.node == "n4"
                 assert await roles(cluster) == dict.fromkeys(("n1", "n2", "n3", "n4"), "voter")
             await cluster.stop("n4")
-            await cluster.join("n4", via="n1")
+            await cluster.join("n4", "n1")
             await agreed(cluster, "n1", "n2", "n3", "n4")
 
     run(scenario)
@@ -78,7 +78,7 @@ def test_who_dials_whom_does_not_matter_to_whoever_joins(tmp_path: Path, name: s
     async def scenario() -> None:
         async with nodes(tmp_path, 2) as cluster:
             leader = await cluster.elected()
-            await cluster.join(name, via=next(n for n in cluster.names if n != leader))
+            await cluster.join(name, next(n for n in cluster.names if n != leader))
             await agreed(cluster, *sorted(("n1", "n2", name)))
             await cluster.members_up()
             await cluster.stop(leader)
@@ -91,7 +91,7 @@ def test_who_dials_whom_does_not_matter_to_whoever_joins(tmp_path: Path, name: s
 def test_an_observer_serves_and_votes_only_when_it_is_promoted(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with nodes(tmp_path, 1) as cluster, cluster.client() as client:
-            await cluster.join("n2", via="n1", observer=True)
+            await cluster.join("n2", "n1", observer=True)
             await until(lambda: cluster.running["n2"].status()["standing"] == "observer")
             await client.put("key", 1)
             async with cluster.client("n2") as reader:
@@ -142,7 +142,7 @@ def test_a_voter_whose_disk_was_emptied_is_taken_in_again_as_another(tmp_path: P
             before = {member.node: member.journal for member in await client.members()}
             await cluster.stop("n3")
             shutil.rmtree(tmp_path / "n3")
-            await (cluster.start("n3") if how == "same command" else cluster.join("n3", via="n1"))
+            await (cluster.start("n3") if how == "same command" else cluster.join("n3", "n1"))
             await until(lambda: cluster.running["n3"].status()["standing"] != "voter")
             await until(lambda: cluster.running["n3"].status()["standing"] == "voter")
             await agreed(cluster, "n1", "n2", "n3")
@@ -161,7 +161,7 @@ def test_a_voter_is_taken_in_again_also_where_a_node_leads_that_it_never_knew(tm
 
     async def scenario() -> None:
         async with nodes(tmp_path) as cluster, cluster.client() as client:
-            await cluster.join("n4", via="n1")
+            await cluster.join("n4", "n1")
             await agreed(cluster, "n1", "n2", "n3", "n4")
             before = {member.node: member.journal for member in await client.members()}
             while (leader := await cluster.elected()) != "n4":
@@ -181,6 +181,22 @@ def test_a_voter_is_taken_in_again_also_where_a_node_leads_that_it_never_knew(tm
     run(scenario)
 
 
+def test_a_node_that_was_removed_takes_nobody_in_and_whoever_asked_it_asks_another(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            leader = await cluster.elected()
+            gone, member = (name for name in cluster.names if name != leader)
+            await client.remove(gone, timeout_s=20)
+            await until(lambda: cluster.running[gone].status()["standing"] == "outsider")
+            request = Request(CallKind.READ, "MEMBER_CHANGE", {"change": "promote", "node": member})
+            with pytest.raises(Unavailable, match="no member of the cluster; ask another"):
+                await client._exchange.attempt(request, f"memory://{gone}", 5.0)
+            await cluster.join("n4", gone, member)
+            await agreed(cluster, *sorted({leader, member, "n4"}))
+
+    run(scenario)
+
+
 def test_a_dead_node_is_replaced(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with nodes(tmp_path) as cluster, cluster.client() as client:
@@ -190,7 +206,7 @@ def test_a_dead_node_is_replaced(tmp_path: Path) -> None:
             with pytest.raises(MembershipRefused, match="which is no majority"):
                 await until_refused(client, alive)
             await client.remove(dead, timeout_s=20)
-            await cluster.join("n4", via=alive)
+            await cluster.join("n4", alive)
             await agreed(cluster, *sorted({leader, alive, "n4"}))
             await cluster.stop(leader)
             await client.put("key", 2, timeout_s=20)
@@ -244,7 +260,7 @@ def test_data_directories_from_before_there_were_journals_with_numbers_go_on(tmp
             assert read is not None
             assert read.value == 29
             await cluster.start("n3")
-            await cluster.join("n4", via="n1")
+            await cluster.join("n4", "n1")
             await agreed(cluster, "n1", "n2", "n3", "n4")
             assert [member.journal for member in await client.members()][:3] == [0, 0, 0]
             await cluster.stop("n3")

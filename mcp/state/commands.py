@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from mcp.errors import InvalidArgument, TooLarge, VersionMismatch
+from mcp.errors import InvalidArgument, McpError, TooLarge, VersionMismatch
 from mcp.state.packing import pack
 
 SCHEMA_MAX: Final = 2
@@ -35,6 +35,7 @@ COMMAND_BYTES_MAX: Final = 256 << 10
 """A command in bytes: the largest inline tensors, and room for the rest."""
 
 SEQ_MAX: Final = 2**63 - 1
+_FIELDS: Final = 6
 
 WRITERS_CACHED_MAX: Final = 4096
 """So many sessions' published names are remembered: a session writes more than once."""
@@ -113,27 +114,37 @@ def decode_command(data: bytes, schema_max: int = SCHEMA_MAX) -> Command:
         parts = msgpack.unpackb(data)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"a command is one msgpack array, and this is none: {error}") from error
+    if type(parts) is list and len(parts) == _FIELDS:
+        schema, session, seq, ack, op, args = parts
+        if (
+            type(schema) is type(seq) is type(ack) is int
+            and type(session) is type(op) is str
+            and type(args) is dict
+            and 1 <= schema <= schema_max
+            and 0 <= seq <= SEQ_MAX
+            and 0 <= ack <= SEQ_MAX
+        ):
+            return Command(session, seq, ack, op, args, schema)
+    raise _wrong(parts, schema_max)
+
+
+def _wrong(parts: Any, schema_max: int) -> McpError:
+    """What is wrong with something that is no command for this node."""
     if type(parts) is not list or not parts or type(parts[0]) is not int:
-        raise InvalidArgument("a command is an array that starts with its schema version")
+        return InvalidArgument("a command is an array that starts with its schema version")
     if not 1 <= parts[0] <= schema_max:
-        raise VersionMismatch(
+        return VersionMismatch(
             f"this node executes commands up to schema {schema_max}, and this one has {parts[0]}; "
             "upgrade the node before it goes on"
         )
-    return _checked(parts)
-
-
-def _checked(parts: list[Any]) -> Command:
-    if len(parts) != 6:
-        raise InvalidArgument(f"a command has 6 elements, and this one {len(parts)}")
-    schema, session, seq, ack, op, args = parts
+    if len(parts) != _FIELDS:
+        return InvalidArgument(f"a command has {_FIELDS} elements, and this one {len(parts)}")
+    _, session, seq, ack, op, _ = parts
     if type(session) is not str or type(op) is not str:
-        raise InvalidArgument("a command's session and operation are strings")
+        return InvalidArgument("a command's session and operation are strings")
     if type(seq) is not int or type(ack) is not int or not (0 <= seq <= SEQ_MAX and 0 <= ack <= SEQ_MAX):
-        raise InvalidArgument("a command's seq and ack are integers in 0..2**63-1")
-    if type(args) is not dict:
-        raise InvalidArgument("a command's arguments are a map")
-    return Command(session, seq, ack, op, args, schema)
+        return InvalidArgument("a command's seq and ack are integers in 0..2**63-1")
+    return InvalidArgument("a command's arguments are a map")
 
 
 def _check_size(data: bytes) -> None:

@@ -20,7 +20,7 @@ FAMILIES: Final = {
         "throttle",
         "corrupt",
     ),
-    "disk": ("slow_sync", "slow_disk", "disk_full", "io_error", "bit_flip"),
+    "disk": ("slow_sync", "slow_disk", "disk_full", "io_error", "bit_flip", "disk_loss"),
     "clock": ("clock_drift", "clock_leap", "wall_jump"),
 }
 """Kinds of faults by what they happen to; the order is that of the page."""
@@ -28,6 +28,7 @@ FAMILIES: Final = {
 MEANINGS: Final = {
     "kill": "the process dies",
     "pause": "the process stands still",
+    "disk_loss": "the disk is empty after a crash, and another server takes the place",
     "cpu_stress": "the process gets little of the processor",
     "power_loss": "the machine dies, and what was not synced is lost",
     "blackout": "all nodes die at once",

@@ -9,12 +9,14 @@ from typing import Any, Final, Protocol
 
 from mcp.client.client import Client
 from mcp.client.exchange import Answer, Request
+from mcp.client.gathering import Begun
 from mcp.client.retry import Attempts
+from mcp.client.session import Ticket
 from mcp.errors import InvalidArgument, InvariantViolated, McpError, ProtocolError
 from simulations.invariants import Violation
 from simulations.nodes.cluster import Crash
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, OVERDUE_S
-from simulations.trial.answers import Answers, Call
+from simulations.trial.answers import Answers, Call, Key
 from simulations.world import World
 
 _CALL: Final[contextvars.ContextVar[Call | None]] = contextvars.ContextVar("call", default=None)
@@ -35,6 +37,13 @@ class Watching(Protocol):
         """The run has failed."""
 
 
+def _note(key: Key) -> None:
+    """The call that is being made is sent under this session and number, with others or by itself."""
+    call = _CALL.get()
+    if call is not None and key not in call.keys:
+        call.keys.append(key)
+
+
 class WatchedClient(Client):
     """See the head of this module. ``executors`` are the names that there are."""
 
@@ -52,17 +61,21 @@ class WatchedClient(Client):
         self._who = who
         self._around = around
         self._executors = frozenset(executors)
-        send = self._exchange.call
+        send, begin = self._exchange.call, self._commands._gathering.begin
 
-        async def noted(request: Request, attempts: Attempts, **more: Any) -> Answer:
-            call = _CALL.get()
-            if call is not None:
-                payload = request.payload(0.0) if callable(request.payload) else request.payload
-                if payload.get("op") == "machine.execute":
-                    call.keys.append((payload["session"], payload["seq"]))
+        async def sent(request: Request, attempts: Attempts, **more: Any) -> Answer:
+            payload = request.payload(0.0) if callable(request.payload) else request.payload
+            if payload.get("op") == "machine.execute":
+                _note((payload["session"], payload["seq"]))
             return await send(request, attempts, **more)
 
-        self._exchange.call = noted  # type: ignore[method-assign]
+        def begun(ticket: Ticket, op: str, args: Mapping[str, Any], timeout_s: float) -> Begun:
+            if op == "machine.execute":
+                _note((ticket.session.id, ticket.seq))
+            return begin(ticket, op, args, timeout_s)
+
+        self._exchange.call = sent  # type: ignore[method-assign]
+        self._commands._gathering.begin = begun  # type: ignore[method-assign]
 
     async def execute(self, executor: str, data: bytes, *, timeout_s: float | None = None) -> Any:
         """See :meth:`mcp.client.client.Client.execute`."""

@@ -62,8 +62,9 @@ class SnapshotSender:
     def due(self, read: Callable[[SnapshotMeta, int, int], bytes], now: float) -> list[Chunk]:
         """The chunks that may leave now. ``read(meta, offset, length)`` gives their content."""
         if now - self._got_on > self._limits.resend_s:
-            # Less than before, also where it is not 0, means a receiver that has begun anew; in the meantime
-            # it could have been an answer that others have overtaken.
+            # Less than before means a receiver that has begun anew, or an answer that others have overtaken.
+            # Going back at once would go on at the speed of the network where a full disk makes it begin
+            # anew again and again.
             self._next = self._acknowledged = self._told
             self._got_on = now
         chunks = []
@@ -81,9 +82,7 @@ class SnapshotSender:
         if ack.term != self.term or ack.index != self.meta.index:
             return False
         self._told = min(ack.received, self.meta.size)
-        if ack.received == 0 and self._acknowledged > 0:
-            self._next = self._acknowledged = 0
-        elif self._acknowledged < self._told:
+        if self._acknowledged < self._told:
             self._acknowledged, self._got_on = self._told, now
         return ack.done
 

@@ -26,6 +26,8 @@ from mcp.wire.messages import Message, Ttl
 
 LOOK_S = 0.5
 """So often a node looks at what it is in the cluster."""
+LEADERLESS_LOOKS_MIN = 2
+"""An election takes less; then the one who leads may be one that this node does not know."""
 ASK_TIMEOUT_S = 5.0
 """So long it waits to be taken in or promoted, before it asks again."""
 
@@ -62,6 +64,8 @@ class Joining:
         self._clock = clock
         self._journal = journal
         self._newcomer = self._noted_newcomer = newcomer
+        self._leaderless = 0
+        """How many looks in a row found nobody who leads."""
         self._refused = 0
         """How often in a row whoever was asked did not take this node in."""
 
@@ -90,9 +94,10 @@ class Joining:
         self._roster.outside = status.standing is Standing.OUTSIDER
         if before is not self.standing:
             _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
+        self._leaderless = 0 if status.leader is not None else self._leaderless + 1
         if status.leader is None and not self._links.up():
             await self._reach_out()
-        elif status.leader is None and self._newcomer:
+        elif self._leaderless >= LEADERLESS_LOOKS_MIN:
             await self._look_around()
         if self.standing is Standing.OUTSIDER:
             if self._newcomer and (self._config.join or status.dismissed or self._is_replaced()):
@@ -120,8 +125,8 @@ class Joining:
     async def _look_around(self) -> None:
         """Ask a peer who the members are now, and make links to those.
 
-        Whoever has lost its disk knows those that the cluster was begun with. A leader that came later may be
-        one that waits to be dialled, and only the leader says who is no member.
+        Whoever was away, or has lost its disk, knows the members of before. A leader that came later may be
+        one that waits to be dialled by this node, and only the leader tells what has changed.
         """
         connection = self._links.connection(self._links.up()[0])
         if connection is None:

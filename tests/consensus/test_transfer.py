@@ -86,6 +86,17 @@ def test_who_has_begun_anew_is_gone_back_to_also_after_its_first_chunk() -> None
     assert [chunk.offset for chunk in sender.due(read, 1.3)] == [1000, 2000, 3000]
 
 
+def test_a_receiver_that_begins_anew_again_and_again_is_sent_a_window_now_and_then() -> None:
+    sender = SnapshotSender(4, META, LIMITS, now=0.0)
+    sent = 0
+    for turn in range(500):
+        now = 0.01 * turn
+        sent += len(sender.due(read, now))
+        # Its disk is full: after every other chunk it has nothing.
+        sender.acknowledge(ChunkAck(4, META.index, 1000 * (turn % 2), done=False), now)
+    assert sent <= 2 * 3 * 5  # in five seconds, of which each is resend_s
+
+
 def test_a_window_bounds_what_is_in_flight() -> None:
     sender = SnapshotSender(4, META, LIMITS, now=0.0)
     assert len(sender.due(read, 0.1)) == 3

@@ -197,6 +197,25 @@ def test_a_node_that_was_removed_takes_nobody_in_and_whoever_asked_it_asks_anoth
     run(scenario)
 
 
+def test_a_voter_that_was_away_finds_a_leader_that_came_meanwhile(tmp_path: Path) -> None:
+    """It is the one to dial that leader, by its name, and does not know it."""
+
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            await cluster.elected()
+            await cluster.stop("n1")
+            await cluster.join("n4", "n2")
+            await agreed(cluster, "n1", "n2", "n3", "n4")
+            while (leader := await cluster.elected()) != "n4":
+                with contextlib.suppress(ConsensusError):
+                    await cluster.running[leader]._parts.driver.transfer_leadership("n4", timeout_s=5)
+            await cluster.start("n1")
+            await until(lambda: cluster.running["n1"].status()["leader"] == "n4")
+            await client.put("key", 1, timeout_s=20)
+
+    run(scenario)
+
+
 def test_a_dead_node_is_replaced(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with nodes(tmp_path) as cluster, cluster.client() as client:

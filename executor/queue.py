@@ -199,14 +199,8 @@ class CommandQueue:
         self, executor: Executor, entry: _Entry, most: int, done: list[tuple[Command, Result]]
     ) -> None:
         """Execute at most so many of an entry's commands; what is in ``done`` afterwards was."""
-        execute, index, term, time_s, seed = (
-            executor.execute,
-            entry.index,
-            entry.term,
-            entry.time_s,
-            entry.seed,
-        )
-        position = self._position
+        index, term, time_s, seed = entry.index, entry.term, entry.time_s, entry.seed
+        execute, position = executor.execute, self._position
         for data in entry.commands[position : position + most]:
             command = Command(index, position, term, time_s, seed, data)
             try:

@@ -28,17 +28,6 @@ class Crew(Protocol):
     runs: dict[object, BatchRun]
     """The runs under way, by their batch."""
 
-    def __init__(
-        self,
-        runtime: OnnxRuntime,
-        batcher: Batcher,
-        lock: threading.Lock,
-        *,
-        answer: Callable[[Sequence[Outcome]], None],
-        refuse: Callable[[Sequence[Job]], None],
-        learn: Callable[[BatchRun], None],
-    ) -> None: ...
-
     def wake_by(self, due_s: float, now: float) -> None:
         """Something is due at that time: look then. Called with the lock held."""
 

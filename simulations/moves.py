@@ -7,6 +7,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from simulations.faults import FaultKind, FaultPlan
+
+WISHES_MAX = 4
+"""So many moves are pursued at the same time."""
+
+VOTERS_LEAST = 2
+"""Nobody is removed below this."""
+
 
 class Kind(enum.StrEnum):
     """What may be wished."""
@@ -44,3 +52,22 @@ def fresh_nodes(moves: Sequence[Move], taken: int) -> tuple[str, ...]:
     """Names for those that come, behind the ``taken`` first ones."""
     count = sum(move.kind in (Kind.JOIN, Kind.OBSERVE) for move in moves)
     return tuple(f"n{taken + i}" for i in range(1, count + 1))
+
+
+def plan_with_members(
+    draw: random.Random,
+    plan: FaultPlan,
+    names: Sequence[str],
+    *,
+    seconds: float,
+    patience_s: float,
+    kinds: Sequence[FaultKind],
+    counts: Sequence[int],
+) -> FaultPlan:
+    """The same faults, and some that hit those who join. Disks are emptied instead of damaged for good."""
+    kept = [fault for fault in plan.faults if fault.kind is not FaultKind.BIT_FLIP]
+    drawn = [kind for kind in kinds if kind is not FaultKind.BIT_FLIP and draw.random() < 0.3]
+    more = FaultPlan.draw(
+        draw, names, seconds=seconds, patience_s=patience_s, kinds=drawn, count=draw.choice(counts)
+    )
+    return FaultPlan(tuple(sorted((*kept, *more.faults), key=lambda fault: (fault.at_s, fault.kind))))

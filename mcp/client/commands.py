@@ -122,7 +122,7 @@ class CommandLane:
         try:
             result = await begun.answer
         except McpError as error:
-            await self._exchange.pause(attempts, error, begun.address)
+            await self._exchange.pause("COMMANDS", attempts, error, {begun.address})
             return None, begun.address
         if result is None:
             return None, ""

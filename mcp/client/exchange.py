@@ -182,16 +182,16 @@ class Exchange:
                     failure = self._failure(address, error, refusals)
             if elsewhere_at_once(failure):
                 home = None
-            await self._pause(request, attempts, failure, tried)
+            await self.pause(request.type, attempts, failure, tried)
 
-    async def _pause(self, request: Request, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
-        """Wait until the next attempt, or raise what the call ends with."""
+    async def pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
+        """After an attempt that failed: wait until the next one, or raise what the call ends with."""
         now = self.clock.monotonic()
         if self.closed:
             raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
         others = self.routing.untried(now, tried)
         delay_s = attempts.failed(failure, now, others=others)
-        _log.debug("%s: %s: %s; again in %.3f s", request.type, failure.code, failure.message, delay_s)
+        _log.debug("%s: %s: %s; again in %.3f s", what, failure.code, failure.message, delay_s)
         if not others:
             tried.clear()
         if delay_s:
@@ -233,15 +233,6 @@ class Exchange:
     def commands_failed(self, address: str, error: McpError) -> None:
         """Note what the error of a command says about the node."""
         self._judge(CallKind.COMMAND, address, self._connections.at_hand(address), error)
-
-    async def pause(self, attempts: Attempts, failure: McpError, address: str) -> None:
-        """After a first attempt that failed at ``address``: wait until the next, or raise the end of it."""
-        now = self.clock.monotonic()
-        if self.closed:
-            raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
-        delay_s = attempts.failed(failure, now, others=self.routing.untried(now, {address}))
-        if delay_s:
-            await asyncio.sleep(delay_s)
 
     async def _prepared(self, prepare: Prepare, address: str) -> McpError | None:
         """Prepare the node; what went wrong, if anything did."""

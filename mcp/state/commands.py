@@ -108,8 +108,7 @@ def decode_command(data: bytes, schema_max: int = SCHEMA_MAX) -> Command:
     one over ``COMMAND_BYTES_MAX``, and :class:`~mcp.errors.VersionMismatch` for one whose schema is not in
     1..``schema_max``: a node that meets that must not go on, for it cannot know what the others do with it.
     """
-    if len(data) > COMMAND_BYTES_MAX:
-        _check_size(data)
+    _check_size(data)
     try:
         parts = msgpack.unpackb(data)
     except (ValueError, RecursionError) as error:

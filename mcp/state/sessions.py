@@ -110,11 +110,6 @@ class Sessions:
             self._end(moment.session)
         return {}
 
-    @property
-    def none_idle_before(self) -> float:
-        """:meth:`expire` ends none before that time."""
-        return self._none_idle_before
-
     def expire(self, now_s: float) -> None:
         """End every session that was idle for more than ``session_idle_s``."""
         if now_s < self._none_idle_before:
@@ -158,13 +153,7 @@ class Sessions:
             self._acknowledge(session, ack)
         stored = session.results.get(seq)
         if stored is None:
-            limits = self._limits
-            if (
-                len(session.results) >= limits.session_results_max
-                or session.results_bytes >= limits.session_results_bytes_max
-                or self._results_bytes >= limits.results_bytes_max
-            ):
-                raise self._window_is_full(session)
+            self._check_window(session)
             return None
         self.deduplicated += 1
         value, error = msgpack.unpackb(stored)
@@ -213,15 +202,17 @@ class Sessions:
         session.results_bytes -= dropped
         self._results_bytes -= dropped
 
-    def _window_is_full(self, session: _Session) -> Busy:
+    def _check_window(self, session: _Session) -> None:
         limits = self._limits
         if len(session.results) >= limits.session_results_max:
             reached = f"session_results_max={limits.session_results_max}"
         elif session.results_bytes >= limits.session_results_bytes_max:
             reached = f"session_results_bytes_max={limits.session_results_bytes_max}"
-        else:
+        elif self._results_bytes >= limits.results_bytes_max:
             reached = f"results_bytes_max={limits.results_bytes_max}"
-        return Busy(
+        else:
+            return
+        raise Busy(
             f"{reached} is reached by results that are not acknowledged; "
             "raise ack and send the same command again"
         )

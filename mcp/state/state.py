@@ -129,8 +129,7 @@ class ReplicatedState:
             return Applied(None, ("INTERNAL", f"position {position} of {index} was applied already", {}))
         self._applied = place
         self._time_s = max(self._time_s, time_s)
-        if self._time_s >= self.sessions.none_idle_before:
-            self.sessions.expire(self._time_s)
+        self.sessions.expire(self._time_s)
         try:
             command = decode_command(data, self._schema_max)
             moment = Moment(index, position, self._time_s, command.session, term, seed, command.schema)

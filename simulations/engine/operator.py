@@ -19,17 +19,11 @@ from dataclasses import dataclass
 from consensus.configuration import AddObserver, Change, Configuration, Promote, Remove
 from consensus.errors import ConsensusError
 from simulations.engine.node import Node
-from simulations.moves import Kind, Move
+from simulations.moves import VOTERS_LEAST, WISHES_MAX, Kind, Move
 from simulations.world import World
 
 STEPS_PER_PATIENCE = 4
 """So often the operator looks, in one longest election timeout."""
-
-WISHES_MAX = 4
-"""So many moves are pursued at the same time."""
-
-VOTERS_LEAST = 2
-"""The operator removes nobody below this."""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from consensus.ports import DriverLimits
 from consensus.raft.config import RaftConfig
 from consensus.transfer import TransferLimits
 from simulations.faults import FaultKind, FaultPlan
-from simulations.moves import Move, draw_moves, fresh_nodes
+from simulations.moves import Move, draw_moves, fresh_nodes, plan_with_members
 
 SECONDS = 60.0
 """How long a run is under fire, in virtual seconds."""
@@ -182,18 +182,15 @@ def _habits(draw: random.Random, raft: RaftConfig) -> Habits:
 
 
 def _plan_with_members(draw: random.Random, scenario: Scenario, fresh: tuple[str, ...]) -> FaultPlan:
-    """The same faults, and some that hit those who join. Disks are emptied instead of damaged for good."""
-    kept = [fault for fault in scenario.plan.faults if fault.kind is not FaultKind.BIT_FLIP]
-    kinds = [kind for kind in FaultKind if kind is not FaultKind.BIT_FLIP and draw.random() < 0.3]
-    more = FaultPlan.draw(
+    return plan_with_members(
         draw,
+        scenario.plan,
         (*scenario.nodes, *fresh),
         seconds=scenario.seconds,
         patience_s=scenario.patience_s,
-        kinds=kinds,
-        count=draw.choice((0, 4, 12)),
+        kinds=tuple(FaultKind),
+        counts=(0, 4, 12),
     )
-    return FaultPlan(tuple(sorted((*kept, *more.faults), key=lambda fault: (fault.at_s, fault.kind))))
 
 
 def _plan(draw: random.Random, scenario: Scenario) -> FaultPlan:

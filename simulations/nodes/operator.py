@@ -19,7 +19,7 @@ from consensus.configuration import VOTERS_MAX, Configuration, Standing
 from consensus.interface import Role
 from mcp.client.client import Client
 from mcp.errors import McpError
-from simulations.moves import Kind, Move
+from simulations.moves import VOTERS_LEAST, WISHES_MAX, Kind, Move
 from simulations.nodes.machine import Machine, State
 from simulations.nodes.scenario import Scenario
 from simulations.world import World
@@ -27,10 +27,6 @@ from simulations.world import World
 LOOK_S = 0.2
 """So often the operator looks how its wishes are."""
 REMOVE_TIMEOUTS_S = (0.3, 1.0, 3.0)
-WISHES_MAX = 4
-"""So many moves are pursued at the same time."""
-VOTERS_LEAST = 2
-"""The operator removes nobody below this."""
 SETTLED_S = 10.0
 """A deploy may take so long; whoever comes or goes meanwhile changes what a quorum of it is."""
 

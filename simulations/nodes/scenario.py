@@ -14,7 +14,7 @@ from consensus.ports import DriverLimits
 from consensus.transfer import TransferLimits
 from mcp.node.config import NodeLimits
 from simulations.faults import FaultKind, FaultPlan
-from simulations.moves import Move, draw_moves, fresh_nodes
+from simulations.moves import Move, draw_moves, fresh_nodes, plan_with_members
 
 SECONDS = 20.0
 """How long a run is under fire, in virtual seconds."""
@@ -224,15 +224,12 @@ def _plan(draw: random.Random, scenario: Scenario) -> FaultPlan:
 
 
 def _plan_with_members(draw: random.Random, scenario: Scenario, fresh: tuple[str, ...]) -> FaultPlan:
-    """The same faults, and some that hit those who join. Disks are emptied instead of damaged for good."""
-    kept = [fault for fault in scenario.plan.faults if fault.kind is not FaultKind.BIT_FLIP]
-    kinds = [kind for kind in KINDS if kind is not FaultKind.BIT_FLIP and draw.random() < 0.3]
-    more = FaultPlan.draw(
+    return plan_with_members(
         draw,
+        scenario.plan,
         (*scenario.nodes, *fresh),
         seconds=scenario.seconds,
         patience_s=scenario.patience_s,
-        kinds=kinds,
-        count=draw.choice((0, 2, 6)),
+        kinds=KINDS,
+        counts=(0, 2, 6),
     )
-    return FaultPlan(tuple(sorted((*kept, *more.faults), key=lambda fault: (fault.at_s, fault.kind))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl as ssl_module
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -477,10 +477,8 @@ class Client(DirectCalls):
         answer = await self._call(_read(kind, args, consistency), timeout_s)
         return answer.payload.get("value")
 
-    async def _command(self, op: str, args: Mapping[str, Any], timeout_s: float | None) -> Any:
-        attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, self._timeout_s))
-        answer = await self._commands.send("COMMAND", {"op": op, "args": args}, attempts)
-        return answer.payload.get("value")
+    def _command(self, op: str, args: Mapping[str, Any], timeout_s: float | None) -> Coroutine[Any, Any, Any]:
+        return self._commands.command(op, args, arguments.timeout(timeout_s, self._timeout_s))
 
 
 def _read(kind: str, args: Mapping[str, Any], consistency: str) -> Request:
@@ -498,4 +496,5 @@ def _one_per_node(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:
 
 def _version(value: object) -> int:
     what = "the answer to a key's write"
-    return answers.required(answers.mapping(value, what), "version", int, what)
+    fields = value if type(value) is dict else answers.mapping(value, what)
+    return answers.required(fields, "version", int, what)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Prepare, Request
-from mcp.client.gathering import Gathering, is_short
+from mcp.client.gathering import Begun, Gathering, is_short
 from mcp.client.kinds import CallKind
 from mcp.client.retry import Attempts
 from mcp.client.session import WINDOW_COMMANDS_MAX, Session, Ticket
@@ -41,11 +41,12 @@ class LaneLimits:
 class _Turn:
     """One who waits for room: the ticket will come, or ``None`` where the session was replaced."""
 
-    __slots__ = ("attempts", "ticket")
+    __slots__ = ("attempts", "deadline", "ticket")
 
     def __init__(self, ticket: asyncio.Future[Ticket | None], attempts: Attempts) -> None:
         self.ticket = ticket
         self.attempts = attempts
+        self.deadline = attempts.deadline
 
 
 class CommandLane:
@@ -61,15 +62,39 @@ class CommandLane:
         self._opened = False
         self._opening: asyncio.Task[McpError | None] | None = None
         self._opening_attempts = self._attempts(0.0)
-        self._waiting: deque[_Turn] = deque()
+        self._waiting: deque[_Turn | Begun] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at = 0.0
-        self._gathering = Gathering(exchange)
+        self._gathering = Gathering(exchange, self._answered)
 
     def _new_session(self) -> Session:
         return Session(self._new_session_id(), window_max=self._limits.window_max)
 
     # -- one command ------------------------------------------------------------------------------
+
+    async def command(self, op: str, args: Mapping[str, Any], timeout_s: float) -> Any:
+        """Have the operation take effect exactly once, and give its value; raises as :meth:`send`.
+
+        A small one goes with those that begin in the same turn, unless it is the only one.
+        """
+        deadline = self._exchange.clock.monotonic() + timeout_s
+        begun = attempts = None
+        if is_short(args):
+            if not self._opened:
+                attempts = self._exchange.attempts(CallKind.COMMAND, timeout_s)
+                await self._ensure_open(attempts)
+            if self._session.in_flight:
+                begun = self._begin(op, args, timeout_s, deadline)
+                try:
+                    await begun.over
+                except BaseException:
+                    self._give_up(begun)
+                    raise
+                if begun.result is not None:
+                    return begun.result[1]
+        attempts = attempts or self._exchange.attempts(CallKind.COMMAND, timeout_s, deadline)
+        answer = await self.send("COMMAND", {"op": op, "args": args}, attempts, begun=begun)
+        return answer.payload.get("value")
 
     async def send(
         self,
@@ -78,27 +103,24 @@ class CommandLane:
         attempts: Attempts,
         *,
         prepare: Prepare | None = None,
+        begun: Begun | None = None,
     ) -> Answer:
         """Send a message with ``fields`` and have it take effect exactly once, or raise.
 
-        ``prepare`` runs before each attempt at the node that it is given. Raises the command's own
-        error, ``DeadlineExceeded`` (nothing was written) or ``OutcomeUnknown`` (sent, and the answer was
-        lost until the deadline).
+        ``prepare`` runs before each attempt at the node that it is given. ``begun``: it was on its way with
+        others, to no result. Raises the command's own error, ``DeadlineExceeded`` (nothing was written) or
+        ``OutcomeUnknown`` (sent, and the answer was lost until the deadline).
         """
         expired: SessionExpired | None = None
-        together = type_ == "COMMAND" and self._session.in_flight > 0 and is_short(fields["args"])
         for _ in range(self._limits.sessions_per_command_max):
-            if self._ready:
-                ticket = self._session.allocate()
-            else:
-                ticket = await self._acquire(attempts)
+            ticket = begun.ticket if begun is not None else None
+            if ticket is None:
+                ticket = self._session.allocate() if self._ready else await self._acquire(attempts)
             try:
                 tried = ""
-                if together:
-                    together = False
-                    answer, tried = await self._first_attempt(ticket, fields, attempts)
-                    if answer is not None:
-                        return answer
+                if begun is not None and begun.error is not None:
+                    tried, error = begun.address, begun.error
+                    await self._exchange.pause("COMMANDS", attempts, error, {tried})
                 request = _request(type_, ticket, fields)
                 return await self._exchange.call(request, attempts, prepare=prepare, avoid=tried)
             except SessionExpired as error:
@@ -109,24 +131,34 @@ class CommandLane:
                     self._expired(ticket.session)
                 raise
             finally:
+                begun = None
                 self._resolve(ticket)
         raise expired or SessionExpired("no session could be kept")
 
-    async def _first_attempt(
-        self, ticket: Ticket, fields: Mapping[str, Any], attempts: Attempts
-    ) -> tuple[Answer | None, str]:
-        """Send a command together with others; without an answer it goes on by itself, elsewhere perhaps."""
-        clock = self._exchange.clock
-        timeout_s = attempts.attempt_timeout(clock.monotonic())
-        begun = self._gathering.begin(ticket, fields["op"], fields["args"], timeout_s)
-        try:
-            result = await begun.answer
-        except McpError as error:
-            await self._exchange.pause("COMMANDS", attempts, error, {begun.address})
-            return None, begun.address
-        if result is None:
-            return None, ""
-        return Answer({"index": result[0], "value": result[1]}, (), begun.address), ""
+    # -- commands that go together ----------------------------------------------------------------
+
+    def _begin(self, op: str, args: Mapping[str, Any], timeout_s: float, deadline: float) -> Begun:
+        """Send a command with others of this turn, or once there is room for it."""
+        begun = Begun(op, args, timeout_s, deadline, asyncio.get_running_loop().create_future())
+        if self._ready:
+            self._gathering.add(begun, self._session.allocate(), self._exchange.first_attempt_s(timeout_s))
+        else:
+            self._wait(begun, timeout_s)
+        return begun
+
+    def _give_up(self, begun: Begun) -> None:
+        """Its caller has gone away, and it is not sent again."""
+        if begun.ticket is not None:
+            self._resolve(begun.ticket)
+        elif begun in self._waiting:
+            self._waiting.remove(begun)
+
+    def _answered(self, answered: Sequence[Begun]) -> None:
+        """What has a result is never sent again, which makes room for others."""
+        for begun in answered:
+            if begun.result is not None and begun.ticket is not None:
+                begun.ticket.resolve()
+        self._admit()
 
     # -- tickets ----------------------------------------------------------------------------------
 
@@ -146,19 +178,23 @@ class CommandLane:
 
     async def _wait_for_room(self, attempts: Attempts) -> Ticket | None:
         """A ticket once it is this caller's turn; ``None`` when the session was replaced."""
-        if len(self._waiting) >= self._limits.waiting_max:
-            raise Busy(
-                f"{len(self._waiting)} commands of this client wait for room already (waiting_max);"
-                " await some of them before you send more"
-            )
         turn = _Turn(asyncio.get_running_loop().create_future(), attempts)
-        self._sweep_by(attempts.deadline, self._left(attempts))
-        self._waiting.append(turn)
+        self._wait(turn, self._left(attempts))
         try:
             return await turn.ticket
         except BaseException:
             self._leave(turn)
             raise
+
+    def _wait(self, turn: _Turn | Begun, left_s: float) -> None:
+        """Have it wait for room, ``left_s`` at most. Raises ``Busy`` where too many do already."""
+        if len(self._waiting) >= self._limits.waiting_max:
+            raise Busy(
+                f"{len(self._waiting)} commands of this client wait for room already (waiting_max);"
+                " await some of them before you send more"
+            )
+        self._sweep_by(turn.deadline, left_s)
+        self._waiting.append(turn)
 
     def _leave(self, turn: _Turn) -> None:
         """A waiter goes away; a ticket that it was given in the same moment goes back."""
@@ -182,12 +218,14 @@ class CommandLane:
     def _sweep(self) -> None:
         self._sweeper = None
         now = self._exchange.clock.monotonic()
-        for turn in [turn for turn in self._waiting if turn.attempts.deadline <= now]:
+        for turn in [turn for turn in self._waiting if turn.deadline <= now]:
             self._waiting.remove(turn)
-            if not turn.ticket.done():
+            if isinstance(turn, Begun):
+                turn.end()  # the caller finds that its time is up
+            elif not turn.ticket.done():
                 turn.ticket.set_exception(turn.attempts.out_of_time())
         if self._waiting:
-            deadline = min(turn.attempts.deadline for turn in self._waiting)
+            deadline = min(turn.deadline for turn in self._waiting)
             self._sweep_by(deadline, deadline - now)
 
     def _resolve(self, ticket: Ticket) -> None:
@@ -197,9 +235,13 @@ class CommandLane:
 
     def _admit(self) -> None:
         while self._waiting and self._session.has_room:
-            turn = self._waiting.popleft().ticket
-            if not turn.done():
-                turn.set_result(self._session.allocate())
+            turn = self._waiting.popleft()
+            if isinstance(turn, Begun):
+                left_s = turn.deadline - self._exchange.clock.monotonic()
+                attempt_s = self._exchange.first_attempt_s(left_s)
+                self._gathering.add(turn, self._session.allocate(), attempt_s)
+            elif not turn.ticket.done():
+                turn.ticket.set_result(self._session.allocate())
 
     def _left(self, attempts: Attempts) -> float:
         left_s = attempts.deadline - self._exchange.clock.monotonic()
@@ -266,7 +308,9 @@ class CommandLane:
         """Wake everybody who waits for room, to look again: the session was replaced, or all is over."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
-            if not turn.ticket.done():
+            if isinstance(turn, Begun):
+                turn.end()
+            elif not turn.ticket.done():
                 turn.ticket.set_result(None)
 
     async def close(self) -> None:

@@ -135,11 +135,12 @@ class Exchange:
         """32 hexadecimal digits that name a message or a trace. Unique, and no secret."""
         return f"{self._random.getrandbits(128):032x}"
 
-    def attempts(self, kind: CallKind, timeout_s: float) -> Attempts:
-        """The attempts of a call that begins now and may take ``timeout_s``."""
+    def attempts(self, kind: CallKind, timeout_s: float, deadline: float | None = None) -> Attempts:
+        """The attempts of a call that may take ``timeout_s`` and begins now, or ends at the ``deadline``."""
+        self._budget.deposit()
         return Attempts(
             kind,
-            self.clock.monotonic() + timeout_s,
+            self.clock.monotonic() + timeout_s if deadline is None else deadline,
             timeout_s=timeout_s,
             limits=self._retries,
             budget=self._budget,
@@ -206,6 +207,10 @@ class Exchange:
         most = 1 if node is None else node.connection.peer.limits.commands_max
         return (address, most) if most > 1 else None
 
+    def first_attempt_s(self, left_s: float) -> float:
+        """How long the first attempt of a command may take, of the time that is left for it."""
+        return min(left_s, self._retries.attempt_min_s)
+
     def send_commands(
         self, address: str, payload: dict[str, Any], timeout_s: float
     ) -> Awaitable[list[Any]] | None:
@@ -213,6 +218,7 @@ class Exchange:
         node = self._connections.at_hand(address)
         if node is None or not node.places(CallKind.COMMAND).take():
             return None
+        self._budget.deposit(len(payload["commands"]))
         request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
         try:
             call = self._begin(request, node, timeout_s, self.clock.monotonic(), self.fresh_id())

@@ -11,10 +11,10 @@ command by itself, as after any first attempt that failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from mcp.client.session import Ticket
+from mcp.client.session import Session, Ticket
 from mcp.errors import McpError, ProtocolError, from_wire
 
 GATHERED_BYTES_MAX: Final = 1024
@@ -48,66 +48,76 @@ class Carrier(Protocol):
 
 
 class Begun:
-    """A command that waits for the end of the turn, or for its answer.
+    """A command on its way with others, whose caller awaits ``over`` and then looks at what came of it.
 
-    ``answer`` gives ``(index, value)``, or raises what came of it; ``None``: send it by itself.
+    ``result`` is ``[index, value]``. Without one it goes on by itself, under its ``ticket`` if it has one,
+    and after the ``error`` of the attempt at ``address`` if there was one.
     """
 
-    __slots__ = ("address", "answer", "args", "op", "ticket")
+    __slots__ = ("address", "args", "deadline", "error", "op", "over", "result", "ticket", "timeout_s")
 
-    def __init__(self, ticket: Ticket, op: str, args: Mapping[str, Any], answer: asyncio.Future[Any]) -> None:
-        self.ticket = ticket
+    def __init__(
+        self, op: str, args: Mapping[str, Any], timeout_s: float, deadline: float, over: asyncio.Future[None]
+    ) -> None:
         self.op = op
         self.args = args
-        self.answer = answer
+        self.timeout_s = timeout_s
+        self.deadline = deadline
+        self.over = over
+        self.ticket: Ticket | None = None
+        self.result: list[Any] | None = None
+        self.error: McpError | None = None
         self.address = ""
+
+    def end(self) -> None:
+        """What comes of it is known: wake the caller, who may have gone away."""
+        if not self.over.done():
+            self.over.set_result(None)
 
 
 class Gathering:
-    """The commands of one lane that begin in this turn, by how long an attempt may take."""
+    """The commands of one lane that begin in this turn, by session and by how long an attempt may take.
 
-    def __init__(self, carrier: Carrier) -> None:
+    ``answered`` is called with those of a message that have their results, before their callers go on.
+    """
+
+    def __init__(self, carrier: Carrier, answered: Callable[[Sequence[Begun]], None]) -> None:
         self._carrier = carrier
-        self._gathered: dict[tuple[str, float], list[Begun]] = {}
+        self._answered = answered
+        self._gathered: dict[tuple[Session, float], list[Begun]] = {}
 
-    def begin(self, ticket: Ticket, op: str, args: Mapping[str, Any], timeout_s: float) -> Begun:
+    def add(self, begun: Begun, ticket: Ticket, timeout_s: float) -> None:
         """Send it with others at the end of this turn. Its attempt may take ``timeout_s``."""
-        loop = asyncio.get_running_loop()
+        begun.ticket = ticket
         if not self._gathered:
-            loop.call_soon(self._turn_over)
-        begun = Begun(ticket, op, args, loop.create_future())
-        group = self._gathered.setdefault((ticket.session.id, timeout_s), [])
+            asyncio.get_running_loop().call_soon(self._turn_over)
+        group = self._gathered.setdefault((ticket.session, timeout_s), [])
         group.append(begun)
         if len(group) >= TOGETHER_MAX:
-            self._gathered[ticket.session.id, timeout_s] = []
-            self._go(group, timeout_s)
-        return begun
+            self._gathered[ticket.session, timeout_s] = []
+            self._go(group, ticket.session, timeout_s)
 
     def _turn_over(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        for (_, timeout_s), begun in gathered.items():
-            self._go(begun, timeout_s)
+        for (session, timeout_s), begun in gathered.items():
+            self._go(begun, session, timeout_s)
 
-    def _go(self, begun: list[Begun], timeout_s: float) -> None:
-        waiting = [each for each in begun if not each.answer.done()]
+    def _go(self, begun: list[Begun], session: Session, timeout_s: float) -> None:
+        waiting = [each for each in begun if not each.over.done()]
         chosen = self._carrier.commands_at() if len(waiting) > 1 else None
         if chosen is None:
-            _by_themselves(waiting)
+            _end(waiting)
             return
         address, most = chosen
         for at in range(0, len(waiting), most):
-            self._send(waiting[at : at + most], address, timeout_s)
+            self._send(waiting[at : at + most], session, address, timeout_s)
 
-    def _send(self, begun: list[Begun], address: str, timeout_s: float) -> None:
-        session = begun[0].ticket.session
-        payload = {
-            "session": session.id,
-            "ack": session.ack,
-            "commands": [[each.ticket.seq, each.op, each.args] for each in begun],
-        }
+    def _send(self, begun: list[Begun], session: Session, address: str, timeout_s: float) -> None:
+        commands = [[each.ticket.seq, each.op, each.args] for each in begun if each.ticket is not None]
+        payload = {"session": session.id, "ack": session.ack, "commands": commands}
         results = self._carrier.send_commands(address, payload, timeout_s)
         if results is None:
-            _by_themselves(begun)
+            _end(begun)
             return
         for each in begun:
             each.address = address
@@ -118,27 +128,25 @@ class Gathering:
             results = await coming
             if len(results) != len(begun):
                 raise ProtocolError(f"{len(results)} results came for {len(begun)} commands")
+            self._note(begun, results, address)
         except McpError as error:
             for each in begun:
-                _fail(each, type(error)(error.message, details=error.details))
-        except BaseException:
-            _by_themselves(begun)
-            raise
-        else:
-            self._settle(begun, results, address)
+                each.error = type(error)(error.message, details=error.details)
+        finally:
+            _end(begun)
 
-    def _settle(self, begun: list[Begun], results: list[Any], address: str) -> None:
-        told = False
+    def _note(self, begun: list[Begun], results: list[Any], address: str) -> None:
+        failed: McpError | None = None
         for each, result in zip(begun, results, strict=True):
             if type(result) is list and len(result) == 2:
-                if not each.answer.done():
-                    each.answer.set_result(result)
-                continue
-            error = from_wire(result) if type(result) is dict else ProtocolError("a result is no result")
-            if not told:
-                told = True
-                self._carrier.commands_failed(address, error)
-            _fail(each, error)
+                each.result = result
+            else:
+                known = type(result) is dict
+                each.error = from_wire(result) if known else ProtocolError("a result is no result")
+                failed = failed or each.error
+        if failed is not None:
+            self._carrier.commands_failed(address, failed)
+        self._answered(begun)
 
 
 def is_short(args: Mapping[str, Any]) -> bool:
@@ -153,12 +161,6 @@ def is_short(args: Mapping[str, Any]) -> bool:
     return True
 
 
-def _by_themselves(begun: list[Begun]) -> None:
+def _end(begun: Sequence[Begun]) -> None:
     for each in begun:
-        if not each.answer.done():
-            each.answer.set_result(None)
-
-
-def _fail(each: Begun, error: McpError) -> None:
-    if not each.answer.done():
-        each.answer.set_exception(error)
+        each.end()

@@ -128,10 +128,10 @@ class RetryBudget:
         self._limits = limits
         self.tokens = limits.budget_tokens_max
 
-    def deposit(self) -> None:
-        """A call begins."""
+    def deposit(self, calls: int = 1) -> None:
+        """So many calls begin."""
         limits = self._limits
-        self.tokens = min(limits.budget_tokens_max, self.tokens + limits.budget_tokens_per_call)
+        self.tokens = min(limits.budget_tokens_max, self.tokens + calls * limits.budget_tokens_per_call)
 
     def withdraw(self) -> bool:
         """Pay for one retry. ``False``: the budget is spent, and the caller gets the refusal."""
@@ -168,7 +168,6 @@ class Attempts:
         self._delay_s = limits.delay_first_s
         self._failed = 0
         self._overtaken = 0
-        budget.deposit()
 
     def attempt_timeout(self, now: float, *, others: bool = True) -> float:
         """Seconds that the next attempt may take; ``others``: another node could be tried after it.

@@ -40,6 +40,7 @@ from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
 from mcp.node.streaming import StreamedInference
 from mcp.node.surroundings import Surroundings
+from mcp.state.commands import GROUP
 from mcp.state.state import ReplicatedState
 
 _log = logging.getLogger("mcp.node")
@@ -276,6 +277,7 @@ class Assembly:
             self.roster,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
+            in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,
         )
         self._stack.push_async_callback(self.dispatch.close)

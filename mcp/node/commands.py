@@ -1,21 +1,25 @@
 """Many commands of one client in one request, with one answer when the last of them has its outcome.
 
-Each is ordered, executed and refused as if it had come by itself: they share nothing but the message.
+Each is executed and refused as if it had come by itself: they share the message and, those that can
+(:mod:`mcp.state.groups`), one command of the log.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from consensus.driver import Applied as Committed
 from consensus.errors import ConsensusError
-from mcp.errors import InvalidArgument, McpError
+from mcp.errors import InvalidArgument, McpError, TooLarge
 from mcp.net.exchange import Exchange
 from mcp.node.order import Order, refusal
+from mcp.node.payload import integer, text
 from mcp.node.translation import translated
-from mcp.state.commands import encode_command
+from mcp.state.applied import Applied
+from mcp.state.commands import SEQ_MAX, encode_command
+from mcp.state.groups import GROUPED, encode_group
 
 
 class CommandGroup:
@@ -24,36 +28,57 @@ class CommandGroup:
     A result is ``[index, value]``, or the error as a map; ``index`` is the highest of a log position.
     """
 
-    __slots__ = ("_answer", "_exchange", "_index", "_left", "_results")
-
-    def __init__(self, exchange: Exchange, answer: Callable[[Exchange, list[Any], int], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        order: Order,
+        admit: Callable[[str], None],
+        answer: Callable[[Exchange, list[Any], int], None],
+    ) -> None:
         self._exchange = exchange
+        self._order = order
+        self._admit = admit
         self._answer = answer
+        payload = exchange.message.payload
+        self._session, self._ack = text(payload, "session"), integer(payload, "ack")
         self._results: list[Any] = []
         self._left = 0
         self._index = 0
 
-    def submit(
-        self,
-        commands: object,
-        order: Order,
-        admit: Callable[[str], None],
-        *,
-        session: str,
-        ack: int,
-        timeout_s: float,
-    ) -> None:
-        """Have all of them ordered. Raises :class:`InvalidArgument` where they are no list of commands."""
+    def submit(self, commands: object, *, in_groups: bool, timeout_s: float) -> None:
+        """Have all of them ordered. Raises :class:`InvalidArgument` where they are no list of commands.
+
+        ``in_groups``: the log takes several in one.
+        """
         read = self._read(commands)
         self._results = [None] * len(read)
         self._left = len(read)
-        for place, (seq, op, args) in enumerate(read):
+        alone: Sequence[int] = range(len(read))
+        if in_groups:
+            together = [place for place in alone if _may_be_grouped(read[place], self._ack)]
+            if len(together) > 1 and self._submit_group(together, read, timeout_s):
+                grouped = frozenset(together)
+                alone = [place for place in alone if place not in grouped]
+        for place in alone:
+            seq, op, args = read[place]
             try:
-                data = encode_command(op, args, session=session, seq=seq, ack=ack)
-                admit(op)
-                order.submit(data, functools.partial(self._done, place), timeout_s=timeout_s)
+                data = encode_command(op, args, session=self._session, seq=seq, ack=self._ack)
+                self._admit(op)
+                self._order.submit(data, functools.partial(self._done, place), timeout_s=timeout_s)
             except McpError as error:
                 self._settle(place, error.to_wire())
+
+    def _submit_group(self, places: list[int], read: list[Any], timeout_s: float) -> bool:
+        """Have these ordered as one; whether that could be done."""
+        try:
+            data = encode_group(self._session, self._ack, [read[place] for place in places])
+        except TooLarge:
+            return False
+        try:
+            self._order.submit(data, functools.partial(self._group_done, places), timeout_s=timeout_s)
+        except McpError as error:
+            self._settle_all(places, error.to_wire())
+        return True
 
     def _read(self, commands: object) -> list[Any]:
         most = self._exchange.connection.limits.commands_max
@@ -69,16 +94,37 @@ class CommandGroup:
     def _done(self, place: int, outcome: Committed | ConsensusError) -> None:
         if isinstance(outcome, ConsensusError):
             self._settle(place, translated(outcome).to_wire())
+        else:
+            self._index = max(self._index, outcome.index)
+            self._settle(place, _result(outcome.result, outcome.index))
+
+    def _group_done(self, places: list[int], outcome: Committed | ConsensusError) -> None:
+        if isinstance(outcome, ConsensusError):
+            self._settle_all(places, translated(outcome).to_wire())
             return
         index, applied = outcome.index, outcome.result
         self._index = max(self._index, index)
         if applied.error is not None:
-            self._settle(place, refusal(applied, index).to_wire())
-        else:
-            self._settle(place, [index, applied.value])
+            self._settle_all(places, _result(applied, index))
+            return
+        for place, each in zip(places, applied.value, strict=True):
+            self._settle(place, _result(each, index))
+
+    def _settle_all(self, places: list[int], result: object) -> None:
+        for place in places:
+            self._settle(place, result)
 
     def _settle(self, place: int, result: object) -> None:
         self._results[place] = result
         self._left -= 1
         if not self._left:
             self._answer(self._exchange, self._results, self._index)
+
+
+def _may_be_grouped(command: list[Any], ack: int) -> bool:
+    seq, op, _ = command
+    return op in GROUPED and ack <= seq and 0 < seq <= SEQ_MAX
+
+
+def _result(applied: Applied, index: int) -> object:
+    return [index, applied.value] if applied.error is None else refusal(applied, index).to_wire()

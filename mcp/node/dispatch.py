@@ -33,8 +33,8 @@ from mcp.node.reads import Reads
 from mcp.node.roster import Roster
 from mcp.node.streaming import StreamedInference
 from mcp.node.translation import translated
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
-from mcp.state.state import Applied
 from mcp.wire.handshake import Role
 from mcp.wire.messages import EMPTY_VECTOR
 
@@ -60,6 +60,7 @@ class Dispatch:
         *,
         caught_up: Callable[[], bool],
         admit: Callable[[str], None],
+        in_groups: Callable[[], bool],
         request_timeout_s_max: float,
     ) -> None:
         self.counts: dict[str, int] = {}
@@ -73,6 +74,7 @@ class Dispatch:
         self._roster = roster
         self._caught_up = caught_up
         self._admit = admit
+        self._in_groups = in_groups
         self._timeout_s_max = request_timeout_s_max
         self._active: dict[asyncio.Task[None], None] = {}
         self._at_once: dict[str, Callable[[Exchange], None]] = {
@@ -169,14 +171,10 @@ class Dispatch:
         self._order.submit(data, done, timeout_s=self._timeout_s(exchange))
 
     def _commands(self, exchange: Exchange) -> None:
-        payload = exchange.message.payload
-        group = CommandGroup(exchange, self._answer_commands)
+        group = CommandGroup(exchange, self._order, self._admit, self._answer_commands)
         group.submit(
-            payload.get("commands"),
-            self._order,
-            self._admit,
-            session=text(payload, "session"),
-            ack=integer(payload, "ack"),
+            exchange.message.payload.get("commands"),
+            in_groups=self._in_groups(),
             timeout_s=self._timeout_s(exchange),
         )
 

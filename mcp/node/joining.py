@@ -126,9 +126,11 @@ class Joining:
         """Ask a peer who the members are now, and make links to those.
 
         Whoever was away, or has lost its disk, knows the members of before. A leader that came later may be
-        one that waits to be dialled by this node, and only the leader tells what has changed.
+        one that waits to be dialled by this node, and only the leader tells what has changed. At each look
+        another peer: one that has been removed is up, too, and knows nothing new.
         """
-        connection = self._links.connection(self._links.up()[0])
+        up = self._links.up()
+        connection = self._links.connection(up[self._leaderless % len(up)])
         if connection is None:
             return
         message = Message("STATUS", {}, new_id(self._clock), ttl=Ttl(1, int(ASK_TIMEOUT_S * 1000)))

@@ -17,8 +17,8 @@ from consensus.driver import Done, Driver
 from consensus.errors import ConsensusError
 from mcp.errors import Busy, DeadlineExceeded, McpError, NoLeader, PermissionDenied, from_wire
 from mcp.node.translation import translated
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
-from mcp.state.state import Applied
 
 INTERNAL_OPS = frozenset(
     {

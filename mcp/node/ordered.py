@@ -22,9 +22,10 @@ from consensus.interface import Entry, SnapshotMeta
 from executor.interface import Command, Executor, Result
 from executor.queue import CommandQueue
 from mcp.errors import VersionMismatch, from_wire
+from mcp.state.applied import Applied
 from mcp.state.commands import Moment
 from mcp.state.events import Event
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 _log = logging.getLogger("mcp.node")
 

@@ -23,10 +23,13 @@ import msgpack
 from mcp.errors import InvalidArgument, McpError, TooLarge, VersionMismatch
 from mcp.state.packing import pack
 
-SCHEMA_MAX: Final = 2
+SCHEMA_MAX: Final = 3
 """The newest schema that this version executes. It executes all from 1 on."""
 
-_SINCE: Final[Mapping[str, int]] = {"key.delete_prefix": 2}
+GROUP: Final = "session.group"
+"""The operation that carries several commands of one session: see :mod:`mcp.state.groups`."""
+
+_SINCE: Final[Mapping[str, int]] = {"key.delete_prefix": 2, GROUP: 3}
 """Operations that came after schema 1."""
 _BATCHING_SINCE: Final = 2
 """A manifest's ``batching`` came with this schema."""

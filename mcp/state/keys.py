@@ -11,6 +11,7 @@ the loser tried. A command without an expected version overwrites and conflicts 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 from collections.abc import Callable
@@ -46,6 +47,10 @@ class _Slot(NamedTuple):
     writer: str
 
 
+_slot: Final = functools.partial(tuple.__new__, _Slot)
+"""A slot of its four fields, without the call that a named tuple's constructor is."""
+
+
 class Keys:
     """All keys.
 
@@ -66,8 +71,10 @@ class Keys:
     def put(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, value}``: write whatever is there. Return the new version and the log index."""
         only(args, _PUT)
-        key = self._key(args)
-        return self._write(key, self._value(args["value"]), moment)
+        limits = self._limits
+        key = text(args["key"], "key", limits.key_bytes_max, bytes_min=1)
+        value = packed(args["value"], "value", limits.value_bytes_max, limits.value_depth_max)
+        return self._write(key, value, moment)
 
     def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, expected_version, value}``: write if the version is the expected one; 0: no such key.
@@ -159,7 +166,7 @@ class Keys:
             raise Busy(f"values_bytes_max={limits.values_bytes_max} is reached; delete keys first")
         if slot is None and len(slots) >= limits.keys_max:
             raise Busy(f"keys_max={limits.keys_max} is reached; delete keys first")
-        slots[key] = _Slot(value, version, index, writer_of(moment.session))
+        slots[key] = _slot((value, version, index, writer_of(moment.session)))
         self._values_bytes = grown
         return {"version": version, "index": index}
 

@@ -36,7 +36,9 @@ Outcome = tuple[Any, tuple[str, str, dict[str, Any]] | None]
 
 
 @dataclass(slots=True)
-class _Session:
+class OpenSession:
+    """What is kept of a session: when it was used last, and the results that are not acknowledged."""
+
     last_s: float
     floor: int = 1
     """Every number below it is acknowledged."""
@@ -62,7 +64,7 @@ class Sessions:
 
     def __init__(self, limits: StateLimits) -> None:
         self._limits = limits
-        self._open: OrderedDict[str, _Session] = OrderedDict()
+        self._open: OrderedDict[str, OpenSession] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._results_bytes = 0
         self._none_idle_before = 0.0
@@ -99,7 +101,7 @@ class Sessions:
             raise SessionExpired(f"session {session} has ended and cannot be opened again; choose a new id")
         if session not in self._open:
             self._make_room(moment.time_s)
-            self._open[session] = _Session(moment.time_s)
+            self._open[session] = OpenSession(moment.time_s)
         self._touch(session, moment.time_s)
         return {}
 
@@ -127,43 +129,67 @@ class Sessions:
     def kept(self, command: Command, now_s: float) -> Outcome | None:
         """Return the result of a command that was executed before; ``None``: it is to be executed now.
 
-        Raises :class:`~mcp.errors.SessionExpired` when the session is not open or the command was
-        acknowledged, :class:`~mcp.errors.Busy` when the session, or all of them together, keep as many
-        results as they may, and :class:`~mcp.errors.InvalidArgument` for numbers that make no sense.
+        Raises as :meth:`enter` and :meth:`kept_under`.
         """
-        session = self._open.get(command.session)
+        seq = command.seq
+        return self.kept_under(self.enter(command.session, seq, command.ack, now_s), seq)
+
+    def keep(self, command: Command, outcome: Outcome) -> None:
+        """Keep the result of a command that was executed just now, after :meth:`kept` gave ``None``."""
+        self.keep_under(self._open[command.session], command.seq, outcome)
+
+    def enter(self, session_id: str, seq: int, ack: int, now_s: float) -> OpenSession:
+        """The session of commands from the number ``seq`` on, used now; what is below ``ack`` is dropped.
+
+        Raises :class:`~mcp.errors.SessionExpired` when it is not open, and
+        :class:`~mcp.errors.InvalidArgument` for numbers that make no sense.
+        """
+        session = self._open.get(session_id)
         if session is None:
             raise SessionExpired(
-                f"session {command.session:.64} is not open, so nothing was executed; open a new one, and "
+                f"session {session_id:.64} is not open, so nothing was executed; open a new one, and "
                 "treat what was sent in the old one and not answered as unknown"
             )
-        seq, ack = command.seq, command.ack
         if seq < 1 or ack > seq:
             raise InvalidArgument(
                 f"seq={seq} and ack={ack}: commands are numbered from 1, and ack is not above seq"
             )
         session.last_s = now_s
-        self._open.move_to_end(command.session)
+        self._open.move_to_end(session_id)
+        if ack > session.floor:
+            self._acknowledge(session, ack)
+        return session
+
+    def kept_under(self, session: OpenSession, seq: int) -> Outcome | None:
+        """The result that the session keeps under the number ``seq``, or ``None``: it was not executed yet.
+
+        Raises :class:`~mcp.errors.SessionExpired` when it was acknowledged, and :class:`~mcp.errors.Busy`
+        when the session, or all of them together, keep as many results as they may.
+        """
         if seq < session.floor:
             raise SessionExpired(
                 f"command {seq} was acknowledged by ack={session.floor} and its result dropped; "
                 "a command that is not resolved must not be acknowledged"
             )
-        if ack > session.floor:
-            self._acknowledge(session, ack)
-        stored = session.results.get(seq)
-        if stored is None:
-            self._check_window(session)
-            return None
-        self.deduplicated += 1
-        value, error = msgpack.unpackb(stored)
-        return value, None if error is None else tuple(error)
+        results, limits = session.results, self._limits
+        stored = results.get(seq)
+        if stored is not None:
+            self.deduplicated += 1
+            value, error = msgpack.unpackb(stored)
+            return value, None if error is None else tuple(error)
+        if (
+            len(results) >= limits.session_results_max
+            or session.results_bytes >= limits.session_results_bytes_max
+            or self._results_bytes >= limits.results_bytes_max
+        ):
+            raise self._full(session)
+        return None
 
-    def keep(self, command: Command, outcome: Outcome) -> None:
-        """Keep the result of a command that was executed just now, after :meth:`kept` gave ``None``."""
+    def keep_under(self, session: OpenSession, seq: int, outcome: Outcome) -> None:
+        """Keep a result under ``seq``, after :meth:`kept_under` gave ``None``."""
         data = pack(outcome)
-        session, size = self._open[command.session], len(data)
-        session.results[command.seq] = data
+        size = len(data)
+        session.results[seq] = data
         session.executed += 1
         session.results_bytes += size
         self._results_bytes += size
@@ -192,27 +218,27 @@ class Sessions:
         if len(self._ended) > self._limits.ended_sessions_max:
             self._ended.popitem(last=False)
 
-    def _acknowledge(self, session: _Session, ack: int) -> None:
+    def _acknowledge(self, session: OpenSession, ack: int) -> None:
         results = session.results
         numbers: Any = range(session.floor, ack)
         if len(numbers) > len(results):
             numbers = [seq for seq in results if seq < ack]
-        dropped = sum(len(results.pop(seq, b"")) for seq in numbers)
+        dropped = 0
+        for seq in numbers:
+            dropped += len(results.pop(seq, b""))
         session.floor = ack
         session.results_bytes -= dropped
         self._results_bytes -= dropped
 
-    def _check_window(self, session: _Session) -> None:
+    def _full(self, session: OpenSession) -> Busy:
         limits = self._limits
         if len(session.results) >= limits.session_results_max:
             reached = f"session_results_max={limits.session_results_max}"
         elif session.results_bytes >= limits.session_results_bytes_max:
             reached = f"session_results_bytes_max={limits.session_results_bytes_max}"
-        elif self._results_bytes >= limits.results_bytes_max:
-            reached = f"results_bytes_max={limits.results_bytes_max}"
         else:
-            return
-        raise Busy(
+            reached = f"results_bytes_max={limits.results_bytes_max}"
+        return Busy(
             f"{reached} is reached by results that are not acknowledged; "
             "raise ack and send the same command again"
         )
@@ -240,7 +266,7 @@ class Sessions:
         opened, ended, sessions.executed, sessions.deduplicated, sessions.expired = plain
         for name, last_s, floor, executed, results in opened:
             size = sum(len(data) for _, data in results)
-            sessions._open[name] = _Session(last_s, floor, executed, size, dict(results))
+            sessions._open[name] = OpenSession(last_s, floor, executed, size, dict(results))
             sessions._results_bytes += size
         sessions._ended = OrderedDict.fromkeys(ended)
         return sessions

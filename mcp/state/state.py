@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any, Final
 
 from mcp.errors import (
@@ -26,8 +26,10 @@ from mcp.errors import (
     Unsupported,
 )
 from mcp.state import arguments
-from mcp.state.commands import SCHEMA_MAX, Command, Moment, decode_command, schema_of
+from mcp.state.applied import Applied, Error, error_of, guarded
+from mcp.state.commands import GROUP, SCHEMA_MAX, Command, Moment, decode_command, schema_of
 from mcp.state.events import Event, MemberDown, MemberUp, SchemaRaised
+from mcp.state.groups import GROUPED, apply_group
 from mcp.state.inferences import Inferences
 from mcp.state.keys import Keys
 from mcp.state.limits import StateLimits
@@ -37,25 +39,6 @@ from mcp.state.models import Models
 from mcp.state.schema import Schema
 from mcp.state.sessions import Sessions
 from mcp.state.snapshots import digest_of, seal, unseal
-
-Error = tuple[str, str, dict[str, Any]]
-"""A code, a message and details, as of :class:`~mcp.errors.McpError`."""
-
-
-@dataclass(slots=True)
-class Applied:
-    """What a command gave: a value, or an error. The same on every node.
-
-    ``executed`` is false when the command had no chance to take effect: it was no command, its session is
-    not open, or its kept result was returned. ``recorded``: this is the command's outcome for good, and
-    repeating it gives the same.
-    """
-
-    value: Any
-    error: Error | None
-    events: tuple[Event, ...] = ()
-    executed: bool = False
-    recorded: bool = False
 
 
 class Issuer(enum.Enum):
@@ -70,8 +53,8 @@ class Issuer(enum.Enum):
 
 _Handler = Callable[[dict[str, Any], Moment], tuple[Any, list[Event]]]
 _NO_ARGS: Final[frozenset[str]] = frozenset()
-_UNNUMBERED: Final = frozenset({"session.open", "session.close"})
-"""Commands of a session that have no place in it."""
+_UNNUMBERED: Final = frozenset({"session.open", "session.close", GROUP})
+"""Commands of a session that have no place in it: a group's commands have theirs."""
 
 
 class ReplicatedState:
@@ -135,7 +118,7 @@ class ReplicatedState:
             moment = Moment(index, position, self._time_s, command.session, term, seed, command.schema)
             return self._issue(command, moment)
         except McpError as error:
-            return Applied(None, _error(error))
+            return Applied(None, error_of(error))
 
     def read(self, kind: str, args: Mapping[str, Any]) -> Any:
         """Read plain values: ``key``, ``conflicts``, ``keys``, ``inference``, ``models`` or ``members``.
@@ -255,6 +238,7 @@ class ReplicatedState:
             "schema.raise": (Issuer.NODE, self._schema_raise),
             # From here on those of newer schemas, so that older versions list the same before them.
             "key.delete_prefix": (Issuer.CLIENT, _quiet(keys.delete_prefix)),
+            GROUP: (Issuer.CLIENT, _quiet(self._group)),
         }
         self._quiet_operations: dict[str, Callable[[dict[str, Any], Moment], Any]] = {
             "key.put": keys.put,
@@ -263,6 +247,7 @@ class ReplicatedState:
             "machine.execute": self.machines.execute,
         }
         """Of clients, since schema 1, and without events: most commands are these."""
+        self._grouped_operations = {op: self._quiet_operations[op] for op in GROUPED}
         self._views: dict[str, Callable[[dict[str, Any]], Any]] = {
             "key": keys.read,
             "conflicts": keys.read_conflicts,
@@ -286,21 +271,20 @@ class ReplicatedState:
         return Applied(value, error, events, True, True)
 
     def _execute(self, command: Command, moment: Moment) -> tuple[Any, Error | None, tuple[Event, ...]]:
+        op = command.op
+        quiet = self._quiet_operations.get(op)
+        if quiet is not None and command.session and command.schema == 1:
+            # As the handler would: every schema in force has these, and any client may issue them.
+            value, error = guarded(quiet, op, command.args, moment)
+            return value, error, ()
         try:
-            quiet = self._quiet_operations.get(command.op)
-            if quiet is not None and command.session and command.schema == 1:
-                # As the handler would: every schema in force has these, and any client may issue them.
-                return quiet(command.args, moment), None, ()
             handler = self._handler(command)
-            value, events = handler(command.args, moment)
-        except McpError as error:
-            return None, _error(error), ()
-        except MemoryError:
-            raise
-        except Exception as error:
-            # A defect, and the same one on every node: an entry that stopped the nodes that apply it
-            # would stop them again at each start.
-            return None, ("INTERNAL", f"{command.op:.40}: {type(error).__name__}: {error}", {}), ()
+        except McpError as refused:
+            return None, error_of(refused), ()
+        given, error = guarded(handler, op, command.args, moment)
+        if error is not None:
+            return None, error, ()
+        value, events = given
         return value, None, tuple(events)
 
     def _handler(self, command: Command) -> _Handler:
@@ -332,6 +316,9 @@ class ReplicatedState:
     def _session_close(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
         arguments.only(args, _NO_ARGS)
         return self.sessions.close(moment), []
+
+    def _group(self, args: dict[str, Any], moment: Moment) -> list[Applied]:
+        return apply_group(args, moment, self.sessions, self._grouped_operations)
 
     def _member_hello(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
         before, member = self.members.hello(args, moment)
@@ -374,7 +361,3 @@ def _quiet(operation: Callable[[dict[str, Any], Moment], Any]) -> _Handler:
         return operation(args, moment), []
 
     return without_events
-
-
-def _error(error: McpError) -> Error:
-    return error.code, error.message, error.details

@@ -43,6 +43,8 @@ _BINARY: Final = 0xC4  # bytes: the lengths of 1, 2 and 4
 _HEADS: Final = {*range(0x80, 0xA0), *range(_BINARY, 0xC7), *range(_LARGE_CLAIM, 0xE0)}
 _NO_HEAD: Final = bytes(byte for byte in range(256) if byte not in _HEADS)
 _TEXT: Final = frozenset({str})
+_WRITTEN_AGAIN_MAX: Final = 64 << 10
+"""A larger body, which may be mostly one value, is not encoded a second time."""
 
 
 def encode_map(values: dict[str, Any]) -> bytes:
@@ -65,7 +67,7 @@ def decode_map(body: Buffer) -> dict[str, Any]:
     try:
         if highest >= _LARGE_CLAIM:
             _walk(body)
-        value = _unpack(body) if highest < _BINARY else None
+        value = _unpack(body) if highest < _BINARY or len(body) <= _WRITTEN_AGAIN_MAX else None
         if value is None or msgpack.packb(value) != body:
             value = _unpack(body, object_pairs_hook=_unique_keys)
     except (ValueError, msgpack.UnpackException) as error:
@@ -73,7 +75,7 @@ def decode_map(body: Buffer) -> dict[str, Any]:
         raise ProtocolError(f"a body is not valid msgpack of this protocol: {reason}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a body must be a msgpack map, not {type(value).__name__}")
-    if highest >= _LARGE_CLAIM:
+    if highest >= _BINARY:
         try:
             _check_plain(value)
         except InvalidArgument as error:

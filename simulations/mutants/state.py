@@ -17,7 +17,6 @@ from mcp.node.reads import Reads
 from mcp.state.inferences import Inferences
 from mcp.state.keys import Keys
 from mcp.state.sessions import Sessions
-from mcp.state.state import Applied, ReplicatedState
 from simulations.mutants.mutant import Group, Patch
 
 GROUP = Group("state and nodes", level="node")
@@ -27,11 +26,10 @@ GROUP = Group("state and nodes", level="node")
 def repeated_commands_are_executed_again(patch: Patch) -> None:
     """The table of results is not looked at: a command that is sent again takes effect again."""
 
-    def anew(self: ReplicatedState, command: Any, moment: Any) -> Applied:
-        value, error, events = self._execute(command, moment)
-        return Applied(value, error, events, executed=True)
+    def none(_self: Sessions, _session: Any, _seq: int) -> None:
+        return None
 
-    patch.method(ReplicatedState, "_issue", anew)
+    patch.method(Sessions, "kept_under", none)
 
 
 @GROUP.mutant()

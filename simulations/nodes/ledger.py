@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mcp.errors import McpError
-from mcp.state.commands import Command, decode_command
+from mcp.state.applied import Applied
+from mcp.state.commands import GROUP, Command, decode_command
 from mcp.state.events import InferenceAssigned
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from simulations.checking.fencing import Granted, Reported, Revoked, Step
 from simulations.invariants import Violation
 
@@ -104,7 +105,8 @@ class Ledger:
         except McpError as error:
             self._fail(Violation(NO_DEFECTS, f"{name} at {place}: {error}"))
             return
-        self._note(command, applied, state)
+        for each, came in apart(command, applied):
+            self._note(each, came, state)
 
     # -- once for every place -----------------------------------------------------------------------
 
@@ -152,6 +154,15 @@ class Ledger:
         self.counts["fenced"] += not accepted
         if accepted:
             self._grants.pop(task, None)
+
+
+def apart(command: Command, applied: Applied) -> Iterator[tuple[Command, Applied]]:
+    """Each command of a group with what came of it; any other by itself."""
+    if command.op != GROUP or applied.error is not None:
+        yield command, applied
+        return
+    for (seq, op, args), came in zip(command.args["commands"], applied.value, strict=True):
+        yield Command(command.session, seq, command.args["ack"], op, args, command.schema), came
 
 
 def request_of(op: str, args: dict[str, Any]) -> str | None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp.errors import McpError, Unsupported, VersionMismatch
+from mcp.state.applied import Applied
 from mcp.state.commands import Command
 from mcp.state.events import SchemaRaised
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from simulations.checking.operations import Delete, Failed, Put, Unknown, Written
 from simulations.checking.operations import Outcome as Done
 from simulations.chronicle import SILENT, Chronicle

@@ -37,9 +37,8 @@ class Watching(Protocol):
         """The run has failed."""
 
 
-def _note(key: Key) -> None:
-    """The call that is being made is sent under this session and number, with others or by itself."""
-    call = _CALL.get()
+def _note(call: Call | None, key: Key) -> None:
+    """The call is sent under this session and number, with others or by itself."""
     if call is not None and key not in call.keys:
         call.keys.append(key)
 
@@ -61,21 +60,31 @@ class WatchedClient(Client):
         self._who = who
         self._around = around
         self._executors = frozenset(executors)
-        send, begin = self._exchange.call, self._commands._gathering.begin
+        send, gathering = self._exchange.call, self._commands._gathering
+        begin, add = self._commands._begin, gathering.add
+        waiting: dict[Begun, Call | None] = {}
 
         async def sent(request: Request, attempts: Attempts, **more: Any) -> Answer:
             payload = request.payload(0.0) if callable(request.payload) else request.payload
             if payload.get("op") == "machine.execute":
-                _note((payload["session"], payload["seq"]))
+                _note(_CALL.get(), (payload["session"], payload["seq"]))
             return await send(request, attempts, **more)
 
-        def begun(ticket: Ticket, op: str, args: Mapping[str, Any], timeout_s: float) -> Begun:
-            if op == "machine.execute":
-                _note((ticket.session.id, ticket.seq))
-            return begin(ticket, op, args, timeout_s)
+        def begun(op: str, args: Mapping[str, Any], timeout_s: float, deadline: float) -> Begun:
+            begun = begin(op, args, timeout_s, deadline)
+            if begun.ticket is None:
+                waiting[begun] = _CALL.get()
+            return begun
+
+        def added(begun: Begun, ticket: Ticket, timeout_s: float) -> None:
+            # One that has waited is given its number by whoever made room, in the name of another call.
+            if begun.op == "machine.execute":
+                _note(waiting.pop(begun, _CALL.get()), (ticket.session.id, ticket.seq))
+            add(begun, ticket, timeout_s)
 
         self._exchange.call = sent  # type: ignore[method-assign]
-        self._commands._gathering.begin = begun  # type: ignore[method-assign]
+        self._commands._begin = begun  # type: ignore[method-assign]
+        gathering.add = added  # type: ignore[method-assign]
 
     async def execute(self, executor: str, data: bytes, *, timeout_s: float | None = None) -> Any:
         """See :meth:`mcp.client.client.Client.execute`."""

@@ -22,8 +22,9 @@ from typing import Any, cast
 
 from executor.interface import Executor
 from mcp.errors import McpError
+from mcp.state.applied import Applied
 from mcp.state.commands import Command as StateCommand
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from simulations.checking.verdict import Status
 from simulations.invariants import Violation
 from simulations.nodes.cluster import Cluster, Crash

@@ -19,6 +19,7 @@ import pytest
 
 import mcp
 from mcp.cli import root
+from mcp.state.commands import SCHEMA_MAX
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
@@ -98,7 +99,7 @@ def test_a_key_that_is_not_there_is_not_found(run: Run) -> None:
 
 def test_keys_are_deleted_by_prefix(run: Run, as_json: Callable[..., Any]) -> None:
     (node,) = as_json("status")["nodes"]
-    assert node["schema"] == {"in_force": 2, "own_max": 2}
+    assert node["schema"]["own_max"] == SCHEMA_MAX
     for key in ("jobs/1", "jobs/2", "job"):
         assert run("put", key, "x")[0] == 0
     assert run("delete", "--prefix", "jobs/") == (0, "2 keys that begin with jobs/ are deleted\n", "")

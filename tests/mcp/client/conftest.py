@@ -27,9 +27,10 @@ from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.listener import Listener
 from mcp.net.memory import MemoryNetwork
 from mcp.node.blobs import BlobStore
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
 from mcp.state.limits import StateLimits
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from mcp.wire.handshake import Identity
 from mcp.wire.messages import Message
 from mcp.wire.tensors import pack_all, unpack_all

@@ -250,6 +250,7 @@ def test_retries_that_add_load_are_paid_from_a_budget_that_calls_fill() -> None:
     budget = RetryBudget(limits)
 
     def call(kind: CallKind) -> Attempts:
+        budget.deposit()
         return Attempts(kind, 110.0, timeout_s=10, limits=limits, budget=budget, random_=random.Random(1))
 
     for _ in range(2):

@@ -13,8 +13,11 @@ from mcp.errors import InvalidArgument, from_wire
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.node.node import Node
+from mcp.state.applied import Applied
+from mcp.state.commands import COMMAND_BYTES_MAX, SCHEMA_MAX, decode_command
 from mcp.wire.handshake import Identity, Role
 from mcp.wire.messages import Message
+from simulations.in_process import until
 
 SESSION = "5" * 32
 
@@ -88,6 +91,90 @@ def test_what_is_no_list_of_commands_is_refused_and_nothing_of_it_is_done(
             with pytest.raises(InvalidArgument, match=told):
                 await ask(connection, "COMMANDS", {"session": SESSION, "ack": 1, "commands": commands})
             assert await client.keys("") == []
+            connection.close()
+
+    asyncio.run(scenario())
+
+
+def applied_by(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The operations that the node's state executes from now on."""
+    state, seen = node._parts.state, []
+    apply = state.apply
+
+    def noted(data: bytes, **where: Any) -> Applied:
+        seen.append(decode_command(data).op)
+        return apply(data, **where)
+
+    monkeypatch.setattr(state, "apply", noted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("schema_max", "expected"),
+    [
+        (SCHEMA_MAX, ["key.delete_prefix", "key.put", "key.put", "session.group"]),
+        # A node that has not executed the raise to schema 3 has each ordered by itself.
+        (2, ["key.cas", "key.delete_prefix", "key.put", "key.put", "key.put", "key.put"]),
+    ],
+)
+def test_what_can_go_together_is_one_command_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema_max: int, expected: list[str]
+) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path, schema_max=schema_max) as node:
+            connection = await dial(node)
+            await opened(connection)
+            await until(lambda: node.status()["schema"]["in_force"] == schema_max)
+            seen = applied_by(node, monkeypatch)
+            commands = [
+                put(5, "a"),
+                [6, "key.delete_prefix", {"prefix": "zz"}],
+                [7, "key.cas", {"key": "a", "value": 0, "expected_version": 1}],
+                put(2, "late"),  # below ack: it is no business of the others
+                put(0, "b"),
+                put(9, "c"),
+            ]
+            answer = await ask(connection, "COMMANDS", {"session": SESSION, "ack": 5, "commands": commands})
+            told = [
+                from_wire(result).code if isinstance(result, dict) else result[1]
+                for result in answer["results"]
+            ]
+            index = answer["results"][0][0]
+            first, _, second, late, unnumbered, third = told
+            assert [first["version"], second["version"], third["version"]] == [1, 2, 1]
+            assert (late, unnumbered) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+            assert first["index"] == index == answer["results"][2][0]
+            assert sorted(seen) == expected
+            connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_too_large_for_one_command_goes_one_by_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node:
+            connection = await dial(node)
+            await opened(connection)
+            await until(lambda: node.status()["schema"]["in_force"] == SCHEMA_MAX)
+            commands = [
+                [seq, "key.put", {"key": str(seq), "value": bytes(COMMAND_BYTES_MAX // 8)}]
+                for seq in range(1, 10)
+            ]
+            answer = await ask(connection, "COMMANDS", {"session": SESSION, "ack": 1, "commands": commands})
+            assert [result[1]["version"] for result in answer["results"]] == [1] * 9
+            connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_session_that_is_over_is_the_answer_to_each(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node:
+            connection = await dial(node)
+            await until(lambda: node.status()["schema"]["in_force"] == SCHEMA_MAX)
+            commands = [put(1, "a"), put(2, "a")]
+            answer = await ask(connection, "COMMANDS", {"session": SESSION, "ack": 1, "commands": commands})
+            assert [from_wire(result).code for result in answer["results"]] == ["SESSION_EXPIRED"] * 2
             connection.close()
 
     asyncio.run(scenario())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from consensus.errors import ConsensusError
+from consensus.interface import Role
 from consensus.ports import DriverLimits
 from mcp.client.exchange import Request
 from mcp.client.kinds import CallKind
@@ -164,9 +165,7 @@ def test_a_voter_is_taken_in_again_also_where_a_node_leads_that_it_never_knew(tm
             await cluster.join("n4", "n1")
             await agreed(cluster, "n1", "n2", "n3", "n4")
             before = {member.node: member.journal for member in await client.members()}
-            while (leader := await cluster.elected()) != "n4":
-                with contextlib.suppress(ConsensusError):
-                    await cluster.running[leader]._parts.driver.transfer_leadership("n4", timeout_s=5)
+            await lead(cluster, "n4")
             await cluster.stop("n3")
             await client.remove("n3", timeout_s=20)
             await cluster.stop("n2")
@@ -197,6 +196,18 @@ def test_a_node_that_was_removed_takes_nobody_in_and_whoever_asked_it_asks_anoth
     run(scenario)
 
 
+async def lead(cluster: InProcessCluster, name: str) -> None:
+    """Have that node lead; one that was removed may not hear of it."""
+    drivers = {each: node._parts.driver for each, node in cluster.running.items()}
+    while drivers[name].status().role is not Role.LEADER:
+        leader = drivers[name].leader
+        if leader is None:
+            await asyncio.sleep(0.05)
+            continue
+        with contextlib.suppress(ConsensusError):
+            await drivers[leader].transfer_leadership(name, timeout_s=5)
+
+
 def test_a_voter_that_was_away_finds_a_leader_that_came_meanwhile(tmp_path: Path) -> None:
     """It is the one to dial that leader, by its name, and does not know it."""
 
@@ -206,12 +217,26 @@ def test_a_voter_that_was_away_finds_a_leader_that_came_meanwhile(tmp_path: Path
             await cluster.stop("n1")
             await cluster.join("n4", "n2")
             await agreed(cluster, "n1", "n2", "n3", "n4")
-            while (leader := await cluster.elected()) != "n4":
-                with contextlib.suppress(ConsensusError):
-                    await cluster.running[leader]._parts.driver.transfer_leadership("n4", timeout_s=5)
+            await lead(cluster, "n4")
             await cluster.start("n1")
             await until(lambda: cluster.running["n1"].status()["leader"] == "n4")
             await client.put("key", 1, timeout_s=20)
+
+    run(scenario)
+
+
+def test_whoever_was_away_asks_more_than_one_that_was_removed_meanwhile(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path, 4) as cluster, cluster.client() as client:
+            await cluster.elected()
+            await cluster.stop("n2")
+            await client.remove("n1", timeout_s=20)
+            await cluster.join("n5", "n3")
+            await agreed(cluster, "n2", "n3", "n4", "n5")
+            await lead(cluster, "n5")
+            # The first by name of those that it knows is no member any more, and has heard of no other.
+            await cluster.start("n2")
+            await until(lambda: cluster.running["n2"].status()["leader"] == "n5")
 
     run(scenario)
 

@@ -40,8 +40,9 @@ def test_a_newer_command_is_refused_until_the_last_node_is_upgraded(tmp_path: Pa
             assert await client.delete_prefix("jobs/") == 1
             assert await client.keys() == []
             await cluster.equal()
-            for node in cluster.running.values():
-                assert node.status()["schema"] == {"in_force": SCHEMA_MAX, "own_max": SCHEMA_MAX}
+            whole = {"in_force": SCHEMA_MAX, "own_max": SCHEMA_MAX}
+            # It is raised by one at a time.
+            await until(lambda: all(n.status()["schema"] == whole for n in cluster.running.values()))
 
     asyncio.run(scenario())
 

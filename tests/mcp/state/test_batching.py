@@ -8,9 +8,10 @@ import msgpack
 import pytest
 
 from mcp.errors import InvalidArgument
+from mcp.state.applied import Applied
 from mcp.state.batching import Batching, batching_of, read_batching
 from mcp.state.commands import encode_command, schema_of
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 A = "a" * 64
 SAID: dict[str, Any] = {

@@ -12,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mcp.errors import InvalidArgument
 from mcp.state import events
+from mcp.state.applied import Applied
 from mcp.state.commands import Moment, encode_command
 from mcp.state.limits import StateLimits
 from mcp.state.records import TRANSITIONS, InvalidTransition, Status, Trigger
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_inline
 
 A, B = "a" * 64, "b" * 64

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mcp.errors import InvalidArgument, TooLarge
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command, writer_of
 from mcp.state.limits import StateLimits
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 
 class Feed:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp.state import events
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
 from mcp.state.limits import StateLimits
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 
 class Feed:

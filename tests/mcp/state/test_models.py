@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from mcp.errors import McpError, ModelNotFound
 from mcp.state import events
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
 from mcp.state.limits import StateLimits
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 

@@ -9,9 +9,10 @@ import pytest
 
 from mcp.errors import InvalidArgument, Unavailable, Unsupported, VersionMismatch
 from mcp.state import events
+from mcp.state.applied import Applied
 from mcp.state.commands import SCHEMA_MAX, encode_command
 from mcp.state.keys import DELETED_MAX
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 VOTERS = ["n1", "n2", "n3"]
 SESSION = "s" * 32

@@ -9,9 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
 from mcp.state.limits import StateLimits
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 
 
 class Feed:

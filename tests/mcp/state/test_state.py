@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp.errors import ConfigInvalid, StorageCorrupt, VersionMismatch
-from mcp.state.commands import encode_command
+from mcp.state.applied import Applied
+from mcp.state.commands import SCHEMA_MAX, encode_command
 from mcp.state.limits import StateLimits
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_inline
 
 A, B = "a" * 64, "b" * 64
@@ -360,8 +361,8 @@ def test_a_sealed_snapshot_of_something_else_is_refused(payload: Any) -> None:
 
 def test_another_schema_is_told_apart() -> None:
     snapshot = bytearray(ReplicatedState().snapshot())
-    snapshot[8] = 3
-    with pytest.raises(VersionMismatch, match="schema 3"):
+    snapshot[8] = SCHEMA_MAX + 1
+    with pytest.raises(VersionMismatch, match=f"schema {SCHEMA_MAX + 1}"):
         ReplicatedState().restore(bytes(snapshot))
 
 

@@ -19,8 +19,9 @@ from mcp.node.deploy import Deployer
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
 from mcp.node.ordered import UserMachine
+from mcp.state.applied import Applied
 from mcp.state.inferences import Inferences
-from mcp.state.state import Applied, ReplicatedState
+from mcp.state.state import ReplicatedState
 from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
 from simulations.levels import LEVELS, run_seed
 from simulations.moves import Kind, Move

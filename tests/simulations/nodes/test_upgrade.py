@@ -59,7 +59,7 @@ def old_nodes_go_on(patch: pytest.MonkeyPatch) -> None:
     init = ReplicatedState.__init__
 
     def newest(self: ReplicatedState, machines: Any, schema_max: int) -> None:
-        init(self, machines=machines)
+        init(self, machines=machines, schema_max=2)
 
     patch.setattr(ReplicatedState, "__init__", newest)
 

@@ -1,0 +1,51 @@
+"""What comes of a command: a value or an error, the same on every node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.errors import McpError
+from mcp.state.commands import Moment
+from mcp.state.events import Event
+
+Error = tuple[str, str, dict[str, Any]]
+"""A code, a message and details, as of :class:`~mcp.errors.McpError`."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a command gave: a value, or an error. The same on every node.
+
+    ``executed`` is false when the command had no chance to take effect: it was no command, its session is
+    not open, or its kept result was returned. ``recorded``: this is the command's outcome for good, and
+    repeating it gives the same.
+    """
+
+    value: Any
+    error: Error | None
+    events: tuple[Event, ...] = ()
+    executed: bool = False
+    recorded: bool = False
+
+
+def error_of(error: McpError) -> Error:
+    """The error as the state keeps it."""
+    return error.code, error.message, error.details
+
+
+def guarded(
+    operation: Callable[[dict[str, Any], Moment], Any], op: str, args: dict[str, Any], moment: Moment
+) -> tuple[Any, Error | None]:
+    """Run an operation; gives its value, or its error. Only :class:`MemoryError` passes through."""
+    try:
+        return operation(args, moment), None
+    except McpError as error:
+        return None, error_of(error)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A defect, and the same one on every node: an entry that stopped the nodes that apply it
+        # would stop them again at each start.
+        return None, ("INTERNAL", f"{op:.40}: {type(error).__name__}: {error}", {})

@@ -10,13 +10,17 @@ from consensus.batch import Batch
 from consensus.interface import Entry
 from mcp.causality.vector import VersionVector
 from mcp.errors import VersionConflict
+from mcp.node.commands import CommandGroup
 from mcp.node.deploy import Deployer
 from mcp.node.order import Order
 from mcp.node.ordered import OrderedState, UserMachine
 from mcp.node.reads import Reads
+from mcp.state.applied import Applied
+from mcp.state.commands import Moment
 from mcp.state.inferences import Inferences
 from mcp.state.keys import Keys
 from mcp.state.sessions import Sessions
+from mcp.state.state import ReplicatedState
 from simulations.mutants.mutant import Group, Patch
 
 GROUP = Group("state and nodes", level="node")
@@ -30,6 +34,32 @@ def repeated_commands_are_executed_again(patch: Patch) -> None:
         return None
 
     patch.method(Sessions, "kept_under", none)
+
+
+@GROUP.mutant()
+def a_groups_results_are_not_kept(patch: Patch) -> None:
+    """What a group's commands gave is forgotten: one that is sent again by itself takes effect again."""
+    group = patch.original(ReplicatedState, "_group")
+
+    def forgetful(self: ReplicatedState, args: dict[str, Any], moment: Moment) -> list[Applied]:
+        applied: list[Applied] = group(self, args, moment)
+        results = self.sessions._open[moment.session].results
+        for seq, _, _ in args["commands"]:
+            results.pop(seq, None)
+        return applied
+
+    patch.method(ReplicatedState, "_group", forgetful)
+
+
+@GROUP.mutant()
+def a_groups_results_are_mixed_up(patch: Patch) -> None:
+    """The first two commands of a group get one another's results."""
+    done = patch.original(CommandGroup, "_group_done")
+
+    def mixed(self: CommandGroup, places: list[int], outcome: Any) -> None:
+        done(self, [places[1], places[0], *places[2:]], outcome)
+
+    patch.method(CommandGroup, "_group_done", mixed)
 
 
 @GROUP.mutant()

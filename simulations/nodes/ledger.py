@@ -168,8 +168,8 @@ def apart(command: Command, applied: Applied) -> Iterator[tuple[Command, Applied
 def request_of(op: str, args: dict[str, Any]) -> str | None:
     """The id under which the clients of `simulations.nodes.workload` know a command."""
     if op in ("key.put", "key.cas"):
-        by: str = args["value"]["by"]
-        return by
+        value = args["value"]
+        return str(value["by"] if type(value) is dict else value)
     if op == "inference.submit":
         return str(args["id"])
     if op == "machine.execute":

@@ -105,7 +105,7 @@ class ClientTasks:
         self._random: random.Random = around.world.stream(f"{name}/workload")
         self._count = 0
         self._kinds: dict[str, Callable[[str], Awaitable[object]]] = {
-            "put": self._put,
+            "put": self._write,
             "get": lambda who: self._get(who, "session"),
             "get linearizable": lambda who: self._get(who, "linearizable"),
             "get stale": lambda who: self._get(who, "stale"),
@@ -159,15 +159,34 @@ class ClientTasks:
     def _value(self, mark: str, number: int = 0) -> dict[str, Any]:
         return {"by": mark, "n": number, "pad": bytes(self._random.randint(0, self._load.value_bytes))}
 
+    async def _write(self, who: str) -> None:
+        """One write, or some at once: small ones go in one message then, and are one command of the log."""
+        if self._random.random() >= BURSTS:
+            await self._put(who)
+            return
+        kinds = self._random.choices((self._put_small, self._delete), (5, 1), k=AT_ONCE_MAX)
+        timeout_s = self._random.choice(self._load.timeouts_s)
+        await asyncio.gather(*(kind(f"{who}.{n}", timeout_s) for n, kind in enumerate(kinds)))
+
     async def _put(self, who: str) -> None:
-        key, mark = f"k{self._random.randrange(self._load.keys)}", self._mark(who)
-        value = self._value(mark)
+        mark = self._mark(who)
+        await self._put_value(who, mark, self._value(mark))
+
+    async def _put_small(self, who: str, timeout_s: float | None = None) -> None:
+        mark = self._mark(who)
+        await self._put_value(who, mark, mark, timeout_s)
+
+    async def _put_value(
+        self, who: str, mark: str, value: Any, timeout_s: float | None = None, kind: str = "k"
+    ) -> None:
+        key = f"{kind}{self._random.randrange(self._load.keys)}"
         await self.recorded(
             who,
             Put(key, value),
             lambda s: self.client.put(key, value, timeout_s=s),
             Written,
             request=mark,
+            timeout_s=timeout_s,
         )
 
     async def _get(self, who: str, consistency: Any) -> KeyValue | None:
@@ -188,23 +207,18 @@ class ClientTasks:
         )
         return found
 
-    async def _delete(self, who: str) -> None:
-        key, mark = f"d{self._random.randrange(self._load.keys)}", self._mark(who)
+    async def _delete(self, who: str, timeout_s: float | None = None) -> None:
         if self._random.random() < 0.6:
-            value = self._value(mark)
-            await self.recorded(
-                who,
-                Put(key, value),
-                lambda s: self.client.put(key, value, timeout_s=s),
-                Written,
-                request=mark,
-            )
+            mark = self._mark(who)
+            await self._put_value(who, mark, self._value(mark), timeout_s, "d")
             return
+        key = f"d{self._random.randrange(self._load.keys)}"
         await self.recorded(
             who,
             Delete(key),
             lambda s: self.client.delete(key, timeout_s=s),
             Removed,
+            timeout_s=timeout_s,
         )
 
     async def _count_up(self, who: str) -> None:

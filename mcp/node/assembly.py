@@ -112,6 +112,10 @@ class Assembly:
     def _admit(self, op: str) -> None:
         """Refuse a client's operation that is not a client's, or not in force."""
         self.order.admit_client_op(op)
+        if op == "machine.execute" and not self.membership.caught_up:
+            raise Unavailable(
+                "this node has not yet said which executors it has; ask again, or ask another one"
+            )
         self._in_force(op)
 
     def _in_force(self, op: str, args: Mapping[str, Any] | None = None) -> None:

@@ -46,6 +46,7 @@ class Membership:
         self._propose = propose
         self._providers = list(providers)
         self._schema_max = state.schema.own_max
+        self._executors = state.machines.names
         self._dead_after_s = node_dead_after_s
         self._lease_s = inference_lease_s
         self._seen: dict[str, float] = {}
@@ -74,9 +75,11 @@ class Membership:
         if me is not None and me.incarnation > self.incarnation:
             # The clock went back between two starts: the log decides what comes next.
             self.incarnation = me.incarnation + 1
-        greeted = me is not None and me.up and me.incarnation == self.incarnation
-        self.caught_up = self.caught_up or greeted
-        return greeted and me is not None and (me.address, me.schema) == (self.address, self._schema_max)
+        if me is None or not me.up or me.incarnation != self.incarnation:
+            return False
+        self.caught_up = True
+        mine = (self.address, self._schema_max, self._executors)
+        return (me.address, me.schema, me.executors) == mine
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -85,6 +88,7 @@ class Membership:
             "incarnation": self.incarnation,
             "providers": self._providers,
             "schema": self._schema_max,
+            "executors": list(self._executors),
         }
 
     async def _report_the_quiet(self) -> None:

@@ -35,6 +35,7 @@ from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
+from mcp.node.ordered import checked_executors
 from mcp.node.ownership import claim
 from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated
@@ -55,8 +56,9 @@ class Node:
     """One node of a cluster, or a whole cluster of one.
 
     ``executors`` are state machines of the user's own, by name: fed from the same log, each command once,
-    and part of the same snapshots. Every node of a cluster needs the same. ``surroundings`` are time,
-    network, disk and threads: the real ones unless a simulation brings its own. :meth:`start` raises
+    and part of the same snapshots. Every node of a cluster needs the same: a command for one that a node
+    lacks is refused with ``Unsupported``, and a node that lacks one that was used stops. ``surroundings`` are
+    time, network, disk and threads: the real ones unless a simulation brings its own. :meth:`start` raises
     :class:`~mcp.errors.McpError` for whatever keeps the node from starting: a port that is taken, a data
     directory in use, damaged storage.
     """
@@ -69,7 +71,7 @@ class Node:
         surroundings: Surroundings | None = None,
     ) -> None:
         self.config = config
-        self._executors = dict(executors or {})
+        self._executors = checked_executors(executors)
         self.addresses: tuple[str, ...] = ()
         self._around = surroundings or Surroundings()
         self._clock = self._around.clock
@@ -81,12 +83,15 @@ class Node:
         self._step_due = asyncio.Event()
 
     @classmethod
-    def local(cls, path: str | Path, **settings: Any) -> Self:
+    def local(
+        cls, path: str | Path, *, executors: Mapping[str, Executor] | None = None, **settings: Any
+    ) -> Self:
         """A whole cluster in this process: durable below ``path``, and no port.
 
         ``settings`` are further fields of :class:`~mcp.node.config.NodeConfig`.
         """
-        return cls(NodeConfig("local", Path(path), listen=(), engine="solo", **settings))
+        config = NodeConfig("local", Path(path), listen=(), engine="solo", **settings)
+        return cls(config, executors=executors)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -21,13 +21,16 @@ from consensus.errors import ConsensusError, InvariantViolated
 from consensus.interface import Entry, SnapshotMeta
 from executor.interface import Command, Executor, Result
 from executor.queue import CommandQueue
-from mcp.errors import VersionMismatch, from_wire
-from mcp.state.applied import Applied
+from mcp.errors import ConfigInvalid, VersionMismatch, from_wire
+from mcp.state.applied import Applied, Incapable
+from mcp.state.arguments import LABEL
 from mcp.state.commands import Moment
 from mcp.state.events import Event
+from mcp.state.members import EXECUTORS_MAX
 from mcp.state.state import ReplicatedState
 
 _log = logging.getLogger("mcp.node")
+_METHODS = ("execute", "snapshot", "restore")
 
 
 class UserMachine:
@@ -52,6 +55,28 @@ class UserMachine:
     def restore(self, snapshot: bytes) -> None:
         """Replace the executor's whole state."""
         self._executor.restore(snapshot)
+
+
+def checked_executors(executors: object) -> dict[str, Executor]:
+    """The users' executors by name, if they are that. Raises :class:`~mcp.errors.ConfigInvalid`."""
+    if executors is None:
+        return {}
+    if not isinstance(executors, Mapping) or len(executors) > EXECUTORS_MAX:
+        raise ConfigInvalid(
+            f"executors are a mapping of at most {EXECUTORS_MAX} executors by name, like "
+            f'{{"accounts": Accounts()}}, not {executors!r:.80}'
+        )
+    for name, executor in executors.items():
+        if not isinstance(name, str) or not LABEL.fullmatch(name):
+            raise ConfigInvalid(f"an executor's name matches {LABEL.pattern}, and {name!r:.80} does not")
+        if isinstance(executor, type):
+            raise ConfigInvalid(f"executor {name!r} is a class: give an object of it, {executor.__name__}()")
+        missing = [each for each in _METHODS if not callable(getattr(executor, each, None))]
+        if missing:
+            raise ConfigInvalid(
+                f"executor {name!r} is a {type(executor).__name__} without {', '.join(missing)}"
+            )
+    return dict(executors)
 
 
 class StateExecutor:
@@ -143,6 +168,8 @@ class OrderedState:
         try:
             last_time_s, state = msgpack.unpackb(content)
             self._executor.restore(state)
+        except Incapable as error:
+            raise InvariantViolated(f"the snapshot of index {meta.index}: {error}") from None
         except Exception as error:
             raise InvariantViolated(
                 f"the verified snapshot of index {meta.index} cannot be restored ({error}): it was written "
@@ -186,7 +213,7 @@ class OrderedState:
             return Applied(None, (code, message, {}), (), executed=False)
         # What is recorded is the same on every node: a user's executor may give that code too.
         if applied.error is not None and applied.error[0] == VersionMismatch.code and not applied.recorded:
-            raise InvariantViolated(f"entry {index}: {applied.error[1]}; upgrade this node, then start it")
+            raise InvariantViolated(f"entry {index}: {applied.error[1]}")
         return applied
 
     def _execute(self, index: int, request_ids: Sequence[bytes]) -> None:

@@ -61,6 +61,7 @@ class Report:
                     "address": m.address,
                     "state": "up" if m.up else "down",
                     "schema": m.schema,
+                    "executors": list(m.executors),
                 }
                 for m in parts.state.members.all()
             ],

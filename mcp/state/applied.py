@@ -30,6 +30,13 @@ class Applied:
     recorded: bool = False
 
 
+class Incapable(Exception):
+    """This node cannot execute what the others do: it must not go on, and only it knows.
+
+    The text says what to do. No outcome of a command, because the other nodes have another.
+    """
+
+
 def error_of(error: McpError) -> Error:
     """The error as the state keeps it."""
     return error.code, error.message, error.details
@@ -38,12 +45,12 @@ def error_of(error: McpError) -> Error:
 def guarded(
     operation: Callable[[dict[str, Any], Moment], Any], op: str, args: dict[str, Any], moment: Moment
 ) -> tuple[Any, Error | None]:
-    """Run an operation; gives its value, or its error. Only :class:`MemoryError` passes through."""
+    """Run an operation; gives its value, or its error. What concerns this node alone passes through."""
     try:
         return operation(args, moment), None
     except McpError as error:
         return None, error_of(error)
-    except MemoryError:
+    except (MemoryError, Incapable):
         raise
     except Exception as error:
         # A defect, and the same one on every node: an entry that stopped the nodes that apply it

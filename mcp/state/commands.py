@@ -137,7 +137,7 @@ def _wrong(parts: Any, schema_max: int) -> McpError:
     if not 1 <= parts[0] <= schema_max:
         return VersionMismatch(
             f"this node executes commands up to schema {schema_max}, and this one has {parts[0]}; "
-            "upgrade the node before it goes on"
+            "upgrade this node, then start it"
         )
     if len(parts) != _FIELDS:
         return InvalidArgument(f"a command has {_FIELDS} elements, and this one {len(parts)}")

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from mcp.errors import InvalidArgument, NotFound, StorageCorrupt
+from mcp.errors import InvalidArgument, NotFound, StorageCorrupt, Unsupported
 from mcp.state import arguments
+from mcp.state.applied import Incapable
 from mcp.state.arguments import LABEL
 from mcp.state.commands import Moment
 from mcp.state.limits import StateLimits
+from mcp.state.members import Members
 
 _EXECUTE: Final = frozenset({"machine", "data"})
+_START_WITH_IT: Final = "every node of a cluster has the same executors: start this one with it"
 
 
 class Machine(Protocol):
@@ -33,44 +36,86 @@ class Machine(Protocol):
 
 
 class Machines:
-    """The machines by name."""
+    """The machines by name.
+
+    A command for one is executed where every member that is up has said that it has it, which the log knows
+    at every position; otherwise it is refused, on every node. A node that lacks one all the same (it was
+    down, or was started again without it) cannot know what the others made of the command, and stops.
+    From its first command on a machine is part of the replicated state.
+    """
 
     def __init__(self, machines: Mapping[str, Machine], limits: StateLimits) -> None:
         self._machines = {name: machines[name] for name in sorted(machines)}
         self._limits = limits
+        self._initial: dict[str, bytes] = {}
+        """Of each that has executed something, its state before that."""
 
-    def execute(self, args: dict[str, Any], moment: Moment) -> Any:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What this node has."""
+        return tuple(self._machines)
+
+    def execute(self, args: dict[str, Any], moment: Moment, members: Members) -> Any:
         """``{machine, data}``: what executing ``data`` gave.
 
-        Raises :class:`~mcp.errors.NotFound` for a machine that there is not, and what the machine raises.
+        Raises :class:`~mcp.errors.NotFound` for a machine that nobody has, :class:`~mcp.errors.Unsupported`
+        for one that not everybody has, what the machine raises, and, on a node that lacks what the others
+        have, :class:`~mcp.state.applied.Incapable`.
         """
         arguments.only(args, _EXECUTE)
         name = arguments.matching(args["machine"], "machine", LABEL)
-        machine = self._machines.get(name)
-        if machine is None:
-            known = ", ".join(self._machines) or "none"
-            raise NotFound(f"there is no executor {name!r} here; there are: {known}")
         data = args["data"]
         if type(data) is not bytes:
             raise InvalidArgument(f"data is bytes, not {arguments.shown(data)}")
+        _check_everybody_has(name, members)
+        machine = self._machines.get(name)
+        if machine is None:
+            raise Incapable(f"it is for the executor {name!r}, which this node has not; {_START_WITH_IT}")
+        if name not in self._initial:
+            self._initial[name] = machine.snapshot()
         value = machine.execute(data, moment)
         arguments.packed(value, f"the result of {name}", self._limits.value_bytes_max)
         return value
 
     def to_plain(self) -> list[Any]:
-        """Return plain values, equal for equal machines."""
-        return [[name, machine.snapshot()] for name, machine in self._machines.items()]
+        """Return plain values, equal for equal machines: of all that have executed something."""
+        return [[name, self._machines[name].snapshot()] for name in sorted(self._initial)]
 
     def restore(self, plain: list[Any]) -> None:
-        """Replace the state of every machine. Raises :class:`~mcp.errors.StorageCorrupt`."""
+        """Replace the state of every machine; those that had executed nothing are as at the start.
+
+        Raises :class:`~mcp.errors.StorageCorrupt`, and :class:`~mcp.state.applied.Incapable` where this
+        node has not all of them.
+        """
         saved = dict(plain)
-        if saved.keys() != self._machines.keys():
-            raise StorageCorrupt(
-                f"the state has the executors {', '.join(sorted(saved)) or 'none'}, this node was "
-                f"started with {', '.join(self._machines) or 'none'}: give every node of the cluster the same"
+        missing = ", ".join(sorted(saved.keys() - self._machines.keys()))
+        if missing:
+            raise Incapable(
+                f"it has the state of the executor {missing}, which this node has not; {_START_WITH_IT}"
             )
-        for name, snapshot in saved.items():
+        for name in saved.keys() - self._initial.keys():
+            self._initial[name] = self._machines[name].snapshot()
+        for name, snapshot in {**self._initial, **saved}.items():
             try:
                 self._machines[name].restore(snapshot)
             except Exception as error:
                 raise StorageCorrupt(f"executor {name!r} cannot restore its own snapshot: {error}") from error
+        self._initial = {name: self._initial[name] for name in saved}
+
+
+def _check_everybody_has(name: str, members: Members) -> None:
+    up = members.up()
+    lacking = [member.node for member in up if name not in member.executors]
+    if up and not lacking:
+        return
+    if len(lacking) == len(up):
+        known = ", ".join(sorted({executor for member in up for executor in member.executors})) or "none"
+        raise NotFound(f"there is no executor {name!r}; there are: {known}")
+    raise Unsupported(
+        f"{', '.join(lacking)} of the cluster's nodes {_has(lacking)} no executor {name!r}, so nothing was "
+        "executed; start every node with it"
+    )
+
+
+def _has(nodes: list[str]) -> str:
+    return "has" if len(nodes) == 1 else "have"

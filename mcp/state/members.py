@@ -17,15 +17,19 @@ from mcp.state.commands import Moment
 from mcp.state.limits import StateLimits
 
 _HELLO: Final = frozenset({"node", "address", "incarnation", "providers"})
-_SCHEMA: Final = frozenset({"schema"})
+_OPTIONAL: Final = frozenset({"schema", "executors"})
 _DOWN: Final = frozenset({"node", "incarnation"})
+
+EXECUTORS_MAX: Final = 64
+"""So many executors a node has at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """A node. ``up`` since, or down since, ``since_s`` and the log position ``index``.
 
-    ``schema`` is the newest schema of commands that it executes: see :mod:`mcp.state.schema`.
+    ``schema`` is the newest schema of commands that it executes: see :mod:`mcp.state.schema`. ``executors``
+    are the names of the users' own that it has: see :mod:`mcp.state.machines`.
     """
 
     node: str
@@ -36,6 +40,7 @@ class Member:
     since_s: float
     index: int
     schema: int = 1
+    executors: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """Return the member as a client reads it."""
@@ -48,6 +53,7 @@ class Member:
             "since_s": self.since_s,
             "index": self.index,
             "schema": self.schema,
+            "executors": list(self.executors),
         }
 
 
@@ -74,13 +80,17 @@ class Members:
         member = self._members.get(node)
         return member is not None and member.up
 
+    def up(self) -> list[Member]:
+        """Return every member that is up, in the order of their ids."""
+        return [member for member in self.all() if member.up]
+
     def hello(self, args: dict[str, Any], moment: Moment) -> tuple[Member | None, Member]:
-        """``{node, address, incarnation, providers, schema?}``: return the member as it was and as it is.
+        """``{node, address, incarnation, providers, schema?, executors?}``: the member before and after.
 
         Raises :class:`~mcp.errors.Fenced` when a newer incarnation is known, and
         :class:`~mcp.errors.Busy` at ``members_max`` when nobody is down to make room.
         """
-        only(args, _HELLO, _SCHEMA)
+        only(args, _HELLO, _OPTIONAL)
         node = matching(args["node"], "node", NODE)
         member = Member(
             node,
@@ -91,6 +101,7 @@ class Members:
             since_s=moment.time_s,
             index=moment.index,
             schema=integer(args.get("schema", 1), "schema", 1),
+            executors=names(args.get("executors", []), "executors", LABEL, EXECUTORS_MAX),
         )
         before = self._members.get(node)
         if before is None:
@@ -143,8 +154,11 @@ class Members:
     def from_plain(cls, plain: list[Any], limits: StateLimits) -> Members:
         """Rebuild what :meth:`to_plain` wrote."""
         members = cls(limits)
-        for node, address, incarnation, providers, *rest in plain:
-            members._members[node] = Member(node, address, incarnation, tuple(providers), *rest)
+        for node, address, incarnation, providers, up, since_s, index, *rest in plain:
+            schema, executors = rest if rest else (1, [])
+            members._members[node] = Member(
+                node, address, incarnation, tuple(providers), up, since_s, index, schema, tuple(executors)
+            )
         return members
 
 

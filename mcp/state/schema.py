@@ -91,7 +91,8 @@ class Schema:
             raise Unsupported(f"schema {schema} cannot come into force: {', '.join(behind)}")
         if schema > self.own_max:
             raise VersionMismatch(
-                f"schema {schema} comes into force here, and this node executes commands up to {self.own_max}"
+                f"schema {schema} comes into force here, and this node executes commands up to "
+                f"{self.own_max}; upgrade this node, then start it"
             )
         self.in_force = schema
         return True

@@ -24,9 +24,10 @@ from mcp.errors import (
     PermissionDenied,
     StorageCorrupt,
     Unsupported,
+    VersionMismatch,
 )
 from mcp.state import arguments
-from mcp.state.applied import Applied, Error, error_of, guarded
+from mcp.state.applied import Applied, Error, Incapable, error_of, guarded
 from mcp.state.commands import GROUP, SCHEMA_MAX, Command, Moment, decode_command, schema_of
 from mcp.state.events import Event, MemberDown, MemberUp, SchemaRaised
 from mcp.state.groups import GROUPED, apply_group
@@ -119,6 +120,8 @@ class ReplicatedState:
             return self._issue(command, moment)
         except McpError as error:
             return Applied(None, error_of(error))
+        except Incapable as error:
+            return Applied(None, (VersionMismatch.code, str(error), {}))
 
     def read(self, kind: str, args: Mapping[str, Any]) -> Any:
         """Read plain values: ``key``, ``conflicts``, ``keys``, ``inference``, ``models`` or ``members``.
@@ -233,7 +236,7 @@ class ReplicatedState:
             "inference.submit": (Issuer.ANY, inferences.submit),
             "inference.complete": (Issuer.NODE, inferences.complete),
             "inference.reassign": (Issuer.NODE, inferences.reassign),
-            "machine.execute": (Issuer.CLIENT, _quiet(self.machines.execute)),
+            "machine.execute": (Issuer.CLIENT, _quiet(self._machine_execute)),
             "inference.report": (Issuer.NODE, inferences.report),
             "schema.raise": (Issuer.NODE, self._schema_raise),
             # From here on those of newer schemas, so that older versions list the same before them.
@@ -244,7 +247,7 @@ class ReplicatedState:
             "key.put": keys.put,
             "key.cas": keys.cas,
             "key.delete": keys.delete,
-            "machine.execute": self.machines.execute,
+            "machine.execute": self._machine_execute,
         }
         """Of clients, since schema 1, and without events: most commands are these."""
         self._grouped_operations = {op: self._quiet_operations[op] for op in GROUPED}
@@ -316,6 +319,9 @@ class ReplicatedState:
     def _session_close(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
         arguments.only(args, _NO_ARGS)
         return self.sessions.close(moment), []
+
+    def _machine_execute(self, args: dict[str, Any], moment: Moment) -> Any:
+        return self.machines.execute(args, moment, self.members)
 
     def _group(self, args: dict[str, Any], moment: Moment) -> list[Applied]:
         return apply_group(args, moment, self.sessions, self._grouped_operations)

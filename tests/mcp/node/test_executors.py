@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from executor.interface import Command, Result
-from mcp.errors import McpError, NotFound, StorageCorrupt
-from mcp.node.ordered import UserMachine
-from mcp.state.state import ReplicatedState
+from mcp.errors import ConfigInvalid, McpError, NotFound, Unsupported
+from mcp.node import Node, NodeConfig
+from simulations.in_process import InProcessCluster, until
 from simulations.in_process import in_process_cluster as nodes
 
 
@@ -93,10 +93,74 @@ def test_a_refusal_with_any_code_stops_nobody(tmp_path: Path) -> None:
     run(scenario)
 
 
-def test_a_state_with_executors_is_not_restored_without_them() -> None:
-    snapshot = ReplicatedState(machines={"accounts": UserMachine(Accounts())}).snapshot()
-    bare = ReplicatedState()
-    before = bare.digest()
-    with pytest.raises(StorageCorrupt, match="accounts"):
-        bare.restore(snapshot)
-    assert bare.digest() == before
+def known(cluster: InProcessCluster) -> dict[str, list[str]]:
+    """Which executors every node has, as all know it."""
+    said = [
+        {member["node"]: member["executors"] for member in node.status()["members"]}
+        for node in cluster.running.values()
+    ]
+    return said[0] if all(each == said[0] for each in said) else {}
+
+
+def test_an_executor_that_not_every_node_has_executes_nothing_anywhere(tmp_path: Path) -> None:
+    """A node that has none, or was started without: nobody is told one thing while another happens."""
+
+    async def scenario() -> None:
+        having: dict[str, Accounts] = {"accounts": Accounts()}
+        async with nodes(tmp_path, executors=dict) as cluster, cluster.client() as client:
+            with pytest.raises(NotFound, match="there is no executor 'accounts'; there are: none"):
+                await transfer(client, "a b 1")
+            first, *others = cluster.names
+            cluster.executors = lambda: having
+            await cluster.stop(first)
+            await cluster.start(first)
+            await until(lambda: known(cluster) == {"n1": ["accounts"], "n2": [], "n3": []})
+            with pytest.raises(Unsupported, match="n2, n3 of the cluster's nodes have no executor"):
+                await transfer(client, "a b 1")
+            cluster.executors = lambda: {"accounts": Accounts()}
+            for name in others:
+                await cluster.stop(name)
+                await cluster.start(name)
+            await until(lambda: known(cluster) == {name: ["accounts"] for name in cluster.names})
+            assert await transfer(client, "a b 30") == [70, 30]
+            await cluster.equal()
+            assert having["accounts"].balances == {"a": 70, "b": 30}
+
+    run(scenario)
+
+
+def test_a_node_that_is_started_without_an_executor_stops_and_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        fresh = {"accounts": Accounts}
+        executors = lambda: {name: make() for name, make in fresh.items()}  # noqa: E731
+        async with nodes(tmp_path, executors=executors) as cluster, cluster.client() as client:
+            await transfer(client, "a b 30")
+            name = cluster.names[0]
+            await cluster.stop(name)
+            await transfer(client, "a b 1")
+            fresh.clear()
+            node = await cluster.start(name)
+            reason = str(await asyncio.wait_for(node.wait_failed(), 20))
+            assert "it is for the executor 'accounts', which this node has not" in reason
+            assert "start this one with it" in reason
+            await cluster.stop(name)
+            fresh["accounts"] = Accounts
+            await cluster.start(name)
+            assert await transfer(client, "a b 1") == [68, 32]
+            await cluster.equal()
+
+    run(scenario)
+
+
+def test_what_can_be_no_executor_is_told_when_a_node_is_made(tmp_path: Path) -> None:
+    wrong: list[tuple[Any, str]] = [
+        ({"q": object()}, "'q' is a object without execute, snapshot, restore"),
+        ({"q": Accounts}, "'q' is a class"),
+        ([Accounts()], "executors by name"),
+        ({"": Accounts()}, "an executor's name"),
+    ]
+    for executors, told in wrong:
+        with pytest.raises(ConfigInvalid, match=told):
+            Node(NodeConfig("n1", tmp_path, engine="solo"), executors=executors)
+        with pytest.raises(ConfigInvalid, match=told):
+            Node.local(tmp_path, executors=executors)

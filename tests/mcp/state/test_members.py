@@ -53,6 +53,7 @@ def test_hello_and_down() -> None:
             "since_s": 1,
             "index": 1,
             "schema": 1,
+            "executors": [],
         }
     ]
     assert feed.down().events == (events.MemberDown("n", 1),)

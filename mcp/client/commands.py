@@ -19,7 +19,7 @@ from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Prepare, Request
 from mcp.client.gathering import Begun, Gathering, is_short
 from mcp.client.kinds import CallKind
-from mcp.client.retry import Attempts
+from mcp.client.retry import Attempts, decided_by_log
 from mcp.client.session import WINDOW_COMMANDS_MAX, Session, Ticket
 from mcp.errors import Busy, DeadlineExceeded, McpError, OutcomeUnknown, SessionExpired, Unavailable
 from mcp.net.connection import TIMER_EARLY_S_MAX
@@ -80,7 +80,7 @@ class CommandLane:
         deadline = self._exchange.clock.monotonic() + timeout_s
         begun = attempts = None
         if is_short(args):
-            if not self._opened:
+            if not self._opened or self._exchange.closed:
                 attempts = self._exchange.attempts(CallKind.COMMAND, timeout_s)
                 await self._ensure_open(attempts)
             if self._session.in_flight:
@@ -124,6 +124,8 @@ class CommandLane:
                 request = _request(type_, ticket, fields)
                 return await self._exchange.call(request, attempts, prepare=prepare, avoid=tried)
             except SessionExpired as error:
+                if decided_by_log(error):
+                    raise  # a user's executor may give that code, too: the command has its outcome
                 self._expired(ticket.session)
                 expired = error
             except OutcomeUnknown:
@@ -256,9 +258,9 @@ class CommandLane:
 
         Nothing of the caller's was sent yet, so what goes wrong here leaves no doubt.
         """
-        if self._exchange.closed:
-            raise Unavailable("the client is closed; make a new one")
-        while not self._opened:
+        while not self._opened or self._exchange.closed:
+            if self._exchange.closed:
+                raise Unavailable("the client is closed; make a new one")
             if self._opening is None:
                 self._opening_attempts = self._attempts(self._limits.open_timeout_s)
                 self._opening = self._exchange.spawn(self._open())

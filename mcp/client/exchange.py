@@ -105,6 +105,22 @@ class Answer:
     """What comes after the first part, of an answer in parts."""
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A request that has left, with its place, before anybody awaits the answer."""
+
+    node: NodeConnection
+    call: Call
+    awaited: bool = False
+
+    def over(self, _task: asyncio.Task[Any]) -> None:
+        """Give up what nobody came to await: the client was closed in the same moment."""
+        if not self.awaited:
+            self.node.connection.abandon(self.call)
+            self.call.future.cancel()
+            self.node.places(CallKind.COMMAND).give()
+
+
 class Exchange:
     """Sends the calls of one client. Use it on one event loop, from any number of tasks."""
 
@@ -213,7 +229,7 @@ class Exchange:
 
     def send_commands(
         self, address: str, payload: dict[str, Any], timeout_s: float
-    ) -> Awaitable[list[Any]] | None:
+    ) -> asyncio.Task[list[Any]] | None:
         """One attempt of many commands, which leaves at once; its end raises what any attempt does."""
         node = self._connections.at_hand(address)
         if node is None or not node.places(CallKind.COMMAND).take():
@@ -226,12 +242,15 @@ class Exchange:
         except McpError:
             node.places(CallKind.COMMAND).give()
             return None
-        return self._results(request, address, timeout_s, (node, call))
+        sent = _Sent(node, call)
+        task = self.spawn(self._results(request, address, timeout_s, sent))
+        task.add_done_callback(sent.over)
+        return task
 
-    async def _results(
-        self, request: Request, address: str, timeout_s: float, begun: tuple[NodeConnection, Call]
-    ) -> list[Any]:
-        results = (await self.attempt(request, address, timeout_s, begun=begun)).payload.get("results")
+    async def _results(self, request: Request, address: str, timeout_s: float, sent: _Sent) -> list[Any]:
+        sent.awaited = True
+        answer = await self.attempt(request, address, timeout_s, begun=(sent.node, sent.call))
+        results = answer.payload.get("results")
         if type(results) is not list:
             raise ProtocolError("an answer to COMMANDS has no results")
         return results

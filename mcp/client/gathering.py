@@ -11,11 +11,12 @@ command by itself, as after any first attempt that failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from mcp.client.session import Session, Ticket
-from mcp.errors import McpError, ProtocolError, from_wire
+from mcp.errors import McpError, OutcomeUnknown, ProtocolError, from_wire
 
 GATHERED_BYTES_MAX: Final = 1024
 """A command with a larger value goes by itself, so that a message of many stays small."""
@@ -34,17 +35,14 @@ class Carrier(Protocol):
 
     def send_commands(
         self, address: str, payload: dict[str, Any], timeout_s: float
-    ) -> Awaitable[list[Any]] | None:
+    ) -> asyncio.Task[list[Any]] | None:
         """Send them now, and give what will come of each: ``[index, value]``, or an error as a map.
 
-        ``None``: there is no place for them just now.
+        Cancelled when the client is closed. ``None``: there is no place for them just now.
         """
 
     def commands_failed(self, address: str, error: McpError) -> None:
         """A node could not take a command."""
-
-    def spawn(self, work: Any) -> asyncio.Task[Any]:
-        """Run ``work`` in the background."""
 
 
 class Begun:
@@ -121,17 +119,25 @@ class Gathering:
             return
         for each in begun:
             each.address = address
-        self._carrier.spawn(self._receive(begun, results, address))
+        # Not a task of its own: one that is cancelled before it began would leave them waiting for ever.
+        results.add_done_callback(functools.partial(self._over, begun, address))
 
-    async def _receive(self, begun: list[Begun], coming: Awaitable[list[Any]], address: str) -> None:
+    def _over(self, begun: list[Begun], address: str, results: asyncio.Task[list[Any]]) -> None:
+        """The attempt has ended, in whatever way. These were sent, so without a result they are in doubt."""
         try:
-            results = await coming
-            if len(results) != len(begun):
-                raise ProtocolError(f"{len(results)} results came for {len(begun)} commands")
-            self._note(begun, results, address)
+            if results.cancelled():
+                raise OutcomeUnknown("the client was closed before the answer came")
+            came = results.result()
+            if len(came) != len(begun):
+                raise ProtocolError(f"{len(came)} results came for {len(begun)} commands")
+            self._note(begun, came, address)
         except McpError as error:
             for each in begun:
                 each.error = type(error)(error.message, details=error.details)
+        except BaseException as error:
+            for each in begun:
+                each.error = OutcomeUnknown(f"{type(error).__name__} while waiting for the answer")
+            raise
         finally:
             _end(begun)
 

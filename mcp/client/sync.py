@@ -35,7 +35,7 @@ from mcp.client.results import (
 )
 from mcp.client.streaming import AHEAD
 from mcp.clock import Clock
-from mcp.errors import McpError, Unavailable
+from mcp.errors import McpError, OutcomeUnknown, Unavailable
 from mcp.net.loop import loop_factory
 
 T = TypeVar("T")
@@ -141,7 +141,10 @@ class SyncClient:
         try:
             return future.result()
         except CancelledError:
-            raise Unavailable("the client was closed during the call; make a new one") from None
+            raise OutcomeUnknown(
+                "the client was closed during the call: whether a command took effect is not known; read the "
+                "state with a new client before you repeat it"
+            ) from None
         except BaseException:
             future.cancel()
             raise

@@ -9,7 +9,7 @@ import pytest
 
 from mcp.client.gathering import GATHERED_BYTES_MAX, is_short
 from mcp.clock import Clock
-from mcp.errors import NotFound, OutcomeUnknown, VersionConflict
+from mcp.errors import NotFound, OutcomeUnknown, SessionExpired, Unavailable, VersionConflict
 from mcp.net.limits import Limits
 
 
@@ -139,5 +139,69 @@ def test_who_gives_up_before_the_turn_is_over_sends_nothing(cluster_of: Any, vir
             assert messages(cluster) == [4]
             assert await client.get("k3") is None
             assert [task.cancelled() for task in tasks] == [n == 3 for n in range(6)]
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+@pytest.mark.parametrize("reads", [0, 700], ids=["alone", "all places taken"])
+def test_commands_under_way_when_the_client_closes_end_at_once_and_tell_no_lie(
+    turns: int, reads: int, cluster_of: Any, virtual: Any
+) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster:
+            client = cluster.client()
+            await client.put("first", 0)
+            puts_ = [asyncio.ensure_future(client.put(f"k{n}", n, timeout_s=60)) for n in range(600)]
+            gets = [asyncio.ensure_future(client.get("first", timeout_s=60)) for _ in range(reads)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            closing = asyncio.ensure_future(client.close())
+            done, pending = await asyncio.wait([*puts_, *gets], timeout=20)
+            assert not pending
+            await closing
+            written = set(cluster.state.read("keys", {"prefix": "k", "limit": 1000}))
+            for n, put in enumerate(puts_):
+                error = put.exception()
+                if f"k{n}" in written:
+                    assert error is None or isinstance(error, OutcomeUnknown), (n, error)
+                else:
+                    assert isinstance(error, OutcomeUnknown | Unavailable), (n, error)
+            assert len(done) == 600 + reads
+            assert clock.monotonic() < 10
+
+    virtual(main)
+
+
+def test_a_closed_client_says_so_at_once(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster:
+            client = cluster.client()
+            await client.put("first", 0)
+            await client.close()
+            for outcome in await asyncio.gather(
+                *(client.put(f"k{n}", 0) for n in range(3)), return_exceptions=True
+            ):
+                assert isinstance(outcome, Unavailable)
+            assert clock.monotonic() < 1
+
+    virtual(main)
+
+
+def test_an_outcome_that_looks_like_an_expired_session_is_an_outcome(cluster_of: Any, virtual: Any) -> None:
+    """A user's executor may refuse with any code; the command was executed, and is not sent again."""
+
+    def refuses(args: dict[str, Any], moment: Any) -> None:
+        raise SessionExpired("of the user's own")
+
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            await client.put("first", 0)
+            cluster.state._quiet_operations["machine.execute"] = refuses
+            for outcome in await asyncio.gather(
+                *(client.execute("e", b"") for _ in range(3)), return_exceptions=True
+            ):
+                assert isinstance(outcome, SessionExpired)
+            assert cluster.received("machine.execute") == 3
 
     virtual(main)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from simulations.trial.scenario import KINDS, Settings
 
 pytest_plugins = "pytester"
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "executors"
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "examples" / "executors"
 PLUGIN = "simulations.pytest_plugin"
 
 REGISTER = """
@@ -59,6 +63,38 @@ def test_the_example_passes_as_it_stands_as_a_user_runs_it(pytester: pytest.Pyte
         shutil.copy(path, pytester.path)
     result = pytester.runpytest_subprocess("-p", PLUGIN, "-q", "--cluster-seeds", "0:3")
     result.assert_outcomes(passed=3)
+
+
+def pytest_as_typed(folder: Path, *arguments: str) -> None:
+    """What ``pytest ...`` does in ``folder``: unlike ``python -m pytest``, it does not put that on the path."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=folder,
+        env=kept | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_the_example_passes_where_it_stands_with_the_commands_that_are_told() -> None:
+    documented = '"""The bank under seeded faults: ten lines. Run it with ``pytest examples/executors``."""'
+    assert documented in (EXAMPLE / "test_accounts.py").read_text()
+    short = ("--cluster-seeds", "0:1", "--cluster-seconds", "1")
+    pytest_as_typed(ROOT, "examples/executors", *short)
+    pytest_as_typed(EXAMPLE, "test_accounts.py", *short)
+
+
+def test_the_commands_that_show_a_failure_again_can_be_typed() -> None:
+    told = re.findall(r"again +pytest (.*)", (ROOT / "docs" / "testing.md").read_text())
+    assert told
+    for line in told:
+        pytest_as_typed(EXAMPLE, *shlex.split(line))
+        pytest_as_typed(ROOT, *shlex.split(f"{EXAMPLE.relative_to(ROOT)}/{line}"))
 
 
 def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:

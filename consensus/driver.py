@@ -322,7 +322,7 @@ class _LoopShell:
 
     def mishandled(self, error: Exception) -> None:
         """See :class:`consensus.ports.Shell`."""
-        context = {"message": "a proposer failed to take its outcome", "exception": error}
+        context = {"message": "what was handed to the consensus driver failed", "exception": error}
         self._loop.call_exception_handler(context)
 
 

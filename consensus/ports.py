@@ -114,7 +114,7 @@ class Shell(Protocol):
         """Another configuration is in force here, committed or not."""
 
     def mishandled(self, error: Exception) -> None:
-        """A proposer failed to take its outcome. It is the proposer's mistake: the order goes on."""
+        """A proposer failed to take its outcome, or a sink to give its snapshot, by a mistake of its own."""
 
     def failed(self, error: ConsensusError) -> None:
         """The node cannot go on. Said once."""

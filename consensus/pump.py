@@ -37,8 +37,9 @@ from consensus.channel import (
     ReadAsk,
     Refused,
 )
+from consensus.compaction import Compaction
 from consensus.configuration import Change
-from consensus.errors import Busy, ConsensusError, DiskFull, NotLeader
+from consensus.errors import Busy, ConsensusError, DiskFull, InvariantViolated, NotLeader
 from consensus.interface import Engine, Entry, EntryKind, Leadership, Output, Role, SnapshotMeta
 from consensus.ports import (
     ChangeDone,
@@ -99,6 +100,7 @@ class Pump:
         self._catch_up = CatchUp(
             engine, snapshots, limits, tell=self._tell, promise=self._promise, drop=self._drop
         )
+        self._compaction = Compaction(engine, journal, snapshots, sink, shell, limits, drop=self._drop)
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._links: dict[str, tuple[bool, bool]] = {}
         self._under_way: Output | None = None
@@ -107,12 +109,8 @@ class Pump:
         self._to_apply: deque[tuple[Entry, Batch]] = deque()
         self._applying: deque[tuple[int, int, int]] = deque()
         self._applied = (0, 0, 0)
-        self._log_bytes = 0
-        self._looked_at = 0
         self._in_turn = False
         self._tick_at = -math.inf
-        self._storing = False
-        self._compact_to: SnapshotMeta | None = None
         self._seal_at = math.inf
         self._awaited = 0
         self._unflushed = False
@@ -128,7 +126,7 @@ class Pump:
         if latest is not None:
             self._restore(latest)
             # The journal forgets whole segments only: the engine begins with all that is left in them.
-            self._compact_to = latest
+            self._compaction.begin(latest)
         self._seen = self._engine.leadership()
         self._shell.wake()
 
@@ -269,6 +267,8 @@ class Pump:
                 self._seal(now)
         except ConsensusError as error:
             self.fail(error)
+        except Exception as defect:
+            self._broken(defect)
         self._in_turn = False
         self._arm()
 
@@ -284,22 +284,28 @@ class Pump:
             self._performed(output, now)
         except ConsensusError as failure:
             self.fail(failure)
+        except Exception as defect:
+            self._broken(defect)
         if not self._in_turn:
             self._arm()
 
+    def _broken(self, defect: Exception) -> None:
+        """A mistake in the program: what was half done is not known, and going on would build upon it."""
+        self._shell.mishandled(defect)
+        self.fail(
+            InvariantViolated(
+                f"{type(defect).__name__}: {defect} (a defect of this library or of what was put into it; "
+                "the log has its traceback); start this node again"
+            )
+        )
+
     def stored(self, outcome: SnapshotMeta | ConsensusError) -> None:
         """The snapshot that was to be stored is durable, or why not."""
-        self._storing = False
         if self._stopped:
             return
-        if isinstance(outcome, SnapshotMeta):
-            self._compact_to = outcome
-            self._shell.wake()
-        elif isinstance(outcome, DiskFull):
-            self._drop("snapshot_disk_full")
-            self._looked_at = -1
-        else:
-            self.fail(outcome)
+        failure = self._compaction.stored(outcome)
+        if failure is not None:
+            self.fail(failure)
 
     # -- events in ----------------------------------------------------------------------------------
 
@@ -386,12 +392,13 @@ class Pump:
 
     def _check_log_bound(self) -> None:
         if not self._log_has_room():
-            limits = self.limits
+            limits, failure = self.limits, self._compaction.failure
             raise Busy(
                 f"the log holds {self._engine.entries_held()} entries and {len(self._to_apply)} wait to be "
                 f"executed, more than twice log_entries_max={limits.log_entries_max} beyond "
                 f"log_entries_retained={limits.log_entries_retained}, or more than "
                 f"apply_entries_max={limits.apply_entries_max}; retry when it has drained"
+                + (f" (no snapshot could be taken: {failure})" if failure else "")
             )
 
     def _log_has_room(self) -> bool:
@@ -444,9 +451,7 @@ class Pump:
             # After the answers to clients, which the sink has queued and which leave on the next turn.
             self._shell.flush_soon()
         self._watch()
-        if self._applied[0] != self._looked_at or self._compact_to is not None:
-            self._looked_at = self._applied[0]
-            self._maybe_compact()
+        self._compaction.look(self._applied, now)
         # What came while a sync was under way has had its turn already.
         if self._inbox or self._links or self._submission.due or self._reads.due or self._changes.due:
             self._shell.wake()
@@ -498,7 +503,7 @@ class Pump:
             batch = decode_batch(entry.data) if entry.kind is EntryKind.COMMAND else EMPTY
             self._submission.committed(batch)
             self._to_apply.append((entry, batch))
-            self._log_bytes += len(entry.data)
+            self._compaction.executed(len(entry.data))
 
     def _feed_sink(self) -> None:
         while self._to_apply and len(self._to_apply[0][1].commands) <= self._sink.free():
@@ -554,26 +559,9 @@ class Pump:
         self._applying.clear()
         self._sink.restore(meta, self._snapshots.read(meta))
         self._applied = (meta.index, meta.term, meta.previous_term)
-        self._log_bytes = 0
+        self._compaction.restored()
         # Commands of ours below the snapshot may have been executed without our seeing it.
         self._submission.wait_again()
-
-    def _maybe_compact(self) -> None:
-        if self._compact_to is not None:
-            self._journal.compact(self._engine.compact(self._compact_to, self.limits.log_entries_retained))
-            self._compact_to = None
-        index, term, previous_term = self._applied
-        latest = self._snapshots.latest()
-        grown = index - (latest.index if latest else 0)
-        if grown <= self.limits.log_entries_max and self._log_bytes <= self.limits.log_bytes_max:
-            return
-        if self._storing or grown < 2 or self._engine.leadership().role is Role.CANDIDATE:
-            self._looked_at = -1
-            return
-        self._storing = True
-        self._log_bytes = 0
-        written, members = self._sink.snapshot(), self._engine.configuration_at(index)
-        self._shell.store(lambda: self._snapshots.write(index, term, previous_term, written(), members))
 
     def _seal(self, now: float) -> None:
         """Leave evidence that the last batch was synced, so that damage to it is told from a torn write."""

@@ -10,7 +10,15 @@ import pytest
 
 from consensus.batch import Batch
 from consensus.channel import Chunk, ChunkAck, decode, encode
-from consensus.errors import Busy, ConsensusError, DiskFull, OutcomeUnknown, StorageFailed
+from consensus.compaction import AGAIN_S
+from consensus.errors import (
+    Busy,
+    ConsensusError,
+    DiskFull,
+    InvariantViolated,
+    OutcomeUnknown,
+    StorageFailed,
+)
 from consensus.interface import EngineStatus, Entry, Record, SnapshotMeta
 from consensus.journal import Journal
 from consensus.ports import Applied, DriverLimits, StoreSnapshot
@@ -294,3 +302,44 @@ def test_records_are_written_once() -> None:
     bench.submit(b"x")
     bench.settle(1.0)
     assert [type(record) for record in written] == [Entry]
+
+
+def test_a_sink_that_cannot_give_its_snapshot_is_asked_again_and_named_where_the_log_is_full() -> None:
+    bench = Bench(log_entries_max=2, log_entries_retained=0)
+
+    def broken() -> Callable[[], bytes]:
+        raise ValueError("no snapshot today")
+
+    whole, bench.snapshot = bench.snapshot, broken  # type: ignore[method-assign]
+    for number in range(5):
+        bench.submit(b"%d" % number)
+        bench.settle(1.0)
+    with pytest.raises(Busy, match="no snapshot could be taken: ValueError: no snapshot today"):
+        bench.submit(b"x")
+    assert bench.events.count("mishandled no snapshot today") == 1, "not once for every entry"
+    bench.turn(1.0 + AGAIN_S / 2)
+    assert bench.events.count("mishandled no snapshot today") == 1
+    bench.snapshot = whole  # type: ignore[method-assign]
+    bench.turn(1.0 + AGAIN_S)
+    (write,) = bench.to_store
+    bench.pump.stored(write())
+    bench.settle(1.0 + AGAIN_S)
+    bench.submit(b"x")
+    bench.settle(1.0 + AGAIN_S)
+    assert bench.outcomes[-1] == Applied(6, 6)
+    assert bench.failure is None
+
+
+def test_a_mistake_in_the_middle_of_a_turn_ends_the_node_and_is_told() -> None:
+    bench = Bench()
+
+    def broken(entry: Entry, batch: Batch) -> None:
+        raise KeyError("defect")
+
+    bench.push = broken  # type: ignore[method-assign]
+    bench.submit(b"x")
+    bench.settle(1.0)
+    assert isinstance(bench.failure, InvariantViolated)
+    assert "KeyError: 'defect'" in str(bench.failure)
+    assert "mishandled 'defect'" in bench.events
+    assert isinstance(bench.outcomes[-1], ConsensusError)

@@ -29,9 +29,10 @@ from mcp.node.follow import Follower
 from mcp.node.inference import DirectInference
 from mcp.node.joining import Joining
 from mcp.node.links import PeerLinks
+from mcp.node.machines import UserMachine
 from mcp.node.membership import Membership
 from mcp.node.order import Order
-from mcp.node.ordered import OrderedState, UserMachine
+from mcp.node.ordered import OrderedState
 from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
 from mcp.node.report import Report

@@ -35,7 +35,7 @@ from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
-from mcp.node.ordered import checked_executors
+from mcp.node.machines import checked_executors
 from mcp.node.ownership import claim
 from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated

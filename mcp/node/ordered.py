@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgpack
 
@@ -19,64 +18,14 @@ from consensus.batch import Batch
 from consensus.driver import Driver
 from consensus.errors import ConsensusError, InvariantViolated
 from consensus.interface import Entry, SnapshotMeta
-from executor.interface import Command, Executor, Result
+from executor.interface import Command, Result
 from executor.queue import CommandQueue
-from mcp.errors import ConfigInvalid, VersionMismatch, from_wire
+from mcp.errors import VersionMismatch
 from mcp.state.applied import Applied, Incapable
-from mcp.state.arguments import LABEL
-from mcp.state.commands import Moment
 from mcp.state.events import Event
-from mcp.state.members import EXECUTORS_MAX
 from mcp.state.state import ReplicatedState
 
 _log = logging.getLogger("mcp.node")
-_METHODS = ("execute", "snapshot", "restore")
-
-
-class UserMachine:
-    """A user's :class:`~executor.interface.Executor` as a machine of the replicated state."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    def execute(self, data: bytes, moment: Moment) -> Any:
-        """Execute one command; an error of the executor's result becomes the command's outcome."""
-        command = Command(moment.index, moment.position, moment.term, moment.time_s, moment.seed, data)
-        result = self._executor.execute(command)
-        if result.error is not None:
-            code, message = result.error
-            raise from_wire({"code": code, "message": message})
-        return result.value
-
-    def snapshot(self) -> bytes:
-        """The executor's whole state."""
-        return self._executor.snapshot()
-
-    def restore(self, snapshot: bytes) -> None:
-        """Replace the executor's whole state."""
-        self._executor.restore(snapshot)
-
-
-def checked_executors(executors: object) -> dict[str, Executor]:
-    """The users' executors by name, if they are that. Raises :class:`~mcp.errors.ConfigInvalid`."""
-    if executors is None:
-        return {}
-    if not isinstance(executors, Mapping) or len(executors) > EXECUTORS_MAX:
-        raise ConfigInvalid(
-            f"executors are a mapping of at most {EXECUTORS_MAX} executors by name, like "
-            f'{{"accounts": Accounts()}}, not {executors!r:.80}'
-        )
-    for name, executor in executors.items():
-        if not isinstance(name, str) or not LABEL.fullmatch(name):
-            raise ConfigInvalid(f"an executor's name matches {LABEL.pattern}, and {name!r:.80} does not")
-        if isinstance(executor, type):
-            raise ConfigInvalid(f"executor {name!r} is a class: give an object of it, {executor.__name__}()")
-        missing = [each for each in _METHODS if not callable(getattr(executor, each, None))]
-        if missing:
-            raise ConfigInvalid(
-                f"executor {name!r} is a {type(executor).__name__} without {', '.join(missing)}"
-            )
-    return dict(executors)
 
 
 class StateExecutor:

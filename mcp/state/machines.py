@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from mcp.errors import InvalidArgument, NotFound, StorageCorrupt, Unsupported
+from mcp.errors import InvalidArgument, NotFound, Unsupported
 from mcp.state import arguments
 from mcp.state.applied import Incapable
 from mcp.state.arguments import LABEL
@@ -84,8 +84,7 @@ class Machines:
     def restore(self, plain: list[Any]) -> None:
         """Replace the state of every machine; those that had executed nothing are as at the start.
 
-        Raises :class:`~mcp.errors.StorageCorrupt`, and :class:`~mcp.state.applied.Incapable` where this
-        node has not all of them.
+        Raises :class:`~mcp.state.applied.Incapable` where this node has not all of them, or one cannot.
         """
         saved = dict(plain)
         missing = ", ".join(sorted(saved.keys() - self._machines.keys()))
@@ -99,7 +98,10 @@ class Machines:
             try:
                 self._machines[name].restore(snapshot)
             except Exception as error:
-                raise StorageCorrupt(f"executor {name!r} cannot restore its own snapshot: {error}") from error
+                raise Incapable(
+                    f"the executor {name!r} cannot restore its own snapshot ({type(error).__name__}: "
+                    f"{error}); start this node with a version of it that can"
+                ) from error
         self._initial = {name: self._initial[name] for name in saved}
 
 

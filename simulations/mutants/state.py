@@ -12,8 +12,9 @@ from mcp.causality.vector import VersionVector
 from mcp.errors import VersionConflict
 from mcp.node.commands import CommandGroup
 from mcp.node.deploy import Deployer
+from mcp.node.machines import UserMachine
 from mcp.node.order import Order
-from mcp.node.ordered import OrderedState, UserMachine
+from mcp.node.ordered import OrderedState
 from mcp.node.reads import Reads
 from mcp.state.applied import Applied
 from mcp.state.commands import Moment

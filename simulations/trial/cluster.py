@@ -122,7 +122,11 @@ class Trial(Cluster):
         return made
 
     def _make_one(self, name: str) -> Executor:
-        return self._make()[name]
+        try:
+            return self._make()[name]
+        except Misuse as misuse:
+            self.fail(misuse)  # whoever asked is an executor to its node, and its text is not passed on
+            raise
 
     def _restored(self, view: NodeView) -> None:
         # Not before all executors of the node have restored theirs.

@@ -164,3 +164,49 @@ def test_what_can_be_no_executor_is_told_when_a_node_is_made(tmp_path: Path) -> 
             Node(NodeConfig("n1", tmp_path, engine="solo"), executors=executors)
         with pytest.raises(ConfigInvalid, match=told):
             Node.local(tmp_path, executors=executors)
+
+
+class Odd(Accounts):
+    """Does what no executor should."""
+
+    def execute(self, command: Command) -> Any:
+        what = command.data.decode()
+        if what == "raise":
+            raise ValueError(f"{self!r} has an address in it, which differs between nodes")
+        if what == "cancel":
+            raise asyncio.CancelledError
+        if what == "exit":
+            raise SystemExit
+        answers: dict[str, Any] = {
+            "none": None,
+            "error": Result(error="a text"),  # type: ignore[arg-type]
+            "long": Result(error=("OWN", "x" * 1_000_000)),
+            "surrogate": Result(error=("\udcff" * 100, "a\udcff")),
+        }
+        return answers.get(what) if what in answers else super().execute(command)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("raise", r"^the executor raised ValueError; the nodes' logs"),
+        ("cancel", "the executor raised CancelledError"),
+        ("exit", "the executor raised SystemExit"),
+        ("none", "returned NoneType instead of a Result"),
+        ("error", "whose error is not a code and a message"),
+        ("long", r"^OWN: x{2000}$"),
+        ("surrogate", r"^\?{64}: a\?$"),
+    ],
+)
+def test_whatever_an_executor_does_is_one_outcome_everywhere(tmp_path: Path, what: str, told: str) -> None:
+    async def scenario() -> None:
+        async with (
+            nodes(tmp_path, executors=lambda: {"accounts": Odd()}) as cluster,
+            cluster.client() as client,
+        ):
+            with pytest.raises(McpError, match=told):
+                await transfer(client, what)
+            assert await transfer(client, "a b 30") == [70, 30]
+            await cluster.equal()
+
+    run(scenario)

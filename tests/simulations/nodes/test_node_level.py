@@ -17,8 +17,8 @@ from consensus.journal import Journal
 from consensus.reads import Reads
 from mcp.node.deploy import Deployer
 from mcp.node.links import PeerLinks
+from mcp.node.machines import UserMachine
 from mcp.node.order import Order
-from mcp.node.ordered import UserMachine
 from mcp.state.applied import Applied
 from mcp.state.inferences import Inferences
 from mcp.state.state import ReplicatedState

@@ -298,6 +298,12 @@ class RealDisk:
         except FileNotFoundError:
             raise
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # It says nothing about the disk, and nothing was begun: as where room is wanting.
+                raise DiskFull(
+                    f"cannot {action} {place}: {os.strerror(error.errno)}; nothing of it was kept, and it is "
+                    "tried again; allow this process more files (ulimit -n)"
+                ) from error
             raise _refusal(action, place, error) from error
 
     def _sync_directory_at(self, place: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -31,12 +33,15 @@ from mcp.cli.options import (
 from mcp.errors import ConfigInvalid
 from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
+from mcp.node.node import FILES_ENOUGH
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 PROVIDERS: Final = ("cpu", "cuda")
+_log = logging.getLogger("mcp.node")
+
 COLLECT_AFTER: Final = (10_000, 20, 20)
 """Of objects, younger and older collections. What a node drops is mostly free at once, without a collection;
 with Python's defaults, looking for the rest costs a tenth of a command."""
@@ -291,6 +296,7 @@ def serve(log_level: str, stop_on_eof: bool, **options: Any) -> None:
     """
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     config = node_config(**options)
+    _allow_files()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run_until_stopped(config, stop_on_eof=stop_on_eof))
 
@@ -325,6 +331,26 @@ def node_config(
     )
 
 
+def _allow_files() -> None:
+    """Have as many open files as the system lets this process: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_ENOUGH if hard == resource.RLIM_INFINITY else min(hard, FILES_ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _stop_on_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    try:
+        loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
+    except (OSError, ValueError):
+        # A file, /dev/null or nothing at all: nobody holds the other end, so there is nobody to outlive.
+        _log.warning(
+            "standard input is neither a pipe nor a terminal: with --stop-on-eof this node stops now"
+        )
+        stop.set()
+
+
 async def run_until_stopped(
     config: NodeConfig, *, stop_on_eof: bool = False, surroundings: Surroundings | None = None
 ) -> None:
@@ -338,7 +364,7 @@ async def run_until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if stop_on_eof:
-        loop.add_reader(sys.stdin, lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
+        _stop_on_eof(loop, stop)
     node = Node(config, surroundings=surroundings)
     await node.start()
     # What the program itself consists of stays: no full collection is to walk through it while all wait.

@@ -77,14 +77,15 @@ class CommandLane:
 
         A small one goes with those that begin in the same turn, unless it is the only one.
         """
-        deadline = self._exchange.clock.monotonic() + timeout_s
+        deadline, left_s = self._exchange.clock.monotonic() + timeout_s, timeout_s
         begun = attempts = None
         if is_short(args):
             if not self._opened or self._exchange.closed:
-                attempts = self._exchange.attempts(CallKind.COMMAND, timeout_s)
+                attempts = self._exchange.attempts(CallKind.COMMAND, timeout_s, deadline)
                 await self._ensure_open(attempts)
+                left_s = self._left(attempts)
             if self._session.in_flight:
-                begun = self._begin(op, args, timeout_s, deadline)
+                begun = self._begin(op, args, left_s, deadline)
                 try:
                     await begun.over
                 except BaseException:
@@ -139,13 +140,13 @@ class CommandLane:
 
     # -- commands that go together ----------------------------------------------------------------
 
-    def _begin(self, op: str, args: Mapping[str, Any], timeout_s: float, deadline: float) -> Begun:
+    def _begin(self, op: str, args: Mapping[str, Any], left_s: float, deadline: float) -> Begun:
         """Send a command with others of this turn, or once there is room for it."""
-        begun = Begun(op, args, timeout_s, deadline, asyncio.get_running_loop().create_future())
+        begun = Begun(op, args, deadline, asyncio.get_running_loop().create_future())
         if self._ready:
-            self._gathering.add(begun, self._session.allocate(), self._exchange.first_attempt_s(timeout_s))
+            self._gathering.add(begun, self._session.allocate(), self._exchange.first_attempt_s(left_s))
         else:
-            self._wait(begun, timeout_s)
+            self._wait(begun, left_s)
         return begun
 
     def _give_up(self, begun: Begun) -> None:

@@ -52,14 +52,11 @@ class Begun:
     and after the ``error`` of the attempt at ``address`` if there was one.
     """
 
-    __slots__ = ("address", "args", "deadline", "error", "op", "over", "result", "ticket", "timeout_s")
+    __slots__ = ("address", "args", "deadline", "error", "op", "over", "result", "ticket")
 
-    def __init__(
-        self, op: str, args: Mapping[str, Any], timeout_s: float, deadline: float, over: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, op: str, args: Mapping[str, Any], deadline: float, over: asyncio.Future[None]) -> None:
         self.op = op
         self.args = args
-        self.timeout_s = timeout_s
         self.deadline = deadline
         self.over = over
         self.ticket: Ticket | None = None

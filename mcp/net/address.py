@@ -62,9 +62,20 @@ def _parse_tcp(rest: str, text: str) -> Address:
         raise _invalid(text, "an IPv6 address goes in brackets")
     if not host or any(character in "/[]@?# " or character < " " for character in host):
         raise _invalid(text, "its host is no name and no IP address")
+    if not _is_possible(host):
+        raise _invalid(text, "a part of its host's name is empty, too long, or of letters that no name has")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise _invalid(text, f"its port {port!r} is no number in 0..65535")
     return Address(Scheme.TCP, host=host, port=int(port))
+
+
+def _is_possible(host: str) -> bool:
+    """Whether a resolver can be asked for it: one that it cannot be asked for raises what nobody expects."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return ":" in host
+    return True
 
 
 def _parse_unix(path: str, text: str) -> Address:

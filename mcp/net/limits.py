@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from mcp.errors import ConfigInvalid
@@ -21,7 +21,9 @@ class Limits:
     ``write_high_water_bytes``: with more answers than this unsent, no further requests are read.
     ``write_buffer_bytes_max``: with more than this unsent, notices are dropped and requests answered BUSY.
     ``commands_max``: commands in one request of the peer.
-    ``connections_max``: connections of one listener; more are answered BUSY.
+    ``connections_max``: clients' connections of one listener; more are answered BUSY. Nodes have as many
+    places of their own, so that clients cannot keep them apart.
+    ``handshakes_max``: connections of one listener that are in their handshake; the oldest makes room.
     ``handshake_timeout_s``: from the connection to the end of the handshake.
     ``keepalive_s``: silence after which the peer is asked for a sign of life.
     ``dead_after_s``: silence after which the connection is given up.
@@ -34,6 +36,7 @@ class Limits:
     write_buffer_bytes_max: int = 16 * 1024 * 1024
     commands_max: int = 256
     connections_max: int = 1024
+    handshakes_max: int = 512
     handshake_timeout_s: float = 5.0
     keepalive_s: float = 10.0
     dead_after_s: float = 30.0
@@ -57,3 +60,19 @@ class Limits:
 
 DEFAULT_LIMITS: Final = Limits()
 """The limits where none are given."""
+
+FILES_KEPT: Final = 256
+"""Of the files that a process may open, so many are not for connections that come."""
+
+
+def fitting(files_max: int, listeners: int) -> Limits:
+    """The limits of each of so many listeners in a process that may have ``files_max`` files open.
+
+    Whoever connects must not be able to take what the journal and the other nodes need.
+    """
+    room = max(16, (files_max - FILES_KEPT) // max(1, listeners))
+    return replace(
+        DEFAULT_LIMITS,
+        connections_max=min(DEFAULT_LIMITS.connections_max, room // 2),
+        handshakes_max=min(DEFAULT_LIMITS.handshakes_max, room // 4),
+    )

@@ -405,10 +405,8 @@ class Link(asyncio.BufferedProtocol):
         if self._peer is not None:
             return ""
         if not self._initiator and self.counters.frames_received:
-            # What an initiator does that found our proof wrong: it closes and says nothing.
-            return (
-                f"; {self._address} left when it saw this end's proof: most likely its cluster key is another"
-            )
+            # An initiator that finds our proof wrong closes and says nothing; one that is stopped does, too.
+            return f"; {self._address} left before the handshake was done: it was stopped, or has another key"
         if self._transport is not None and self._transport.get_extra_info("sslcontext") is not None:
             # asyncio closes without the alert that would say this
             return "; with TLS that may mean that the node asks for a certificate which this end lacks"

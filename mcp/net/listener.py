@@ -18,7 +18,7 @@ from mcp.net.interface import Handler
 from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.link import log
 from mcp.net.memory import MemoryNetwork
-from mcp.wire.handshake import NONCE_BYTES, AcceptorHandshake, Handshake, Identity, PeerLimits, Refusal
+from mcp.wire.handshake import NONCE_BYTES, AcceptorHandshake, Identity, PeerLimits, Role
 
 _SOCKET_MODE = 0o600
 _BACKLOG = 256
@@ -53,6 +53,9 @@ class Listener:
         self._socket_file: os.stat_result | None = None
         self._bound: Address | None = None
         self._connections: dict[Connection, None] = {}
+        self._arriving: dict[Connection, None] = {}
+        """Those in their handshake, the oldest first."""
+        self._admitted: dict[Connection, Role] = {}
         self._closed = False
         self.accepted = 0
         """Connections that were accepted."""
@@ -149,14 +152,11 @@ class Listener:
 
     def _accept(self) -> Connection:
         limits = self._limits
-        handshake: Handshake
-        if len(self._connections) >= limits.connections_max:
-            handshake = Refusal(
-                Busy(f"the node has connections_max={limits.connections_max} connections; try another node")
-            )
-        else:
-            accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max, limits.commands_max)
-            handshake = AcceptorHandshake(self._identity, self._clock.entropy(NONCE_BYTES), accepts)
+        accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max, limits.commands_max)
+        nonce = self._clock.entropy(NONCE_BYTES)
+        handshake = AcceptorHandshake(
+            self._identity, nonce, accepts, lambda role: self._admit(connection, role)
+        )
         connection = Connection(handshake, self._handler, limits=limits, made=lambda: self._keep(connection))
         return connection
 
@@ -165,12 +165,25 @@ class Listener:
         # would tell us of one that failed.
         self.accepted += 1
         self._connections[connection] = None
+        self._arriving[connection] = None
+        connection.ready.add_done_callback(lambda _: self._arriving.pop(connection, None))
         connection.closed.add_done_callback(lambda closed: self._forget(connection, closed.result()))
         if self._closed:  # it was on its way while the listener closed
             connection.close()
+        elif len(self._arriving) > self._limits.handshakes_max:
+            # A handshake takes a moment: whoever has been at it for longest is the least likely to finish.
+            next(each for each in self._arriving if not each.ready.done()).abort()
+
+    def _admit(self, connection: Connection, role: Role) -> None:
+        """Take one in whose proof is right. Raises :class:`~mcp.errors.Busy` when its role has no room."""
+        most = self._limits.connections_max
+        if sum(taken is role for taken in self._admitted.values()) >= most:
+            raise Busy(f"the node has connections_max={most} connections of {role}s; try another node")
+        self._admitted[connection] = role
 
     def _forget(self, connection: Connection, reason: McpError | None) -> None:
         self._connections.pop(connection, None)
+        self._admitted.pop(connection, None)
         if connection.ready.exception() is not None:
             self.refused += 1
             log.info("a connection ended during its handshake: %s", reason)

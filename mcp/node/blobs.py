@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import re
 import threading
@@ -121,7 +122,10 @@ class BlobStore:
 
     def whole(self) -> list[str]:
         """The digests of all blobs that are complete here, sorted."""
-        return sorted(p.name for p in self._whole.iterdir() if _DIGEST.fullmatch(p.name))
+        try:
+            return sorted(p.name for p in self._whole.iterdir() if _DIGEST.fullmatch(p.name))
+        except OSError as error:
+            raise _translated(error, "listing the blobs") from error
 
     def drop_unused(self, used: set[str], older_than_s: float) -> list[str]:
         """Drop whole blobs that are not in ``used`` and were stored before that time since the epoch.
@@ -129,16 +133,27 @@ class BlobStore:
         Gives their digests. A young blob may be on its way into use: uploaded, and not yet deployed.
         """
         unused = [d for d in self.whole() if d not in used]
-        old = [d for d in unused if (self._whole / d).stat().st_mtime < older_than_s]
+        old = [d for d in unused if self._stored_s(d) < older_than_s]
         for digest in old:
             self.drop(digest)
         return old
 
+    def _stored_s(self, digest: str) -> float:
+        try:
+            return (self._whole / digest).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf  # it has just been dropped
+        except OSError as error:
+            raise _translated(error, f"looking at blob {digest[:12]}") from error
+
     def drop(self, digest: str) -> None:
         """Forget a blob, whole or partial. It is no error when it is not here."""
         check_digest(digest)
-        (self._whole / digest).unlink(missing_ok=True)
-        (self._partial / digest).unlink(missing_ok=True)
+        try:
+            (self._whole / digest).unlink(missing_ok=True)
+            (self._partial / digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise _translated(error, f"dropping blob {digest[:12]}") from error
 
     def _append(self, digest: str, offset: int, chunk: bytes | memoryview) -> None:
         path = self._partial / digest

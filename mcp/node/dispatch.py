@@ -40,6 +40,8 @@ from mcp.wire.messages import EMPTY_VECTOR
 
 Operation = Callable[[Exchange], Coroutine[Any, Any, None]]
 REQUESTS_ACTIVE_MAX = 8_192
+UNKNOWN = "unknown"
+"""Under which requests of a type that there is not are counted: what peers send must not make this grow."""
 NEEDS_STATE = frozenset({"INFER_REQUEST", "INFER_STREAM", "READ", "INFERENCE_WAIT"})
 """What is answered from this node's state, which must not be that of before a restart."""
 
@@ -94,6 +96,8 @@ class Dispatch:
             "MEMBER_CHANGE": self._member_change,
         }
 
+        self._known = frozenset([*self._at_once, *self._in_a_task, "INFER_REQUEST"])
+
     async def close(self) -> None:
         """Stop what is under way."""
         tasks = list(self._active)
@@ -104,14 +108,15 @@ class Dispatch:
     def on_request(self, exchange: Exchange) -> None:
         """Answer a request, now or later."""
         kind = exchange.message.type
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+        counted = kind if kind in self._known else UNKNOWN
+        self.counts[counted] = self.counts.get(counted, 0) + 1
         try:
             if exchange.message.ttl.expired:
                 raise MessageExpired("the message's ttl.ms had run out when it arrived; send it with more")
-            if kind in NEEDS_STATE and not self._caught_up() and not _stale(exchange):
+            if kind in NEEDS_STATE and not self._may_answer(exchange):
                 raise Unavailable(
                     "this node is no member of the cluster; ask another one"
-                    if self._roster.outside
+                    if self._is_outside()
                     else "this node is starting and has not caught up; ask another one, or wait"
                 )
             if kind == "INFER_REQUEST":
@@ -121,12 +126,18 @@ class Dispatch:
             elif kind in self._in_a_task:
                 self._spawn(exchange, self._in_a_task[kind](exchange))
             else:
-                known = sorted([*self._at_once, *self._in_a_task, "INFER_REQUEST"])
-                raise InvalidArgument(
-                    f"message type {kind!r} is unknown; this node answers {', '.join(known)}"
-                )
+                known = ", ".join(sorted(self._known))
+                raise InvalidArgument(f"message type {kind!r:.80} is unknown; this node answers {known}")
         except McpError as error:
             exchange.fail(error)
+
+    def _may_answer(self, exchange: Exchange) -> bool:
+        """Whether this node's state is good enough; for a read that may be stale any member's is."""
+        return self._caught_up() or (_stale(exchange) and not self._is_outside())
+
+    def _is_outside(self) -> bool:
+        # Asked now, and not when the roster looked last: one that starts again may have been removed before.
+        return self._order.driver.status().standing is Standing.OUTSIDER
 
     def _spawn(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         if len(self._active) >= REQUESTS_ACTIVE_MAX:

@@ -77,6 +77,9 @@ class Joining:
                 await self._step()
             except McpError as error:
                 self._note(error)
+            except Exception as defect:  # or this node would never join, and say nothing
+                self._note(McpError(f"{type(defect).__name__}: {defect}"))
+                _log.exception("a defect of this library")
             await asyncio.sleep(LOOK_S)
 
     def members_changed(self) -> None:

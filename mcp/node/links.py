@@ -133,8 +133,10 @@ class PeerLinks:
             attempt += 1
             try:
                 connection = await self._dial(address)
-            except McpError as error:
-                self.last_error[peer] = error
+            except Exception as error:  # whatever it is: a link that is given up is never made again
+                self.last_error[peer] = (
+                    error if isinstance(error, McpError) else McpError(f"{type(error).__name__}: {error}")
+                )
                 await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
                 pause = min(most, pause * 2)
                 continue

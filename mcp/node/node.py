@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import resource
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,13 +31,13 @@ from mcp.errors import InvalidArgument, McpError, Unavailable
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
-from mcp.net.limits import Limits
+from mcp.net.limits import DEFAULT_LIMITS, Limits, fitting
 from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
 from mcp.node.machines import checked_executors
-from mcp.node.ownership import claim
+from mcp.node.ownership import claim, claim_journal, disclaim
 from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated
 from mcp.wire.handshake import Identity, Role
@@ -46,6 +47,8 @@ STEP_S = 0.25
 LOOK_AGAIN_S = 1.0
 SWEEP_S = 600.0
 DIAL_TIMEOUT_S = 2.0
+FILES_ENOUGH = 65_536
+"""What counts where the system sets no limit to open files."""
 HAND_OVER_S = 1.0
 """A node that stops while it leads waits at most so long for another to take over."""
 PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
@@ -170,7 +173,17 @@ class Node:
 
     async def _start(self) -> None:
         self._failed = asyncio.get_running_loop().create_future()
-        await asyncio.to_thread(claim, self.config)
+        claimed = await asyncio.to_thread(claim, self.config)
+        try:
+            await self._open()
+        except BaseException:
+            if claimed:  # nothing was promised with it yet: whoever mends the command may start as another
+                await asyncio.to_thread(disclaim, self.config)
+            raise
+        await self._begin()
+
+    async def _open(self) -> None:
+        """Everything up to the moment in which the node takes part."""
         # For a journal that is made: no two ever have the same number, and none has 0.
         incarnation = 1 + int.from_bytes(self._clock.entropy(8), "big") % INCARNATION_MAX
         opening = asyncio.ensure_future(
@@ -184,6 +197,7 @@ class Node:
                 opening.result().close()
             raise
         self._stack.callback(files.close)
+        await asyncio.to_thread(claim_journal, self.config, files.journal.incarnation)
         for note in files.journal.recovered_notes:
             _log.warning("recovery: %s", note)
         dial = functools.partial(self._dial, self._tls_to_peers())
@@ -198,15 +212,19 @@ class Node:
             self._on_change,
         )
         await self._listen()
-        self._parts.membership.address = self._parts.joining.address = self.address
-        self._parts.driver.start()
-        self._parts.links.start()
-        self._stack.push_async_callback(self._parts.links.stop)
+
+    async def _begin(self) -> None:
+        """Take part."""
+        parts = self._running()
+        parts.membership.address = parts.joining.address = self.address
+        parts.driver.start()
+        parts.links.start()
+        self._stack.push_async_callback(parts.links.stop)
         if self.config.engine == "solo":
-            await self._parts.membership.step()
-        joining = asyncio.ensure_future(self._parts.joining.run())
+            await parts.membership.step()
+        joining = asyncio.ensure_future(parts.joining.run())
         self._stack.push_async_callback(_end, joining)
-        maintenance = asyncio.ensure_future(self._maintain(self._parts))
+        maintenance = asyncio.ensure_future(self._maintain(parts))
         self._stack.push_async_callback(_end, maintenance)
 
     async def _hand_over(self) -> None:
@@ -221,6 +239,7 @@ class Node:
 
     async def _listen(self) -> None:
         context = self._tls_to_listen()
+        limits = fitting(_files_max(), len(self.config.listen))
         bound = []
         for address in (*self.config.listen, self._memory_address):
             inside = address == self._memory_address
@@ -230,6 +249,7 @@ class Node:
                 self,
                 clock=self._clock,
                 ssl=None if inside else context,
+                limits=DEFAULT_LIMITS if inside else limits,
                 network=self._memory,
             )
             await listener.start()
@@ -239,17 +259,26 @@ class Node:
         self.addresses = tuple(bound)
 
     async def _maintain(self, parts: Assembly) -> None:
+        """Look after what nobody asks for, for ever: what goes wrong with it once is tried again."""
         loop = asyncio.get_running_loop()
         looked = swept = loop.time()
+        said = ""
         while True:
             self._step_due.clear()
-            await parts.membership.step()
-            if loop.time() - looked >= LOOK_AGAIN_S:
-                looked = loop.time()
-                parts.follower.look_again()
-            if loop.time() - swept >= SWEEP_S:
-                swept = loop.time()
-                await parts.artefacts.sweep(parts.state.models.digests() | parts.state.inferences.blobs())
+            try:
+                await parts.membership.step()
+                if loop.time() - looked >= LOOK_AGAIN_S:
+                    looked = loop.time()
+                    parts.follower.look_again()
+                if loop.time() - swept >= SWEEP_S:
+                    swept = loop.time()
+                    used = parts.state.models.digests() | parts.state.inferences.blobs()
+                    await parts.artefacts.sweep(used)
+            except Exception as error:
+                if said != str(error):
+                    said = str(error)
+                    expected = isinstance(error, McpError)
+                    _log.error("maintenance: %s", error, exc_info=None if expected else error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STEP_S):
                     await self._step_due.wait()
@@ -341,6 +370,12 @@ class Node:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _files_max() -> int:
+    """How many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return FILES_ENOUGH if soft == resource.RLIM_INFINITY else soft
 
 
 def _cancelling() -> bool:

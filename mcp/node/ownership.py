@@ -19,24 +19,55 @@ from mcp.node.config import NodeConfig
 FILE_NAME = "owner.json"
 NEWCOMER = "newcomer"
 """There from a directory's first start until its node is a member: a restart in between is no return."""
+JOURNAL = "journal"
 FORMAT = 1
 FILE_BYTES_MAX = 64 * 1024
 
 
-def claim(config: NodeConfig) -> None:
-    """Write whose the directory is, or check that it is ours. Blocks on the disk.
+def claim(config: NodeConfig) -> bool:
+    """Write whose the directory is, or check that it is ours; whether it was written. Blocks on the disk.
 
     Raises :class:`ConfigInvalid` when it is another node's, another cluster's, another engine's or of
     other voters, or no directory that this user can write to; :class:`StorageCorrupt` when it cannot be
     told whose it is; and :class:`DiskFull`.
     """
     try:
-        _claim(config)
+        return _claim(config)
     except OSError as error:
         raise _refusal(config.data_dir, error) from error
 
 
-def _claim(config: NodeConfig) -> None:
+def disclaim(config: NodeConfig) -> None:
+    """Take back a claim with which nothing was done. Blocks on the disk."""
+    with contextlib.suppress(OSError):
+        (config.data_dir / FILE_NAME).unlink(missing_ok=True)
+        (config.data_dir / NEWCOMER).unlink(missing_ok=True)
+        _sync_directory(config.data_dir)
+
+
+def claim_journal(config: NodeConfig, journal: int) -> None:
+    """Write which journal the directory has, or check that it is still that one. Blocks on the disk.
+
+    ``journal`` is the number that a journal gets when it is made. Raises :class:`StorageCorrupt` where it is
+    another: the one that the directory had is gone, and with it all that was acknowledged from it.
+    """
+    path = config.data_dir / FILE_NAME
+    try:
+        owner = _read(path)
+        if JOURNAL not in owner:
+            _write(path, {**owner, JOURNAL: journal})
+            return
+    except OSError as error:
+        raise _refusal(config.data_dir, error) from error
+    if owner[JOURNAL] != journal:
+        raise StorageCorrupt(
+            f"the journal of {config.data_dir} is gone: there is another in its place, which knows nothing. "
+            "Look for a disk that is not mounted, or put the folder back. If it is lost for good, empty the "
+            "whole data directory: a member of a cluster is then taken in again, and one alone begins anew"
+        )
+
+
+def _claim(config: NodeConfig) -> bool:
     owner = {
         "format": FORMAT,
         "cluster_id": config.cluster_id,
@@ -49,7 +80,7 @@ def _claim(config: NodeConfig) -> None:
     if not path.exists():
         (config.data_dir / NEWCOMER).touch()
         _write(path, owner)
-        return
+        return True
     found = _read(path)
     for field, ours in owner.items():
         if found.get(field) != ours:
@@ -57,6 +88,7 @@ def _claim(config: NodeConfig) -> None:
                 f"{config.data_dir} belongs to {field} {_shown(found.get(field))}, and this node is started "
                 f"with {_shown(ours)}: give it the settings that it had, or a data directory of its own"
             )
+    return False
 
 
 def is_newcomer(data_dir: Path) -> bool:

@@ -30,7 +30,7 @@ import enum
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -180,11 +180,21 @@ class InitiatorHandshake:
 
 
 class AcceptorHandshake:
-    """The end that listens. ``nonce``: 32 unpredictable bytes, never used before."""
+    """The end that listens. ``nonce``: 32 unpredictable bytes, never used before.
 
-    def __init__(self, identity: Identity, nonce: bytes, limits: PeerLimits) -> None:
+    ``admit`` is asked last, for one whose proof is right, and raises where there is no room for its role.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        nonce: bytes,
+        limits: PeerLimits,
+        admit: Callable[[Role], None] = lambda _role: None,
+    ) -> None:
         self._identity = identity
         self._limits = limits
+        self._admit = admit
         self._own = _own_hello(identity, Role.NODE, nonce)
         self._peer: _Hello | None = None
 
@@ -217,29 +227,12 @@ class AcceptorHandshake:
             )
         version = negotiate_version(peer.version)
         established = Established(peer.node_id, peer.role, version, _read_limits(fields))
+        self._admit(peer.role)
         body = encode_map({"version": version, "limits": _limits_to_wire(self._limits)})
         return Step(send=((FrameKind.WELCOME, body),), established=established)
 
 
-class Refusal:
-    """An acceptor that has no room: it answers the first frame, whatever it is, with ``error``.
-
-    It waits for that frame, because closing with unread bytes would make the network drop the answer.
-    """
-
-    def __init__(self, error: McpError) -> None:
-        self._error = error
-
-    def start(self) -> Step:
-        """Wait for the initiator's HELLO."""
-        return Step()
-
-    def receive(self, kind: FrameKind, body: Buffer) -> Step:
-        """Refuse."""
-        return refuse(self._error)
-
-
-Handshake: TypeAlias = InitiatorHandshake | AcceptorHandshake | Refusal
+Handshake: TypeAlias = InitiatorHandshake | AcceptorHandshake
 """What a connection runs first."""
 
 

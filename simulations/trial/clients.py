@@ -70,8 +70,8 @@ class WatchedClient(Client):
                 _note(_CALL.get(), (payload["session"], payload["seq"]))
             return await send(request, attempts, **more)
 
-        def begun(op: str, args: Mapping[str, Any], timeout_s: float, deadline: float) -> Begun:
-            begun = begin(op, args, timeout_s, deadline)
+        def begun(op: str, args: Mapping[str, Any], left_s: float, deadline: float) -> Begun:
+            begun = begin(op, args, left_s, deadline)
             if begun.ticket is None:
                 waiting[begun] = _CALL.get()
             return begun

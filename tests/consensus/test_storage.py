@@ -236,3 +236,22 @@ def test_a_fault_can_be_put_before_any_operation() -> None:
     with pytest.raises(StorageFailed, match="not tried again"):
         file.append(b"y")
     assert seen == [("create_file", "f"), ("append", "f"), ("sync", "f")]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_say_nothing_about_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    disk = RealDisk(tmp_path)
+    disk.create_file("a").close()
+    real = os.open
+
+    def refuse(*_arguments: object, **_more: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    for attempt in (lambda: disk.create_file("b"), lambda: disk.open_file("a")):
+        with pytest.raises(DiskFull, match="ulimit -n"):
+            attempt()
+    monkeypatch.setattr(os, "open", real)
+    disk.create_file("b").close()

@@ -120,3 +120,23 @@ def test_a_node_joins_a_dead_one_is_replaced_and_a_lost_disk_is_refilled(
     status, value = run("get", "key", "--linearizable", "--timeout", "20")
     assert (status, value["value"]) == (0, "value")
     assert members()["n4"] == before["n4"]
+
+
+@pytest.mark.parametrize("stdin", ["/dev/null", "a file"])
+def test_a_standard_input_that_nobody_holds_has_ended(tmp_path: Path, stdin: str) -> None:
+    (tmp_path / "a file").write_text("text")
+    with (tmp_path / stdin).open() as given:
+        done = subprocess.run(
+            [sys.executable, "-m", "mcp", "serve", "--stop-on-eof", "--listen", "127.0.0.1:0"],
+            cwd=tmp_path,
+            env={key: value for key, value in os.environ.items() if not key.startswith("MCP_")}
+            | {"PYTHONPATH": str(REPOSITORY)},
+            stdin=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "ready node=" in done.stdout
+    assert "neither a pipe nor a terminal" in done.stderr

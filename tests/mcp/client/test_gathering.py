@@ -205,3 +205,19 @@ def test_an_outcome_that_looks_like_an_expired_session_is_an_outcome(cluster_of:
             assert cluster.received("machine.execute") == 3
 
     virtual(main)
+
+
+def test_the_time_that_opening_the_session_takes_counts(cluster_of: Any, fault: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            for node in cluster.nodes.values():
+                node.faults.append(fault("COMMAND", "delay", delay_s=0.6, op="session.open"))
+                node.faults.append(fault("COMMAND", "hang", 999, op="key.put"))
+            began = clock.monotonic()
+            for outcome in await asyncio.gather(
+                *(client.put(f"k{n}", 0, timeout_s=1.0) for n in range(5)), return_exceptions=True
+            ):
+                assert isinstance(outcome, OutcomeUnknown)
+            assert clock.monotonic() - began < 1.05
+
+    virtual(main)

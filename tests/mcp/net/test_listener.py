@@ -16,7 +16,9 @@ from mcp.net.listener import Listener
 from mcp.net.memory import MemoryNetwork, MemoryTransport
 from mcp.wire.codec import encode_map
 from mcp.wire.frame import FrameKind, FrameReader, encode_frame
+from mcp.wire.handshake import Role
 from mcp.wire.messages import Message
+from simulations.in_process import until
 
 ECHO = Message("ECHO", {"a": 1}, "i")
 LOCAL = "127.0.0.1:0"
@@ -188,6 +190,43 @@ def test_a_full_listener_refuses_with_busy(client, node, recorder):
             assert (await first.request(ECHO, timeout_s=10)).message.type == "ECHOED"
             first.close()
             await first.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_clients_leave_nodes_their_own_places(client, node, recorder):
+    async def main():
+        async with listening(node, recorder(), limits=Limits(connections_max=1)) as listener:
+            where = listener.bound_address
+            first = await connect(where, client, timeout_s=10)
+            peer = replace(client, node_id="peer", role=Role.NODE)
+            second = await connect(where, peer, timeout_s=10)
+            with pytest.raises(errors.Busy, match="connections_max=1 connections of nodes"):
+                await connect(where, replace(peer, node_id="another"), timeout_s=10)
+            for connection in (first, second):
+                connection.close()
+                await connection.wait_closed()
+            await until(lambda: not listener.connections)
+            third = await connect(where, replace(client, node_id="third"), timeout_s=10)
+            third.close()
+
+    asyncio.run(main())
+
+
+def test_whoever_says_nothing_makes_room_for_others(client, node, recorder):
+    async def main():
+        async with listening(node, recorder(), limits=Limits(handshakes_max=3)) as listener:
+            where = listener.bound_address
+            silent = [await asyncio.open_connection(where.host, where.port) for _ in range(3)]
+            await until(lambda: len(listener.connections) == 3)
+            connection = await connect(where, client, timeout_s=10)
+            assert (await connection.request(ECHO, timeout_s=10)).message.type == "ECHOED"
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(silent[0][0].read(), 10) == b"", "the oldest was given up"
+            assert len(listener.connections) == 3
+            connection.close()
+            for _, writer in silent:
+                writer.close()
 
     asyncio.run(main())
 

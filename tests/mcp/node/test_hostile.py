@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import struct
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -15,16 +16,22 @@ import psutil
 import pytest
 
 from mcp.client.client import Client
+from mcp.client.exchange import Request
+from mcp.client.kinds import CallKind
 from mcp.errors import (
     AuthenticationFailed,
     ConfigInvalid,
+    InvalidArgument,
     McpError,
     ProviderUnavailable,
+    StorageCorrupt,
     StorageLocked,
     TooLarge,
 )
+from mcp.net.limits import DEFAULT_LIMITS, FILES_KEPT, fitting
 from mcp.node.config import NodeConfig
-from mcp.node.node import Node
+from mcp.node.node import FILES_ENOUGH, Node
+from simulations.in_process import until
 
 KEY = b"the key of this cluster, and no other"
 
@@ -191,3 +198,78 @@ def test_a_provider_that_is_not_there_keeps_the_node_from_starting(tmp_path: Pat
 def test_an_authority_without_a_certificate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="without TLS"):
         NodeConfig("n1", tmp_path, listen=("127.0.0.1:0",), engine="solo", tls_ca=tmp_path / "ca.pem")
+
+
+def test_requests_that_there_are_not_are_counted_as_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path) as (node, _, _), node.client() as client:
+            await client.put("first", 0)
+            for number in range(20):
+                request = Request(CallKind.READ, f"NO_SUCH_{number}", {})
+                with pytest.raises(InvalidArgument, match="is unknown"):
+                    await client._exchange.attempt(request, node._memory_address, 5.0)
+            counts = node.status()["metrics"]["requests"]
+            assert counts["unknown"] == 20
+            assert not any("NO_SUCH" in kind for kind in counts)
+
+    run(scenario)
+
+
+def test_maintenance_goes_on_after_whatever_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr("mcp.node.node.SWEEP_S", 0.0)
+        async with listening(tmp_path) as (node, _, _):
+            sweeps: list[set[str]] = []
+
+            async def broken(used: set[str]) -> None:
+                sweeps.append(used)
+                raise OSError(24, "Too many open files")
+
+            monkeypatch.setattr(node._parts.artefacts, "sweep", broken)
+            await until(lambda: len(sweeps) >= 3)
+            assert sum("Too many open files" in record.message for record in caplog.records) == 1
+
+    run(scenario)
+
+
+def test_a_start_that_failed_claims_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with listening(tmp_path / "first") as (taken, _, _):
+            wrong: dict[str, Any] = {"listen": (taken.addresses[0],), "cluster_key": KEY}
+            with pytest.raises(ConfigInvalid, match="cannot listen"):
+                await Node(NodeConfig("n2", tmp_path / "second", engine="solo", **wrong)).start()
+            right = NodeConfig("n3", tmp_path / "second", listen=(), voters={"n3": "memory://n3"})
+            async with Node(right) as node, node.client() as client:
+                assert await client.put("key", 1) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("engine", ["solo", "raft"])
+def test_a_journal_that_is_gone_is_no_new_beginning(tmp_path: Path, engine: str) -> None:
+    async def scenario() -> None:
+        voters = {"n1": "memory://n1"} if engine == "raft" else {}
+        config = NodeConfig("n1", tmp_path, listen=(), engine=engine, voters=voters)
+        async with Node(config) as node, node.client() as client:
+            await client.put("key", 1)
+        journal = tmp_path / "journal"
+        journal.rename(tmp_path / "unmounted")
+        with pytest.raises(StorageCorrupt, match="is gone: there is another in its place"):
+            await Node(config).start()
+        shutil.rmtree(journal)
+        (tmp_path / "unmounted").rename(journal)
+        async with Node(config) as node, node.client() as client:
+            found = await client.get("key", timeout_s=10)
+            assert found is not None
+            assert found.value == 1
+
+    run(scenario)
+
+
+def test_whoever_connects_cannot_take_the_files_that_a_node_needs() -> None:
+    few, many = fitting(1024, 2), fitting(FILES_ENOUGH, 2)
+    assert 2 * (few.connections_max + few.handshakes_max) + FILES_KEPT <= 1024
+    assert many == DEFAULT_LIMITS
+    assert fitting(10, 1).connections_max > 0

@@ -25,7 +25,6 @@ from simulations.in_process import in_process_cluster as nodes
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples" / "digits" / "digits.onnx"
-SESSION = {"consistency": "session"}
 SMALL = DriverLimits(log_entries_max=20, log_entries_retained=2)
 
 
@@ -123,16 +122,24 @@ def test_a_removed_leader_says_so_and_answers_nothing_that_may_be_old(tmp_path: 
                 status = await reader.status()
                 gone = next(node for node in status.nodes if node.node == leader)
                 assert gone.problem == "is no member of the cluster"
-                request = Request(CallKind.READ, "READ", {"kind": "key", "args": {"key": "key"}, **SESSION})
-                with pytest.raises(Unavailable, match="no member of the cluster"):
-                    await reader._exchange.attempt(request, f"memory://{leader}", 5.0)
+                await refused(reader, leader, "session")
+                await refused(reader, leader, "stale")
             await cluster.stop(leader)
             await cluster.start(leader)
             await until(lambda: cluster.running[leader].status()["standing"] == "outsider")
+            async with cluster.client(leader) as reader:
+                await refused(reader, leader, "stale")
             assert voters(cluster) == {tuple(rest)}, "it does not come back by itself"
             assert (await roles(cluster))[leader] == "none"
 
     run(scenario)
+
+
+async def refused(reader: Any, node: str, consistency: str) -> None:
+    """The node answers no read, not even one that may be old: how old is not known to it."""
+    read = {"kind": "key", "args": {"key": "key"}, "consistency": consistency}
+    with pytest.raises(Unavailable, match="no member of the cluster"):
+        await reader._exchange.attempt(Request(CallKind.READ, "READ", read), f"memory://{node}", 5.0)
 
 
 @pytest.mark.parametrize("how", ["same command", "join"])

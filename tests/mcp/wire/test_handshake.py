@@ -1,5 +1,7 @@
 """The handshake between both real ends, and with peers that cheat."""
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from mcp import errors
 from mcp.wire.codec import decode_map, encode_map
 from mcp.wire.frame import HANDSHAKE_FRAME_BYTES_MAX, HANDSHAKE_KINDS, FrameKind, encode_frame
-from mcp.wire.handshake import AcceptorHandshake, Identity, InitiatorHandshake, PeerLimits, Refusal, Role
+from mcp.wire.handshake import AcceptorHandshake, Identity, InitiatorHandshake, PeerLimits, Role
 
 KEY = b"k" * 32
 NODE = Identity("prod", "node-1", KEY)
@@ -158,9 +160,22 @@ def test_a_node_does_not_connect_to_itself_nor_to_its_double():
     assert "itself" in near.failure.message
 
 
-def test_a_full_node_says_so():
-    near, _ = run(InitiatorHandshake(CLIENT, NONCE_A, OURS), Refusal(errors.Busy("full")))
-    assert type(near.failure) is errors.Busy
+def test_a_full_node_says_so_to_whoever_has_the_key():
+    asked = []
+
+    def admit(role):
+        asked.append(role)
+        raise errors.Busy("full")
+
+    full = AcceptorHandshake(NODE, NONCE_B, THEIRS, admit)
+    near, far = run(InitiatorHandshake(CLIENT, NONCE_A, OURS), full)
+    assert type(near.failure) is type(far.failure) is errors.Busy
+    assert asked == [Role.CLIENT]
+    stranger = replace(CLIENT, cluster_key=b"another")
+    full = AcceptorHandshake(NODE, NONCE_B, THEIRS, admit)
+    near, _ = run(InitiatorHandshake(stranger, NONCE_A, OURS), full)
+    assert type(near.failure) is errors.AuthenticationFailed
+    assert asked == [Role.CLIENT]
 
 
 @pytest.mark.parametrize("nonce", [b"", b"x" * 31, b"x" * 33])

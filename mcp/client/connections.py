@@ -76,14 +76,16 @@ class NodeConnection:
     """A connection to a node, and how many of our requests may be in flight on it.
 
     The node says how many it takes; beyond that, callers wait for their turn here instead of being
-    refused there. Calls that wait for something have their own half, so that they do not keep others out.
+    refused there. Half of them is for what is soon over; what waits for something, and streams, which last as
+    long as somebody reads them, have a quarter each, so that they do not keep others out.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        half = max(1, connection.peer.limits.streams_max // 2)
-        self._waits = Places(half)
-        self._others = Places(half)
+        most = connection.peer.limits.streams_max
+        self.streams = Places(max(1, most // 4))
+        self._waits = Places(max(1, most // 4))
+        self._others = Places(max(1, most // 2))
 
     @property
     def closed(self) -> bool:
@@ -94,16 +96,19 @@ class NodeConnection:
         """The places for calls of one kind."""
         return self._waits if kind is CallKind.WAIT else self._others
 
-    async def wait_for_place(self, kind: CallKind, timeout_s: float) -> None:
-        """Take a place for one request when its turn comes; giving it back is owed.
+    async def wait_for_place(self, places: Places, timeout_s: float) -> None:
+        """Take one of these places when its turn comes; giving it back is owed.
 
         Raises :class:`~mcp.errors.Busy` when none is free in time.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self.places(kind).wait()
+                await places.wait()
         except TimeoutError:
-            raise Busy("the node takes no more requests of this client at once; await some of them") from None
+            what = "streams are open" if places is self.streams else "requests are under way"
+            raise Busy(
+                f"as many {what} at the node as one client may have at once; finish some of them"
+            ) from None
 
 
 class Connections:

@@ -305,7 +305,7 @@ class Exchange:
                 return opened
             places = node.places(request.kind)
             if call is None and not places.take():
-                await node.wait_for_place(request.kind, timeout_s)
+                await node.wait_for_place(places, timeout_s)
             try:
                 call = call or self._begin(request, node, timeout_s, began, trace_id)
                 try:
@@ -372,8 +372,8 @@ class Exchange:
     ) -> Answer:
         """Begin a stream. Its first part has to be there in ``timeout_s``; its deadline is its own."""
         began = self.clock.monotonic()
-        if not node.places(request.kind).take():
-            await node.wait_for_place(request.kind, timeout_s)
+        if not node.streams.take():
+            await node.wait_for_place(node.streams, timeout_s)
         self.routing.started(request.kind, address, began)
         over = functools.partial(self._stream_over, request.kind, node, address)
         parts = None
@@ -393,7 +393,7 @@ class Exchange:
         return Answer(first.payload, first.segments, address, Opened(parts, over))
 
     def _stream_over(self, kind: CallKind, node: NodeConnection, address: str) -> None:
-        node.places(kind).give()
+        node.streams.give()
         now = self.clock.monotonic()
         self.routing.finished(kind, address, Outcome.ABANDONED, now, 0.0)
         if node.closed:

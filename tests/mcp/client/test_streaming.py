@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mcp.clock import Clock
-from mcp.errors import InferenceFailed, InvalidArgument, Unavailable
+from mcp.errors import Busy, InferenceFailed, InvalidArgument, Unavailable
+from mcp.net.limits import Limits
 
 SCAN = np.float32([[1, 2]])
 
@@ -27,6 +28,7 @@ def at_rest(client: Any) -> bool:
     return (
         all(load.in_flight == 0 for load in loads)
         and all(node._others._free == node.connection.peer.limits.streams_max // 2 for node in nodes)
+        and all(node.streams._free == node.connection.peer.limits.streams_max // 4 for node in nodes)
         and all(node.connection.requests_in_flight == 0 for node in nodes)
     )
 
@@ -121,5 +123,25 @@ def test_how_far_ahead_is_a_number(cluster_of: Any, virtual: Any, ahead: Any) ->
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
             with pytest.raises(InvalidArgument, match="ahead"):
                 stream(client, ahead=ahead)
+
+    virtual(main)
+
+
+def test_streams_that_nobody_reads_keep_only_other_streams_out(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        limits = Limits(streams_max=16)
+        async with cluster_of(size=1, clock=clock, limits=limits) as cluster, cluster.client() as client:
+            begun = [stream(client, steps=1000, ahead=1) for _ in range(4)]
+            for each in begun:
+                await anext(each)
+            with pytest.raises(Busy, match="as many streams are open"):
+                await anext(stream(client, timeout_s=1.0))
+            assert await client.put("key", 1) == 1
+            answers = await asyncio.gather(*(client.infer("m", SCAN) for _ in range(20)))
+            assert len(answers) == 20
+            await begun.pop().aclose()
+            assert (await anext(stream(client))).number == 1
+            for each in begun:
+                await each.aclose()
 
     virtual(main)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcp.clock import Clock
-from mcp.errors import Busy, InferenceFailed, InvalidArgument, Unavailable
+from mcp.errors import DeadlineExceeded, InferenceFailed, InvalidArgument, Unavailable
 from mcp.net.limits import Limits
 
 SCAN = np.float32([[1, 2]])
@@ -134,7 +134,7 @@ def test_streams_that_nobody_reads_keep_only_other_streams_out(cluster_of: Any, 
             begun = [stream(client, steps=1000, ahead=1) for _ in range(4)]
             for each in begun:
                 await anext(each)
-            with pytest.raises(Busy, match="as many streams are open"):
+            with pytest.raises(DeadlineExceeded, match="as many streams are open"):
                 await anext(stream(client, timeout_s=1.0))
             assert await client.put("key", 1) == 1
             answers = await asyncio.gather(*(client.infer("m", SCAN) for _ in range(20)))

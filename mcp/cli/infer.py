@@ -70,7 +70,7 @@ Examples:
   jq -n '{image: [[range(64) % 17]]}' | mcpctl infer digits --json-input - --json
   jq -n '{mcp_version: "1.0", type: "INFER_REQUEST", payload: {model_hint: "digits",
     inputs: [{name: "image", data: [[range(64) % 17]]}]}}' | mcpctl infer --request -
-  mcpctl infer MODEL --text "good morning"     for a model that takes one text
+  mcpctl infer MODEL --text "good morning"     # for a model that takes one text
   mcpctl infer decoder --npz start.npz --stream 100 --carry next=state --until over"""
 )
 @takes_inputs
@@ -208,7 +208,7 @@ async def submit(
     epilog="""\b
 Examples:
   mcpctl result 5f1c0a7be2d94c3f8a6b7c8d9e0f1a2b
-  mcpctl result nightly-batch --no-wait --json     what 'submit --id nightly-batch' recorded"""
+  mcpctl result nightly-batch --no-wait --json     # what 'submit --id nightly-batch' recorded"""
 )
 @click.argument("inference_id", metavar="ID")
 @option("--no-wait", is_flag=True, help="Show it as it is now, finished or not.")

@@ -132,7 +132,7 @@ def array_from_json(name: str, value: Any, dtype: str | None = None) -> Array:
 
     Raises :class:`~mcp.errors.InvalidArgument` for ragged lists, mixed types and unknown types.
     """
-    if dtype is not None and dtype not in NAMED_DTYPES:
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in NAMED_DTYPES):
         raise InvalidArgument(
             f"input {name!r}: {dtype!r} is no type; one of {', '.join(NAMED_DTYPES)} is expected"
         )
@@ -197,6 +197,8 @@ def _load(path: Path) -> Array | dict[str, Array]:
         # NumPy's own message would advise to unpickle.
         hint = "a model is deployed: mcpctl deploy" if path.suffix == ".onnx" else "numpy.save makes one"
         raise InvalidArgument(f"{path} is no .npy or .npz file of plain arrays ({hint})") from error
+    except MemoryError as error:
+        raise InvalidArgument(f"{path} has, or says it has, arrays larger than the memory here") from error
 
 
 def _json_object(where: str) -> Mapping[str, Any]:
@@ -294,12 +296,20 @@ def _rows(name: str, array: Array, first: int, last: int | None) -> Array:
 
 
 def _text(where: str) -> str:
-    if where == "-":
-        return sys.stdin.read(JSON_BYTES_MAX + 1)
     try:
-        return Path(where).read_text(encoding="utf-8")
+        if where == "-":
+            text = sys.stdin.read(JSON_BYTES_MAX + 1)
+        else:
+            with Path(where).open(encoding="utf-8") as file:
+                text = file.read(JSON_BYTES_MAX + 1)
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{where} is not text in UTF-8") from error
+    if len(text) > JSON_BYTES_MAX:
+        raise InvalidArgument(
+            f"{where} is longer than {JSON_BYTES_MAX} characters, which is the most in JSON; use --npz or "
+            "--input NAME=@FILE.npy"
+        )
+    return text
 
 
 def _parsed(text: str, where: str) -> Any:

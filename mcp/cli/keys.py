@@ -14,6 +14,7 @@ from mcp.cli.output import plain, print_json, print_parts, table
 from mcp.client.client import Client
 from mcp.client.results import Consistency
 from mcp.errors import InvalidArgument, NotFound
+from mcp.wire.json_codec import plain_json
 
 
 def as_text(value: Any) -> str:
@@ -73,8 +74,11 @@ def chosen(consistency: Consistency, *, linearizable: bool, stale: bool) -> Cons
 Examples:
   mcpctl put greeting hello
   mcpctl put limits '{"rps": 50}' --json-value
-  mcpctl put greeting hi --expected-version 1     only if nobody wrote since
-  mcpctl put greeting hi --expected-version 0     only if it does not exist"""
+  mcpctl put greeting hi --expected-version 1     # only if nobody wrote since
+  mcpctl put greeting hi --expected-version 0     # only if it does not exist
+
+A key's version is one more with every write. A key that is created after others were deleted begins above the
+versions that these had, so that nobody who remembers an old version takes it for the new one's."""
 )
 @click.argument("key")
 @click.argument("value")
@@ -107,8 +111,8 @@ async def put(
 def parsed(value: str) -> Any:
     """Parse a JSON value. Raises :class:`~mcp.errors.InvalidArgument`, which says where it ends being one."""
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
+        return plain_json(value)
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(
             f"VALUE is not JSON: {error}; leave out --json-value to store it as text"
         ) from error
@@ -118,8 +122,8 @@ def parsed(value: str) -> Any:
     epilog="""\b
 Examples:
   mcpctl delete greeting
-  mcpctl delete greeting --expected-version 2     only if nobody wrote since
-  mcpctl delete --prefix jobs/17/                 every key that begins so"""
+  mcpctl delete greeting --expected-version 2     # only if nobody wrote since
+  mcpctl delete --prefix jobs/17/                 # every key that begins so"""
 )
 @click.argument("key")
 @option("--prefix", "by_prefix", is_flag=True, help="Remove every key that begins with KEY.")

@@ -61,7 +61,7 @@ async def promote(client: Client, node: str, as_json: bool) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  mcpctl remove n3          a dead node too: the others decide"""
+  mcpctl remove n3          # a dead node too: the others decide"""
 )
 @click.argument("node")
 @json_option

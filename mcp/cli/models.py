@@ -240,7 +240,7 @@ def model_row(model: ModelStatus, nodes: Sequence[NodeStatus]) -> dict[str, str 
 @click.command(
     epilog="""\b
 Examples:
-  mcpctl activate digits 1     back to version 1, on every node at once"""
+  mcpctl activate digits 1     # back to version 1, on every node at once"""
 )
 @click.argument("name")
 @click.argument("version")
@@ -262,7 +262,7 @@ async def activate(client: Client, name: str, version: str, as_json: bool) -> No
     epilog="""\b
 Examples:
   mcpctl undeploy digits --version 2
-  mcpctl undeploy digits                 all versions, and the name"""
+  mcpctl undeploy digits                 # all versions, and the name"""
 )
 @click.argument("name")
 @option("--version", metavar="TEXT", help="Only this version; by default all of them.")

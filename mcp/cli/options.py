@@ -102,7 +102,12 @@ cluster_options = together(
 )
 
 tls_options = together(
-    option("--tls-ca", type=FILE, envvar="MCP_TLS_CA", help="Authority to trust (PEM); switches TLS on."),
+    option(
+        "--tls-ca",
+        type=FILE,
+        envvar="MCP_TLS_CA",
+        help="Authority to trust (PEM): clients use TLS with it, and nodes ask for certificates of its.",
+    ),
     option("--tls-cert", type=FILE, envvar="MCP_TLS_CERT", help="Own certificate (PEM)."),
     option("--tls-key", type=FILE, envvar="MCP_TLS_KEY", help="Key of the certificate (PEM)."),
 )

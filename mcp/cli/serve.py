@@ -243,7 +243,7 @@ timing_options = together(
 @click.command(
     epilog="""\b
 Examples:
-  mcpctl serve                                       one node on this machine only
+  mcpctl serve                                       # one node on this machine only
   mcpctl serve --node-id n1 --peers n1=10.0.0.1:7400,n2=10.0.0.2:7400,n3=10.0.0.3:7400 \\
       --cluster-key-file cluster.key --data-dir /var/lib/mcp
   mcpctl serve --node-id n4 --listen 10.0.0.4:7400 --join 10.0.0.1:7400 --cluster-key-file cluster.key

@@ -74,6 +74,9 @@ class Artefact:
     @classmethod
     def _of_file(cls, path: Path) -> Artefact:
         try:
+            # Looked at first: opening a pipe waits for whoever writes to it, and a device has no end.
+            if path.exists() and not path.is_file():
+                raise InvalidArgument(f"the model file {path} is no file; give the path of an ONNX file")
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
             raise InvalidArgument(f"the model file {path} cannot be opened: {error.strerror}") from error

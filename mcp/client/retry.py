@@ -250,7 +250,8 @@ class Attempts:
             details["last_code"] = last.code
         return DeadlineExceeded(
             f"no answer within {self._timeout_s:g} s{story}. Nothing was changed."
-            " See which nodes answer (status), or allow more time (timeout).",
+            " See which nodes answer (mcpctl status, or Client.status), or allow more time (--timeout,"
+            " timeout_s).",
             details=details,
         )
 

@@ -44,8 +44,11 @@ class BlobStore:
         self._blob_bytes_max = blob_bytes_max
         self._uploads_max = uploads_max
         self._beginning = threading.Lock()
-        for folder in (self._whole, self._partial):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in (self._whole, self._partial):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _translated(error, f"making the folders of blobs below {directory}") from error
 
     def status(self, digest: str) -> BlobStatus:
         """What is here of ``digest``."""

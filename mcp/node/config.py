@@ -14,6 +14,8 @@ from mcp.state.commands import SCHEMA_MAX
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VOTERS_MAX = 7
+HEARTBEAT_S_MIN = 0.001
+ELECTION_TIMEOUT_S_MAX = 3600.0
 CLUSTER_KEY_BYTES_MIN = 16
 _ANYWHERE = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 (recognised, not bound to)
 
@@ -134,7 +136,7 @@ class NodeConfig:
         if anywhere or not bound:
             raise ConfigInvalid(
                 f"others have to reach this node, and {anywhere[0] if anywhere else 'no address'} is no "
-                "place: say with 'advertise' at which address they do"
+                "place: say with 'advertise' (--advertise) at which address they do"
             )
 
     def _check_addresses(self) -> None:
@@ -148,6 +150,12 @@ class NodeConfig:
                 )
 
     def _check_timing(self) -> None:
+        longest_s = self.election_timeout_max_s
+        if not (self.heartbeat_s >= HEARTBEAT_S_MIN and longest_s <= ELECTION_TIMEOUT_S_MAX):
+            raise ConfigInvalid(
+                f"heartbeat {self.heartbeat_s} s and election timeout up to {longest_s} s: a heartbeat is "
+                f"{HEARTBEAT_S_MIN} s at least, and a timeout {ELECTION_TIMEOUT_S_MAX:g} s at most"
+            )
         if not 0 < 3 * self.heartbeat_s < self.election_timeout_min_s < self.election_timeout_max_s:
             raise ConfigInvalid(
                 f"heartbeat {self.heartbeat_s} s and election timeout {self.election_timeout_min_s} to "

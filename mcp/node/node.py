@@ -239,6 +239,8 @@ class Node:
 
     async def _listen(self) -> None:
         context = self._tls_to_listen()
+        if context is not None and self.config.tls_ca is None:
+            _log.warning("TLS without an authority (tls_ca): nobody who connects is asked for a certificate")
         limits = fitting(_files_max(), len(self.config.listen))
         bound = []
         for address in (*self.config.listen, self._memory_address):

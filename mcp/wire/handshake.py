@@ -167,7 +167,7 @@ class InitiatorHandshake:
         if not _proves(self._identity.cluster_key, _ACCEPTOR_LABEL, transcript, fields):
             raise AuthenticationFailed(
                 f"node {acceptor.node_id} does not know the cluster key of this end; "
-                "configure the same cluster key on both, and check the address"
+                f"{_advice(self._identity.cluster_key)}, and check the address"
             )
         self._peer = acceptor
         proof = _proof(self._identity.cluster_key, _INITIATOR_LABEL, transcript)
@@ -177,6 +177,15 @@ class InitiatorHandshake:
     def _on_welcome(self, peer: _Hello, fields: Mapping[str, Any]) -> Step:
         version = negotiate_version(fields.get("version"))
         return Step(established=Established(peer.node_id, peer.role, version, _read_limits(fields)))
+
+
+def _advice(key: bytes) -> str:
+    """What to look for where two ends' keys differ, from what this end's looks like."""
+    if not key:
+        return "it has none: give it the cluster's (--cluster-key-file, MCP_CLUSTER_KEY_FILE, cluster_key)"
+    if key[-1:].isspace():
+        return "it ends in white space, a newline perhaps: leave that out"
+    return "configure the same cluster key on both"
 
 
 class AcceptorHandshake:

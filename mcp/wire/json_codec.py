@@ -66,15 +66,24 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     if len(text) > JSON_BYTES_MAX:
         raise InvalidArgument(f"a JSON text of {len(text)} bytes is over json_bytes_max={JSON_BYTES_MAX}")
     try:
-        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(
-            decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
-        )
+        value = plain_json(text)
     except _DECODER_ERRORS as error:
         raise InvalidArgument(f"this is no JSON message: {error}") from None
     if not isinstance(value, dict):
         raise InvalidArgument(f"a JSON message must be an object, not {type(value).__name__}")
     return value
+
+
+def plain_json(text: str | bytes) -> Any:
+    """The value that a JSON text stands for, where it stands for one only.
+
+    Raises ``ValueError`` (or ``RecursionError``) for what is no JSON, for a key that is there twice, and for
+    what JSON has no number for: NaN, infinity, and what is too large for a float of 64 bits.
+    """
+    decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+    return json.loads(
+        decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -478,3 +478,11 @@ def test_a_node_that_cannot_listen_says_so_in_one_line(tmp_path: Path, node_addr
     assert err.startswith("mcpctl: ")
     assert err.count("\n") == 1
     assert node_address.rpartition(":")[2] in err
+
+
+@pytest.mark.parametrize("value", ["NaN", "[1e999]", '{"a": 1, "a": 2}', "[" * 5000])
+def test_a_value_that_json_cannot_tell_back_is_refused(run: Run, value: str) -> None:
+    status, out, err = run("put", "odd", value, "--json-value")
+    assert (status, out) == (2, "")
+    assert "VALUE is not JSON" in err
+    assert err.count("\n") == 1

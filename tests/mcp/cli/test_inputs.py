@@ -269,3 +269,29 @@ def test_lists_in_json_become_the_array_they_came_from(array: np.ndarray) -> Non
     assert found.dtype.kind == array.dtype.kind
     assert found.shape == array.shape
     assert (found == array).all()
+
+
+@pytest.mark.parametrize("kind", [["FP32"], {}, 7])
+def test_a_type_that_is_no_text_is_refused(tmp_path: Path, kind: object) -> None:
+    file = tmp_path / "inputs.json"
+    file.write_text(json.dumps({"x": {"data": [1.0], "datatype": kind}}))
+    with pytest.raises(InvalidArgument, match="x"):
+        arrays(json_file=str(file))
+
+
+def test_no_more_is_read_than_json_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp.cli.inputs.JSON_BYTES_MAX", 1000)
+    for options in ({"json_file": "/dev/zero"}, {"request": "/dev/zero"}):
+        with pytest.raises(InvalidArgument, match="longer than 1000 characters"):
+            request_from("m", Sources(**options))  # type: ignore[arg-type]
+
+
+def test_a_file_that_claims_more_than_there_is_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_arguments: object, **_more: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", too_large)
+    with pytest.raises(InvalidArgument, match="larger than the memory"):
+        arrays(npz=tmp_path / "x.npz")

@@ -167,6 +167,12 @@ def test_a_flag_that_cannot_be_read_is_refused(arguments: tuple[str, ...], words
         config(*arguments)
 
 
+@pytest.mark.parametrize("arguments", [("--heartbeat", "1e-9"), ("--election-timeout", "1-inf")])
+def test_times_that_no_cluster_could_keep_are_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigInvalid, match=r"a heartbeat is 0.001 s at least, and a timeout 3600 s at most"):
+        config(*arguments)
+
+
 def test_the_key_comes_from_a_file_or_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

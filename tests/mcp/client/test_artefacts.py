@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,13 @@ def test_what_is_no_model_file_is_refused(tmp_path: Path) -> None:
 
 
 # -- with nodes; on a real loop, because files are read in threads --------------------------------------
+
+
+def test_what_has_no_end_is_no_model_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InvalidArgument, match="is no file"):
+            Artefact.open(path)
 
 
 def test_a_model_is_uploaded_and_deployed(cluster_of: Any, tmp_path: Path) -> None:

@@ -265,3 +265,12 @@ def test_arbitrary_frames_never_establish_anything_and_never_raise(as_initiator,
         assert step.established is None
         for answer, answer_body in step.send:
             assert encode_frame(answer, 0, answer_body, frame_bytes_max=HANDSHAKE_FRAME_BYTES_MAX)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"), [(b"", "it has none: give it"), (KEY + b"\n", "ends in white space")]
+)
+def test_an_end_with_a_key_that_looks_wrong_is_told_so(key, says):
+    near, _ = run(*ends(replace(CLIENT, cluster_key=key)))
+    assert type(near.failure) is errors.AuthenticationFailed
+    assert says in near.failure.message

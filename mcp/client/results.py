@@ -267,15 +267,29 @@ class ClusterStatus:
         return bool(self.voters) and 2 * sum(v in names for v in self.voters) > len(self.voters)
 
 
+def newest_first(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:
+    """The nodes, those that know most first; who is no member may know of things that are long past."""
+    return sorted(
+        nodes,
+        key=lambda node: (node.standing != "outsider", node.applied_index, node.term),
+        reverse=True,
+    )
+
+
 def cluster_status(nodes: Sequence[NodeStatus]) -> ClusterStatus:
-    """Put the nodes' own words together. Nodes of an older term do not decide who leads."""
+    """Put the nodes' own words together. Nodes of an older term do not decide who leads.
+
+    One that does not answer, and by the members' word is none of them any more, is left out: it was removed.
+    """
     answered = [node for node in nodes if node.reachable]
     term = max((node.term for node in answered), default=0)
     latest = [node for node in answered if node.term == term]
     leaders = [node.node for node in latest if node.role == "leader"]
-    newest = max(answered, key=lambda node: (node.applied_index, node.term), default=None)
+    newest = next(iter(newest_first(answered)), None)
+    members = {name for node in newest_first(answered)[:1] for name in (*node.voters, *node.observers)}
+    shown = [n for n in nodes if n.reachable or not members or n.node is None or n.node in members]
     return ClusterStatus(
-        nodes=sorted(nodes, key=lambda node: (node.node is None, node.node or "", node.address)),
+        nodes=sorted(shown, key=lambda node: (node.node is None, node.node or "", node.address)),
         leader=leaders[0] if leaders else None,
         term=term,
         voters=list(newest.voters) if newest else [],

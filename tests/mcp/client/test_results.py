@@ -162,6 +162,25 @@ def test_a_cut_off_leader_of_an_older_term_is_none() -> None:
     assert status.leader is None
 
 
+def test_whoever_was_removed_is_shown_only_while_it_runs() -> None:
+    members: dict[str, Any] = {"voters": ["n1", "n2"], "observers": ["n5"]}
+    gone = Unavailable("nobody there")
+    nodes = [
+        NodeStatus("a:1", "n1", role="leader", term=4, applied_index=50, standing="voter", **members),
+        NodeStatus("a:2", "n2", gone),
+        NodeStatus("a:3", "n3", gone),
+        NodeStatus(
+            "a:4", "n4", role="follower", term=9, applied_index=99, standing="outsider", voters=["n4"]
+        ),
+        NodeStatus("a:5", "n5", gone),
+        NodeStatus("a:6", None, gone),
+    ]
+    told = cluster_status(nodes)
+    assert [node.node for node in told.nodes] == ["n1", "n2", "n4", "n5", None]
+    assert told.voters == ["n1", "n2"]
+    assert len(cluster_status(nodes[1:3]).nodes) == 2, "nobody says who is a member"
+
+
 def test_without_answers_there_is_no_quorum() -> None:
     error: McpError = Unavailable("gone")
     status = cluster_status([NodeStatus("a:1", error=error), NodeStatus("b:1", error=error)])

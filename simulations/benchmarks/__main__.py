@@ -39,7 +39,7 @@ class Suite(NamedTuple):
 SUITES: Final[dict[str, Suite]] = {
     "serving": Suite(
         "three models against FastAPI, Starlette, grpc.aio, MLServer and onnxruntime itself",
-        30,
+        20,
         lambda steps, _: serving.measure(serving.FULL, steps),
         lambda steps, _: serving.measure(serving.QUICK, steps),
     ),

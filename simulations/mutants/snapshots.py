@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from consensus.catch_up import CatchUp
+from consensus.compaction import Compaction
 from consensus.interface import SnapshotMeta
 from consensus.pump import Pump
 from consensus.raft.log import MemoryLog
@@ -204,13 +205,15 @@ def a_lost_chunk_is_not_sent_again(patch: Patch) -> None:
 @GROUP.mutant()
 def the_log_is_compacted_without_a_snapshot(patch: Patch) -> None:
     """Entries are dropped from memory and disk as soon as they are executed, before a snapshot has them."""
-    maybe_compact = patch.original(Pump, "_maybe_compact")
+    look = patch.original(Compaction, "look")
 
-    def greedy(self: Pump) -> None:
-        maybe_compact(self)
-        self._journal.compact(self._applied[0])
+    def greedy(self: Compaction, applied: tuple[int, int, int], now: float) -> None:
+        news = applied[0] != self._looked_at
+        look(self, applied, now)
+        if news:
+            self._journal.compact(applied[0])
 
-    patch.method(Pump, "_maybe_compact", greedy)
+    patch.method(Compaction, "look", greedy)
 
 
 @GROUP.mutant(

@@ -66,7 +66,7 @@ def test_the_example_passes_as_it_stands_as_a_user_runs_it(pytester: pytest.Pyte
 
 
 def pytest_as_typed(folder: Path, *arguments: str) -> None:
-    """What ``pytest ...`` does in ``folder``: unlike ``python -m pytest``, it does not put that on the path."""
+    """What ``pytest ...`` does in ``folder``; ``python -m pytest`` would put that on the path as well."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", *arguments],

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from simulations.chronicle import Recording
 from simulations.levels import LEVELS, run_seed
+from simulations.options import REPORT, Seconds, writable
 from simulations.report.virtual import virtual_run
 from simulations.report.write import write
 from simulations.shrink import shrink
@@ -47,11 +48,13 @@ class SeedRange(click.ParamType[range]):
         try:
             seeds = range(int(first), int(end) if colon else int(first) + 1)
         except ValueError:
-            self.fail(f"{value!r} is not a range of seeds; write 0:1000, or one seed as 17", param, ctx)
+            self.fail(f"{value!r:.40} is not a range of seeds; write 0:1000, or one seed as 17", param, ctx)
         if not seeds or seeds.start < 0:
             self.fail(
-                f"{value!r} has no seeds: the first must be at least 0 and below the second", param, ctx
+                f"{value!r:.40} has no seeds: the first must be at least 0 and below the second", param, ctx
             )
+        if seeds.stop - seeds.start > SEEDS_MAX:
+            self.fail(f"{value!r:.40} has more than {SEEDS_MAX:,} seeds", param, ctx)
         return seeds
 
 
@@ -71,7 +74,7 @@ class FaultNumbers(click.ParamType[tuple[int, ...]]):
         try:
             return tuple(int(number) for number in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} are no fault numbers; write 0,4,7 or none", param, ctx)
+            self.fail(f"{value!r:.40} are no fault numbers; write 0,4,7 or none", param, ctx)
 
 
 LEVEL = click.option(
@@ -83,20 +86,15 @@ LEVEL = click.option(
 )
 SECONDS = click.option(
     "--seconds",
-    type=click.FloatRange(min=0.01),
+    type=Seconds(0.01),
     help="Virtual seconds under fire, instead of the level's own.",
-)
-
-
-REPORT = click.option(
-    "--report",
-    "page_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page of the run, a timeline with everything that it did to the clients, into this folder.",
 )
 
 PAGES_MAX = 20
 """How many runs of a swarm have a page written."""
+
+SEEDS_MAX = 1_000_000_000
+"""How many seeds a swarm may have: more than any machine gets through."""
 
 LATER = {"mutants": "simulations.mutants.command", "soak": "simulations.soak.command"}
 """Commands whose modules, and with them more of the product, are imported only when they are asked for."""
@@ -161,6 +159,7 @@ def swarm_command(
     a fresh write must succeed, and all states must be equal. With --report, the runs that were not clean
     have a page each.
     """
+    writable("--report", page_folder)
     # So that a swarm that is told to stop takes its processes along.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     totals = Totals()
@@ -219,6 +218,7 @@ def replay_command(
         raise click.UsageError(
             f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
         )
+    writable("--report", page_folder)
     outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
     if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
         outcome = shrink(LEVELS[level], outcome)

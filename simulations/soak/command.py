@@ -21,6 +21,7 @@ from mcp.errors import McpError
 from mcp.net.loop import loop_factory
 from simulations.chaos_mesh import plan_from_yaml
 from simulations.chronicle import SILENT, Chronicle, Recording
+from simulations.options import REPORT, Seconds, writable
 from simulations.report.write import write
 from simulations.soak.display import showing, shown
 from simulations.soak.kinds import Kind, kind_named
@@ -91,7 +92,7 @@ def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides every draw.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1),
+    type=Seconds(1),
     default=SECONDS,
     show_default=True,
     help="How long there is load.",
@@ -112,12 +113,7 @@ def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep logs, history, plan and report in this folder, also of a clean run.",
 )
-@click.option(
-    "--report",
-    "page_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page of the run, a timeline with everything that it did to the clients, into this folder.",
-)
+@REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.pass_context
 def soak(
@@ -203,15 +199,13 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
 
     ``page_folder``: where a page of the run is to be written.
     """
-    if page_folder:
-        try:
-            page_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlanInvalid(f"--report {page_folder}: {error.strerror or error}") from error
+    writable("--report", page_folder)
+    writable("--keep", keep)
+    if keep is not None and any(keep.iterdir()):
+        raise click.BadParameter(
+            f"{keep} is not empty: name a new folder to keep the run in", param_hint="'--keep'"
+        )
     folder = keep or Path(tempfile.mkdtemp(prefix="mcp-soak-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise PlanInvalid(f"{folder} is not empty: name a new folder to keep the run in")
     report = None
     recording = Recording() if page_folder else None
     seen: list[Soak] = []

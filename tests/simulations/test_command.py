@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -96,12 +97,46 @@ def test_what_is_needed_is_all_that_is_left(needed: list[int]) -> None:
         (("replay", "4", "--faults", "0,999"), "seed 4 has no fault 999 at level engine; they are 0 to "),
         (("replay", "4", "--faults", "-1"), "no fault -1"),
         (("replay", "1", "--level", "cloud"), "cloud"),
+        (("swarm", "--seeds", "0:99999999999999999999999"), "has more than 1,000,000,000 seeds"),
+        (("swarm", "--seeds", "9" * 5000), "is not a range of seeds"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(arguments: tuple[str, ...], complaint: str) -> None:
     code, output = call(*arguments)
     assert code == 2
     assert complaint in output
+
+
+@pytest.mark.parametrize("command", [("soak",), ("swarm", "--seeds", "3"), ("replay", "3")])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "1e308", "0", "604801", "a while"])
+def test_a_time_that_never_ends_is_no_number_of_seconds(command: tuple[str, ...], seconds: str) -> None:
+    code, output = call(*command, "--seconds", seconds)
+    assert code == 2
+    assert re.search(f"'?{seconds}'? is not from [0-9.]+ to 604,800 seconds", output)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("soak", "--keep"),
+        ("soak", "--report"),
+        ("swarm", "--seeds", "3", "--report"),
+        ("replay", "3", "--report"),
+    ],
+)
+def test_a_folder_that_takes_no_files_is_refused_before_anything_runs(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for runs in ("__main__.run_seed", "swarm.run_seed", "soak.command.run_soak"):
+        monkeypatch.setattr(f"simulations.{runs}", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "file").touch()
+    for folder in ("/proc/x", str(tmp_path / "file" / "below")):
+        code, output = call(*command, folder)
+        assert code == 2, output
+        *_, told = output.splitlines()
+        assert told.startswith(
+            f"Error: Invalid value for '{command[-1]}': {folder}: nothing can be written there: "
+        )
 
 
 @pytest.mark.parametrize("command", ["swarm", "replay"])

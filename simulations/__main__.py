@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from simulations.chronicle import Recording
+from simulations.interruption import INTERRUPTED, interrupted, interruptible
 from simulations.levels import LEVELS, run_seed
 from simulations.options import REPORT, Seconds, writable
+from simulations.progress import followed
 from simulations.report.virtual import virtual_run
 from simulations.report.write import write
 from simulations.shrink import shrink
@@ -30,7 +31,8 @@ Exit status:
   10  a safety rule was broken
   11  a healed cluster did not come back in time
   12  something crashed
-   2  the call was wrong"""
+   2  the call was wrong
+ 130  it was interrupted"""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -160,26 +162,26 @@ def swarm_command(
     have a page each.
     """
     writable("--report", page_folder)
-    # So that a swarm that is told to stop takes its processes along.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     totals = Totals()
     outcomes = timed(swarm(level, seeds, jobs=jobs, seconds=seconds, shrinking=shrinking), totals)
     if page_folder is not None:
         outcomes = _with_pages(outcomes, page_folder)
+    if not as_json:
+        outcomes = followed(outcomes, totals, len(seeds))
+    try:
+        with interruptible(), contextlib.closing(outcomes):
+            for outcome in outcomes:
+                if as_json:
+                    click.echo(json.dumps(outcome.to_dict()))
+                elif outcome.verdict is not Verdict.CLEAN:
+                    click.echo(_failure(outcome))
+    except KeyboardInterrupt:
+        totals.interrupted = True
+        click.echo(interrupted(totals.runs, len(seeds), "seeds", totals.found), err=True)
     if as_json:
-        for outcome in outcomes:
-            click.echo(json.dumps(outcome.to_dict()))
         click.echo(json.dumps(totals.to_dict()))
-        sys.exit(totals.exit_code)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("seeds", total=len(seeds))
-        for outcome in outcomes:
-            progress.advance(task)
-            if outcome.verdict is not Verdict.CLEAN:
-                click.echo(_failure(outcome))
-    _show_totals(totals)
+    elif totals.runs:
+        _show_totals(totals)
     sys.exit(totals.exit_code)
 
 
@@ -213,17 +215,15 @@ def replay_command(
     page_folder: Path | None,
 ) -> None:
     """Run one seed and tell its story: what happened, when, to whom."""
-    planned = len(LEVELS[level].plan(seed).faults)
-    if beyond := [number for number in numbers or () if not 0 <= number < planned]:
-        raise click.UsageError(
-            f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
-        )
     writable("--report", page_folder)
-    outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
-    if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
-        outcome = shrink(LEVELS[level], outcome)
-    if page_folder is not None:
-        _write_page(outcome, page_folder)
+    try:
+        with interruptible():
+            outcome = _replayed(seed, level, seconds, numbers, shrinking=shrinking)
+            if page_folder is not None:
+                _write_page(outcome, page_folder)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(outcome.to_dict()))
     else:
@@ -233,7 +233,22 @@ def replay_command(
     sys.exit(EXIT_CODES[outcome.verdict])
 
 
-def _with_pages(outcomes: Iterable[Outcome], folder: Path) -> Iterator[Outcome]:
+def _replayed(
+    seed: int, level: str, seconds: float | None, numbers: tuple[int, ...] | None, *, shrinking: bool
+) -> Outcome:
+    """The run of a seed, or of some of its faults; made small where that is wanted."""
+    planned = len(LEVELS[level].plan(seed).faults)
+    if beyond := [number for number in numbers or () if not 0 <= number < planned]:
+        raise click.UsageError(
+            f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
+        )
+    outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
+    if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
+        outcome = shrink(LEVELS[level], outcome)
+    return outcome
+
+
+def _with_pages(outcomes: Iterable[Outcome], folder: Path) -> Generator[Outcome, None, None]:
     """The same outcomes; of those that are not clean, the first few have a page each."""
     left = PAGES_MAX
     for outcome in outcomes:

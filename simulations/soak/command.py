@@ -21,6 +21,7 @@ from mcp.errors import McpError
 from mcp.net.loop import loop_factory
 from simulations.chaos_mesh import plan_from_yaml
 from simulations.chronicle import SILENT, Chronicle, Recording
+from simulations.interruption import INTERRUPTED
 from simulations.options import REPORT, Seconds, writable
 from simulations.report.write import write
 from simulations.soak.display import showing, shown
@@ -42,7 +43,6 @@ from simulations.soak.run import soak as run_soak
 from simulations.verdict import EXIT_CODES, Verdict
 
 SECONDS: Final = 60.0
-INTERRUPTED: Final = 130
 PLAN_BYTES_MAX: Final = 1024 * 1024
 EXITS: Final = """\b
 Exit status:
@@ -51,7 +51,8 @@ Exit status:
   10  a safety rule was broken: something acknowledged was lost, doubled, or read wrongly
   11  something did not come back in time: a call, a submission, the healed cluster
   12  a node ended by itself, or did not start
-   2  the call or the plan was wrong"""
+   2  the call or the plan was wrong
+ 130  it was interrupted"""
 EPILOG: Final = (
     EXITS
     + """

@@ -31,7 +31,6 @@ from simulations.soak.plan import (
     PORT_FAULTS,
     SIMULATED_ONLY,
     WEIGHTS,
-    LiveFault,
     LivePlan,
     PlanInvalid,
     walk,
@@ -184,13 +183,19 @@ def drawn_plan(
 
 def read_plan(path: Path, *, seed: int, seconds: float, nodes: int) -> LivePlan:
     """The plan in a file. Raises :class:`PlanInvalid` naming what is wrong in it."""
-    text = path.read_bytes()[: PLAN_BYTES_MAX + 1]
+    try:
+        with path.open("rb") as file:
+            text = file.read(PLAN_BYTES_MAX + 1)
+    except OSError as error:
+        raise PlanInvalid(f"{path}: {error.strerror or error}") from error
     if len(text) > PLAN_BYTES_MAX:
         raise PlanInvalid(f"{path} is longer than {PLAN_BYTES_MAX} bytes")
-    with contextlib.suppress(ValueError):
+    # What is no JSON, or too deep for it, may be YAML, and is refused as that if it is neither.
+    found = None
+    with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(text)
-        if isinstance(found, dict) and set(found) == {"faults"}:
-            return LivePlan.of(map(LiveFault.from_dict, found["faults"]))
+    if isinstance(found, dict) and set(found) == {"faults"}:
+        return LivePlan.from_plain(found["faults"])
     names = [f"n{number}" for number in range(1, nodes + 1)]
     return plan_from_yaml(text.decode("utf-8", "replace"), names, seconds=seconds, seed=seed)
 

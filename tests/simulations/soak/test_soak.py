@@ -155,6 +155,29 @@ def test_a_plan_that_is_refused_names_its_field_and_ends_with_2(tmp_path: Path) 
     assert "kind: DNSChaos: nodes are found by address" in outcome.output
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('{"faults": 5}', "faults: a list is expected, not 5"),
+        ('{"faults": [5]}', "fault 1: a mapping of fields is expected, not 5"),
+        ("[" * 5000, "this is not YAML"),
+        ('{"faults": [' * 5000, "this is not YAML"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_told_of_in_a_line(tmp_path: Path, written: str, told: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(written)
+    outcome = CliRunner().invoke(soak_command, ["--plan", str(file)])
+    assert outcome.exit_code == 2
+    assert outcome.output.splitlines()[-1].startswith(f"Error: {told}")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+def test_of_a_plan_that_never_ends_no_more_is_read_than_is_allowed() -> None:
+    with pytest.raises(PlanInvalid, match="/dev/zero is longer than 1048576 bytes"):
+        read_plan(Path("/dev/zero"), seed=0, seconds=1.0, nodes=3)
+
+
 def test_a_folder_that_is_not_empty_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     outcome = CliRunner().invoke(soak_command, ["--keep", str(tmp_path), "--only", "kill"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from mcp.cli.output import print_parts
 from mcp.errors import McpError
@@ -33,6 +34,7 @@ from simulations.soak.plan import (
     WEIGHTS,
     LivePlan,
     PlanInvalid,
+    impossible,
     walk,
 )
 from simulations.soak.recorded import soak_run
@@ -98,7 +100,11 @@ def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
     help="How long there is load.",
 )
 @click.option("--nodes", type=click.IntRange(1, 7), default=3, show_default=True, help="How many voters.")
-@click.option("--keep-quorum", is_flag=True, help="Never break more than a minority at a time.")
+@click.option(
+    "--keep-quorum",
+    is_flag=True,
+    help="Never break more than a minority at a time; what a plan has beyond that is skipped.",
+)
 @click.option("--only", callback=kinds, metavar="KIND,...", help="Draw only from these kinds of faults.")
 @click.option("--plain", is_flag=True, help="Plain 'mcpctl serve': disks and clocks stay well.")
 @click.option(
@@ -136,6 +142,10 @@ def soak(
     everything heals, every node is read by itself, and the whole history is checked. What a failed run
     left behind is kept in a folder that is named.
     """
+    if plan_file is not None and only is not None:
+        raise click.UsageError("--only is for faults from the seed: --plan says by itself what goes wrong")
+    if plain and ctx.get_parameter_source("log_entries") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--log-entries: a plain node has its log as in production: leave out --plain")
     try:
         plan = (
             read_plan(plan_file, seed=seed, seconds=seconds, nodes=nodes)
@@ -173,11 +183,17 @@ def command_line(arguments: Sequence[str]) -> str:
 def drawn_plan(
     seed: int, seconds: float, nodes: int, only: Sequence[Kind] | None, *, keep_quorum: bool, plain: bool
 ) -> LivePlan:
-    """Faults from the seed, of the kinds that are allowed and possible."""
+    """Faults from the seed, of the kinds that are allowed and possible.
+
+    Raises :class:`PlanInvalid` where others were asked for.
+    """
     allowed = set(only if only is not None else WEIGHTS)
     if plain and only is None:
         allowed -= PORT_FAULTS
     names = [f"n{number}" for number in range(1, nodes + 1)]
+    for kind, why in impossible(names, keep_quorum=keep_quorum).items():
+        if only is not None and kind in only:
+            raise PlanInvalid(f"--only {kind}: {why}: take it out")
     return walk(seed, names, seconds, kinds=allowed, keep_quorum=keep_quorum)
 
 
@@ -223,11 +239,12 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
                 show(run)
 
             report = runner.run(stoppable(settings, folder, begun, recording or SILENT))
-        if page_folder and recording:
-            page = write(soak_run(seen[0], recording), page_folder, f"soak-{settings.seed}.html")
-            click.echo(f"a page of the run is in {page}", err=True)
         return report
     finally:
+        # Also of a run that was interrupted, if there is anything of it to be seen.
+        if page_folder and recording and seen and seen[0].ended_s:
+            page = write(soak_run(seen[0], recording), page_folder, f"soak-{settings.seed}.html")
+            click.echo(f"a page of the run is in {page}", err=True)
         clean = report is not None and report.verdict is Verdict.CLEAN
         if keep is not None or not clean:
             if report is not None:

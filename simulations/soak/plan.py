@@ -282,13 +282,7 @@ def walk(
     """
     limits = limits or WalkLimits()
     generator = random.Random(f"soak/{seed}")
-    allowed = set(WEIGHTS if kinds is None else kinds)
-    if keep_quorum:
-        allowed -= {FaultKind.BLACKOUT}
-    if len(nodes) == 1:
-        allowed -= PATH_FAULTS
-    if len(nodes) < DISK_LOSS_NODES_MIN:
-        allowed -= {LiveKind.DISK_LOSS}
+    allowed = set(WEIGHTS if kinds is None else kinds) - set(impossible(nodes, keep_quorum=keep_quorum))
     choices = [kind for kind in WEIGHTS if kind in allowed] + sorted(allowed - set(WEIGHTS))
     if not choices:
         raise PlanInvalid("there is no kind of fault left to draw from")
@@ -300,6 +294,18 @@ def walk(
         faults.append(_drawn(generator, kind, at_s, nodes, limits, keep_quorum=keep_quorum))
         at_s += generator.uniform(*limits.gap_s)
     return LivePlan.of(faults).within(seconds)
+
+
+def impossible(nodes: Sequence[str], *, keep_quorum: bool) -> dict[Kind, str]:
+    """Kinds that no walk over these nodes draws, each with the reason."""
+    found: dict[Kind, str] = {}
+    if keep_quorum:
+        found[FaultKind.BLACKOUT] = "it takes all nodes, and the quorum is to be kept"
+    if len(nodes) == 1:
+        found |= dict.fromkeys(PATH_FAULTS, "it happens between nodes, and there is one")
+    if len(nodes) < DISK_LOSS_NODES_MIN:
+        found[LiveKind.DISK_LOSS] = f"a quorum has to outlive it, of at least {DISK_LOSS_NODES_MIN} nodes"
+    return found
 
 
 def _drawn(

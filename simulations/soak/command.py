@@ -41,6 +41,7 @@ from simulations.soak.recorded import soak_run
 from simulations.soak.report import Report
 from simulations.soak.run import LOG_ENTRIES, Settings, Soak
 from simulations.soak.run import soak as run_soak
+from simulations.soak.volume import claimed, sweep
 from simulations.verdict import EXIT_CODES, Verdict
 
 SECONDS: Final = 60.0
@@ -227,12 +228,14 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
         raise click.BadParameter(
             f"{keep} is not empty: name a new folder to keep the run in", param_hint="'--keep'"
         )
+    for place in sweep():
+        click.echo(f"took away the file system that a killed run had left at {place}", err=True)
     folder = keep or Path(tempfile.mkdtemp(prefix="mcp-soak-"))
     report = None
     recording = Recording() if page_folder else None
     seen: list[Soak] = []
     try:
-        with showing() as show, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with claimed(folder), showing() as show, asyncio.Runner(loop_factory=loop_factory()) as runner:
 
             def begun(run: Soak) -> None:
                 seen.append(run)

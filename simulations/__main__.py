@@ -10,9 +10,8 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from mcp.cli.output import print_parts, table
 from simulations.chronicle import Recording
 from simulations.interruption import INTERRUPTED, interrupted, interruptible
 from simulations.levels import LEVELS, run_seed
@@ -20,6 +19,7 @@ from simulations.options import REPORT, Seconds, writable
 from simulations.progress import followed
 from simulations.report.virtual import virtual_run
 from simulations.report.write import write
+from simulations.sentences import shown
 from simulations.shrink import shrink
 from simulations.swarm import Totals, swarm, timed
 from simulations.verdict import EXIT_CODES, Outcome, Verdict
@@ -297,18 +297,17 @@ def _failure(outcome: Outcome) -> str:
 
 
 def _show_totals(totals: Totals) -> None:
-    console = Console()
-    table = Table("fault", "fired", "in runs", box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    fired = table("fault", "fired#", "in runs#")
     for kind, count in sorted(totals.faults.items()):
-        table.add_row(kind, f"{count:,}", f"{totals.runs_with[kind]:,}")
-    console.print(table)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
-    console.print(
-        f"\n{totals.runs} runs: {verdicts}; {totals.virtual_seconds:,.0f} virtual seconds in "
-        f"{totals.wall_s:.1f} s",
-        highlight=False,
+        fired.add_row(kind, f"{count:,}", f"{totals.runs_with[kind]:,}")
+    print_parts(fired if totals.faults else "No fault had an effect.")
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
+    click.echo(
+        "\n"
+        + shown(
+            f"{totals.runs:,} runs: {verdicts}; {totals.virtual_seconds:,.0f} virtual seconds in "
+            f"{totals.wall_s:.1f} s"
+        )
     )
 
 

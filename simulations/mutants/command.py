@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from mcp.cli.output import print_parts, table
 from simulations.interruption import INTERRUPTED, interrupted, interruptible
 from simulations.mutants.catalogue import MUTANTS, NoSuchMutant, select
 from simulations.mutants.hunt import CAUGHT_MIN, SEEDS, Fate, Hunt, hunt_all
 from simulations.mutants.mutant import Mutant
+from simulations.sentences import shown
 
 EXIT_SURVIVED = 13
 EXIT_VOID = 14
@@ -142,27 +142,25 @@ def _line(hunt: Hunt) -> str:
 
 
 def _show(hunts: Sequence[Hunt], wall_s: float) -> None:
-    console = Console()
-    table = Table(
-        "mutant", "fate", "seeds", "time", "verdict", "what found it", box=None, header_style="bold"
-    )
-    for column in table.columns[2:4]:
-        column.justify = "right"
+    made = table("mutant", "fate", "seeds#", "time#", "verdict", "what found it")
     for hunt in hunts:
         time_s = f"{hunt.wall_s:.1f} s"
-        table.add_row(hunt.mutant, str(hunt.fate), f"{hunt.seeds:,}", time_s, hunt.verdict, hunt.rule)
-    console.print(table)
-    told = totals(hunts, wall_s)
-    console.print(
-        f"\n{told['mutants']} mutants: {_fates(hunts)}; of those caught the median needed "
-        f"{told['seeds_median']} seeds, the most {told['seeds_max']}; {wall_s:.0f} s",
-        highlight=False,
-    )
+        made.add_row(hunt.mutant, str(hunt.fate), f"{hunt.seeds:,}", time_s, hunt.verdict, hunt.rule)
+    print_parts(made)
+    click.echo("\n" + shown(summary(hunts, wall_s)))
     for hunt in hunts:
         if hunt.fate is Fate.SURVIVED:
             reason = MUTANTS[hunt.mutant].survives
-            console.print(
-                f"{hunt.mutant}: {reason or 'survived, and there is no reason for it'}", highlight=False
-            )
+            click.echo(shown(f"{hunt.mutant}: {reason or 'survived, and there is no reason for it'}"))
         elif hunt.fate is not Fate.CAUGHT:
-            console.print(f"{hunt.mutant}: {hunt.fate}: {hunt.reason}", highlight=False)
+            click.echo(shown(f"{hunt.mutant}: {hunt.fate}: {hunt.reason}"))
+
+
+def summary(hunts: Sequence[Hunt], wall_s: float) -> str:
+    """What all of them came to, in a sentence."""
+    told = totals(hunts, wall_s)
+    needed = ""
+    if told["seeds_max"] is not None:
+        needed = f"; of those caught the median needed {told['seeds_median']:,} seeds"
+        needed += f", the most {told['seeds_max']:,}"
+    return f"{len(hunts)} mutants: {_fates(hunts)}{needed}; {wall_s:,.0f} s"

@@ -13,7 +13,7 @@ from consensus.journal import Journal
 from simulations.__main__ import simulations
 from simulations.levels import LEVELS, run_seed
 from simulations.shrink import minimal, shrink
-from simulations.verdict import EXIT_CODES, Verdict
+from simulations.verdict import EXIT_CODES, Outcome, Verdict
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -41,6 +41,17 @@ def test_a_swarm_prints_one_object_per_run_and_the_totals() -> None:
     assert totals["verdicts"] == {"clean": 2}
     assert totals["virtual_seconds"] == pytest.approx(sum(run["virtual_seconds"] for run in runs), abs=0.01)
     assert set(totals["never_fired"]).isdisjoint(totals["faults"])
+
+
+def test_a_swarm_in_which_nothing_went_wrong_for_anybody_has_no_empty_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    void = Outcome(3, "engine", Verdict.VOID, "no fault fired", "", 1.0, None, 3, {}, {})
+    monkeypatch.setattr("simulations.swarm.run_seed", lambda *_, **__: void)
+    code, output = call("swarm", "--seeds", "3")
+    assert code == EXIT_CODES[Verdict.VOID]
+    assert "No fault had an effect." in output
+    assert "in runs" not in output
 
 
 def test_two_processes_give_what_one_gives() -> None:

@@ -117,7 +117,21 @@ class Commands(click.Group):
         return found
 
 
-@click.group(cls=Commands, context_settings=CONTEXT)
+@click.group(
+    cls=Commands,
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  python -m simulations swarm --seeds 0:1000 --jobs 2
+  python -m simulations swarm --seeds 0:100 --level node --report pages
+  python -m simulations replay 17 --level upgrade
+  python -m simulations soak --seed 1 --seconds 60 --keep-quorum
+  python -m simulations mutants --list
+
+\b
+Each command's --help has more. How fast the product is:
+  python -m simulations.benchmarks""",
+)
 def simulations() -> None:
     """Put whole clusters under faults that a seed decides: in virtual time, or real processes (soak).
 
@@ -134,6 +148,7 @@ def simulations() -> None:
 \b
 Examples:
   python -m simulations swarm --seeds 0:1000 --jobs 2
+  python -m simulations swarm --seeds 0:100 --level node --report pages
   python -m simulations swarm --seeds 17 --json | jq .faults""",
 )
 @click.option("--seeds", type=SeedRange(), required=True, help="From A up to, but not, B.")
@@ -196,7 +211,7 @@ Examples:
   python -m simulations replay 17
   python -m simulations replay 17 --seconds 12.5 --faults 3,7
   python -m simulations replay 17 --shrink
-  python -m simulations replay 17 --report pages""",
+  python -m simulations replay 17 --level node --report pages""",
 )
 @click.argument("seed", type=click.IntRange(min=0))
 @LEVEL

@@ -154,6 +154,14 @@ def test_a_folder_that_takes_no_files_is_refused_before_anything_runs(
 def test_help_has_examples_and_exit_codes(command: str) -> None:
     code, output = call(command, "--help")
     assert code == 0
-    assert f"python -m simulations {command}" in output
+    assert re.search(f"python -m simulations {command} .*--level node --report pages", output)
     for verdict, number in EXIT_CODES.items():
         assert f"{number}  " in output, verdict
+
+
+def test_the_help_of_all_has_an_example_of_each_command_and_names_the_benchmarks() -> None:
+    code, output = call("--help")
+    assert code == 0
+    for command in ("swarm", "replay", "soak", "mutants"):
+        assert f"python -m simulations {command} " in output
+    assert "python -m simulations.benchmarks" in output

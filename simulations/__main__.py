@@ -27,7 +27,7 @@ from simulations.verdict import EXIT_CODES, Outcome, Verdict
 EXITS = """\b
 Exit status:
    0  every run was clean
-   9  a run was void: faults were planned and none had an effect
+   9  a run was void: faults were planned and none had an effect, or a rule could not be decided
   10  a safety rule was broken
   11  a healed cluster did not come back in time
   12  something crashed

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def test_the_example_passes_as_it_stands_as_a_user_runs_it(pytester: pytest.Pyte
         shutil.copy(path, pytester.path)
     result = pytester.runpytest_subprocess("-p", PLUGIN, "-q", "--cluster-seeds", "0:3")
     result.assert_outcomes(passed=3)
+
+
+def test_the_documented_pytest_is_the_one_that_it_is_tested_with() -> None:
+    (documented,) = re.findall(r"pytest, (\d+) or later", (ROOT / "docs" / "testing.md").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"pytest>={documented}" in extras["test"]
 
 
 def pytest_as_typed(folder: Path, *arguments: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -35,7 +36,38 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(slots=True)
+class _Wish:
+    """What is known of interruptions while they must not come."""
+
+    undisturbed: int = 0
+    wanted: bool = False
+
+
+_WISH = _Wish()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """An interruption does not come in the body but at its end; the body may ask whether one is wanted."""
+    _WISH.undisturbed += 1
+    try:
+        yield
+    finally:
+        _WISH.undisturbed -= 1
+        if _WISH.wanted and not _WISH.undisturbed:
+            _interrupt(0, None)
+
+
+def interruption_wanted() -> bool:
+    """Whether somebody waits for the end of what is undisturbed."""
+    return _WISH.wanted
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    _WISH.wanted = bool(_WISH.undisturbed)
+    if _WISH.wanted:
+        return
     signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     # What a run lost is told again, and its coroutines complain when they are thrown away in the middle.
     sys.unraisablehook = lambda _unraisable: None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -12,11 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Final, TypeVar
 
+from simulations.interruption import interruption_wanted, undisturbed
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 AHEAD_MAX: Final = 1024
 """So many pieces of work are handed out before the first of them is done: others need not wait for it."""
+LOOK_S: Final = 0.1
+"""How often whoever waits for a result looks whether it is still wanted."""
 
 
 def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece], jobs: int) -> Iterator[Result]:
@@ -30,20 +36,44 @@ def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece], jobs: int) 
     others = set(multiprocessing.active_children())
     left = iter(pieces)
     ahead: deque[Future[Result]] = deque()
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_belong) as pool:
-        try:
-            while True:
-                new = itertools.islice(left, AHEAD_MAX - len(ahead))
-                ahead.extend(pool.submit(work, piece) for piece in new)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_belong)
+    finished = False
+    try:
+        while True:
+            # An exception that came from nowhere would leave the pool's locks locked, for ever.
+            with undisturbed():
+                with _deaf():
+                    new = itertools.islice(left, AHEAD_MAX - len(ahead))
+                    ahead.extend(pool.submit(work, piece) for piece in new)
                 if not ahead:
+                    finished = True
                     return
-                yield ahead.popleft().result()
-        except BaseException:
+                result = _awaited(ahead.popleft())
+            yield result
+    finally:
+        with undisturbed():
             # Told to stop, a process would first finish its piece, and that may take minutes.
-            for process in set(multiprocessing.active_children()) - others:
+            for process in set() if finished else set(multiprocessing.active_children()) - others:
                 process.kill()
             pool.shutdown(cancel_futures=True)
-            raise
+
+
+def _awaited(future: Future[Result]) -> Result:
+    while not interruption_wanted():
+        # A timeout may as well be what the work itself has raised.
+        if concurrent.futures.wait([future], LOOK_S).done:
+            return future.result()
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C waits until the body has ended; for processes that start in it, until :func:`_belong`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _belong() -> None:

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from simulations.__main__ import simulations
-from simulations.interruption import INTERRUPTED, interrupted, interruptible
+from simulations.interruption import INTERRUPTED, interrupted, interruptible, interruption_wanted, undisturbed
 from simulations.mutants.catalogue import MUTANTS
 from simulations.processes import AHEAD_MAX, spread
 from simulations.progress import APART_S, in_lines
@@ -143,6 +143,24 @@ def test_an_interruption_that_got_lost_comes_again(number: signal.Signals) -> No
         work()
     assert signal.getsignal(number) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.usefixtures("_hook")
+def test_an_interruption_waits_for_the_end_of_what_must_not_be_disturbed() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        with interruptible():
+            with undisturbed(), undisturbed():
+                seen.append(interruption_wanted())
+                signal.raise_signal(signal.SIGTERM)
+                seen.append(interruption_wanted())
+            seen.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == [False, True]
+    assert not interruption_wanted()
 
 
 @pytest.mark.usefixtures("_hook")

@@ -66,14 +66,8 @@ def test_the_example_passes_as_it_stands_as_a_user_runs_it(pytester: pytest.Pyte
     result.assert_outcomes(passed=3)
 
 
-def test_the_documented_pytest_is_the_one_that_it_is_tested_with() -> None:
-    (documented,) = re.findall(r"pytest, (\d+) or later", (ROOT / "docs" / "testing.md").read_text())
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert f"pytest>={documented}" in extras["test"]
-
-
 def pytest_as_typed(folder: Path, *arguments: str) -> None:
-    """What ``pytest ...`` does in ``folder``; ``python -m pytest`` would put that on the path as well."""
+    """What ``pytest ...`` does in ``folder``: it does not put that on the path, as ``python -m`` does."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", *arguments],
@@ -102,6 +96,12 @@ def test_the_commands_that_show_a_failure_again_can_be_typed() -> None:
     for line in told:
         pytest_as_typed(EXAMPLE, *shlex.split(line))
         pytest_as_typed(ROOT, *shlex.split(f"{EXAMPLE.relative_to(ROOT)}/{line}"))
+
+
+def test_the_documented_pytest_is_the_one_that_it_is_tested_with() -> None:
+    (documented,) = re.findall(r"pytest, (\d+) or later", (ROOT / "docs" / "testing.md").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"pytest>={documented}" in extras["test"]
 
 
 def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from mcp.cli.output import print_parts, table
 from simulations.chronicle import Recording
+from simulations.interruption import INTERRUPTED, interrupted, interruptible
 from simulations.levels import LEVELS, run_seed
+from simulations.options import REPORT, Seconds, writable
+from simulations.progress import followed
 from simulations.report.virtual import virtual_run
 from simulations.report.write import write
+from simulations.sentences import shown
 from simulations.shrink import shrink
 from simulations.swarm import Totals, swarm, timed
 from simulations.verdict import EXIT_CODES, Outcome, Verdict
@@ -25,11 +27,12 @@ from simulations.verdict import EXIT_CODES, Outcome, Verdict
 EXITS = """\b
 Exit status:
    0  every run was clean
-   9  a run was void: faults were planned and none had an effect
+   9  a run was void: faults were planned and none had an effect, or a rule could not be decided
   10  a safety rule was broken
   11  a healed cluster did not come back in time
   12  something crashed
-   2  the call was wrong"""
+   2  the call was wrong
+ 130  it was interrupted"""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -47,11 +50,13 @@ class SeedRange(click.ParamType[range]):
         try:
             seeds = range(int(first), int(end) if colon else int(first) + 1)
         except ValueError:
-            self.fail(f"{value!r} is not a range of seeds; write 0:1000, or one seed as 17", param, ctx)
+            self.fail(f"{value!r:.40} is not a range of seeds; write 0:1000, or one seed as 17", param, ctx)
         if not seeds or seeds.start < 0:
             self.fail(
-                f"{value!r} has no seeds: the first must be at least 0 and below the second", param, ctx
+                f"{value!r:.40} has no seeds: the first must be at least 0 and below the second", param, ctx
             )
+        if seeds.stop - seeds.start > SEEDS_MAX:
+            self.fail(f"{value!r:.40} has more than {SEEDS_MAX:,} seeds", param, ctx)
         return seeds
 
 
@@ -71,7 +76,7 @@ class FaultNumbers(click.ParamType[tuple[int, ...]]):
         try:
             return tuple(int(number) for number in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} are no fault numbers; write 0,4,7 or none", param, ctx)
+            self.fail(f"{value!r:.40} are no fault numbers; write 0,4,7 or none", param, ctx)
 
 
 LEVEL = click.option(
@@ -83,20 +88,15 @@ LEVEL = click.option(
 )
 SECONDS = click.option(
     "--seconds",
-    type=click.FloatRange(min=0.01),
+    type=Seconds(0.01),
     help="Virtual seconds under fire, instead of the level's own.",
-)
-
-
-REPORT = click.option(
-    "--report",
-    "page_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page of the run, a timeline with everything that it did to the clients, into this folder.",
 )
 
 PAGES_MAX = 20
 """How many runs of a swarm have a page written."""
+
+SEEDS_MAX = 1_000_000_000
+"""How many seeds a swarm may have: more than any machine gets through."""
 
 LATER = {"mutants": "simulations.mutants.command", "soak": "simulations.soak.command"}
 """Commands whose modules, and with them more of the product, are imported only when they are asked for."""
@@ -117,7 +117,21 @@ class Commands(click.Group):
         return found
 
 
-@click.group(cls=Commands, context_settings=CONTEXT)
+@click.group(
+    cls=Commands,
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  python -m simulations swarm --seeds 0:1000 --jobs 2
+  python -m simulations swarm --seeds 0:100 --level node --report pages
+  python -m simulations replay 17 --level upgrade
+  python -m simulations soak --seed 1 --seconds 60 --keep-quorum
+  python -m simulations mutants --list
+
+\b
+Each command's --help has more. How fast the product is:
+  python -m simulations.benchmarks""",
+)
 def simulations() -> None:
     """Put whole clusters under faults that a seed decides: in virtual time, or real processes (soak).
 
@@ -134,6 +148,7 @@ def simulations() -> None:
 \b
 Examples:
   python -m simulations swarm --seeds 0:1000 --jobs 2
+  python -m simulations swarm --seeds 0:100 --level node --report pages
   python -m simulations swarm --seeds 17 --json | jq .faults""",
 )
 @click.option("--seeds", type=SeedRange(), required=True, help="From A up to, but not, B.")
@@ -161,26 +176,27 @@ def swarm_command(
     a fresh write must succeed, and all states must be equal. With --report, the runs that were not clean
     have a page each.
     """
-    # So that a swarm that is told to stop takes its processes along.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    writable("--report", page_folder)
     totals = Totals()
     outcomes = timed(swarm(level, seeds, jobs=jobs, seconds=seconds, shrinking=shrinking), totals)
     if page_folder is not None:
         outcomes = _with_pages(outcomes, page_folder)
+    if not as_json:
+        outcomes = followed(outcomes, totals, len(seeds))
+    try:
+        with interruptible(), contextlib.closing(outcomes):
+            for outcome in outcomes:
+                if as_json:
+                    click.echo(json.dumps(outcome.to_dict()))
+                elif outcome.verdict is not Verdict.CLEAN:
+                    click.echo(_failure(outcome))
+    except KeyboardInterrupt:
+        totals.interrupted = True
+        click.echo(interrupted(totals.runs, len(seeds), "seeds", totals.found), err=True)
     if as_json:
-        for outcome in outcomes:
-            click.echo(json.dumps(outcome.to_dict()))
         click.echo(json.dumps(totals.to_dict()))
-        sys.exit(totals.exit_code)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("seeds", total=len(seeds))
-        for outcome in outcomes:
-            progress.advance(task)
-            if outcome.verdict is not Verdict.CLEAN:
-                click.echo(_failure(outcome))
-    _show_totals(totals)
+    elif totals.runs:
+        _show_totals(totals)
     sys.exit(totals.exit_code)
 
 
@@ -195,7 +211,7 @@ Examples:
   python -m simulations replay 17
   python -m simulations replay 17 --seconds 12.5 --faults 3,7
   python -m simulations replay 17 --shrink
-  python -m simulations replay 17 --report pages""",
+  python -m simulations replay 17 --level node --report pages""",
 )
 @click.argument("seed", type=click.IntRange(min=0))
 @LEVEL
@@ -214,16 +230,15 @@ def replay_command(
     page_folder: Path | None,
 ) -> None:
     """Run one seed and tell its story: what happened, when, to whom."""
-    planned = len(LEVELS[level].plan(seed).faults)
-    if beyond := [number for number in numbers or () if not 0 <= number < planned]:
-        raise click.UsageError(
-            f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
-        )
-    outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
-    if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
-        outcome = shrink(LEVELS[level], outcome)
-    if page_folder is not None:
-        _write_page(outcome, page_folder)
+    writable("--report", page_folder)
+    try:
+        with interruptible():
+            outcome = _replayed(seed, level, seconds, numbers, shrinking=shrinking)
+            if page_folder is not None:
+                _write_page(outcome, page_folder)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(outcome.to_dict()))
     else:
@@ -233,7 +248,22 @@ def replay_command(
     sys.exit(EXIT_CODES[outcome.verdict])
 
 
-def _with_pages(outcomes: Iterable[Outcome], folder: Path) -> Iterator[Outcome]:
+def _replayed(
+    seed: int, level: str, seconds: float | None, numbers: tuple[int, ...] | None, *, shrinking: bool
+) -> Outcome:
+    """The run of a seed, or of some of its faults; made small where that is wanted."""
+    planned = len(LEVELS[level].plan(seed).faults)
+    if beyond := [number for number in numbers or () if not 0 <= number < planned]:
+        raise click.UsageError(
+            f"--faults: seed {seed} has no fault {beyond[0]} at level {level}; they are 0 to {planned - 1}"
+        )
+    outcome = run_seed(LEVELS[level], seed, seconds=seconds, fault_numbers=numbers)
+    if shrinking and outcome.verdict not in (Verdict.CLEAN, Verdict.VOID):
+        outcome = shrink(LEVELS[level], outcome)
+    return outcome
+
+
+def _with_pages(outcomes: Iterable[Outcome], folder: Path) -> Generator[Outcome, None, None]:
     """The same outcomes; of those that are not clean, the first few have a page each."""
     left = PAGES_MAX
     for outcome in outcomes:
@@ -282,18 +312,17 @@ def _failure(outcome: Outcome) -> str:
 
 
 def _show_totals(totals: Totals) -> None:
-    console = Console()
-    table = Table("fault", "fired", "in runs", box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    fired = table("fault", "fired#", "in runs#")
     for kind, count in sorted(totals.faults.items()):
-        table.add_row(kind, f"{count:,}", f"{totals.runs_with[kind]:,}")
-    console.print(table)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
-    console.print(
-        f"\n{totals.runs} runs: {verdicts}; {totals.virtual_seconds:,.0f} virtual seconds in "
-        f"{totals.wall_s:.1f} s",
-        highlight=False,
+        fired.add_row(kind, f"{count:,}", f"{totals.runs_with[kind]:,}")
+    print_parts(fired if totals.faults else "No fault had an effect.")
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
+    click.echo(
+        "\n"
+        + shown(
+            f"{totals.runs:,} runs: {verdicts}; {totals.virtual_seconds:,.0f} virtual seconds in "
+            f"{totals.wall_s:.1f} s"
+        )
     )
 
 

@@ -36,14 +36,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known, and read the options: what is wrong with them is wrong for every test."""
     config.addinivalue_line("markers", MARKER)
+    _replayed(config)
+    if (seeds := _seeds(config)) is not None:
+        from simulations.trial.scenario import SEEDS_MAX, seeds_of
+
+        option, given = seeds
+        try:
+            seeds_of(given)
+        except ValueError:
+            wanted = f"A:B, from A up to but not B, {SEEDS_MAX:,} at most" if option[-1] == "s" else "one"
+            raise pytest.UsageError(f"{option}: write {wanted}; seeds are from 0 on") from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each seed."""
     if "cluster_seed" in metafunc.fixturenames:
-        seeds = _settings(metafunc.definition).seeds
+        try:
+            seeds = _settings(metafunc.definition).seeds
+        except pytest.UsageError as error:
+            # Of one test among others; what pytest shows of this is the message alone.
+            raise pytest.Collector.CollectError(str(error)) from None
         metafunc.parametrize("cluster_seed", seeds, indirect=True, ids=[f"seed={seed}" for seed in seeds])
 
 
@@ -127,20 +141,30 @@ def _settings(node: pytest.Item) -> Settings:
         if marker.args:
             raise pytest.UsageError(f"{node.nodeid}: the marker takes names: @pytest.mark.{MARKER}")
         given |= marker.kwargs
-    seed, seeds = node.config.getoption("cluster_seed"), node.config.getoption("cluster_seeds")
-    if seeds is not None:
-        given["seeds"] = str(seeds)
-    if seed is not None:
-        given["seeds"] = (seed,)
+    if (seeds := _seeds(node.config)) is not None:
+        given["seeds"] = seeds[1]
     try:
         return Settings.of(given)
     except ValueError as error:
         raise pytest.UsageError(f"{node.nodeid}: cluster: {error}") from None
 
 
+def _seeds(config: pytest.Config) -> tuple[str, object] | None:
+    """The option that says which seeds, and which."""
+    seed, seeds = config.getoption("cluster_seed"), config.getoption("cluster_seeds")
+    if seed is not None:
+        return "--cluster-seed", (seed,)
+    return None if seeds is None else ("--cluster-seeds", str(seeds))
+
+
 def _replay(config: pytest.Config) -> Replay:
     from simulations.trial.fixture import Replay
 
+    return Replay(*_replayed(config))
+
+
+def _replayed(config: pytest.Config) -> tuple[float | None, tuple[int, ...] | None]:
+    """For how long, and which faults, where that is not what the seed stands for."""
     seconds, faults = config.getoption("cluster_seconds"), config.getoption("cluster_faults")
     try:
         numbers = None if faults is None else _numbers(faults)
@@ -148,7 +172,7 @@ def _replay(config: pytest.Config) -> Replay:
         raise pytest.UsageError(f"--cluster-faults {faults}: write 0,4,7, or none") from None
     if seconds is not None and not 0 < seconds <= 3600:
         raise pytest.UsageError(f"--cluster-seconds {seconds:g}: above 0, up to 3600")
-    return Replay(seconds, numbers)
+    return seconds, numbers
 
 
 def _numbers(text: str) -> tuple[int, ...]:

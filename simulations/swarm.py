@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
+import functools
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from simulations.faults import FaultKind
+from simulations.interruption import INTERRUPTED
 from simulations.levels import LEVELS, run_seed
+from simulations.processes import spread
 from simulations.shrink import shrink
 from simulations.verdict import EXIT_CODES, Outcome, Verdict
 
@@ -34,6 +35,8 @@ class Totals:
     counts: Counter[str] = field(default_factory=Counter)
     failed: list[int] = field(default_factory=list)
     wall_s: float = 0.0
+    interrupted: bool = False
+    """Somebody did not want to wait for the rest."""
 
     def add(self, outcome: Outcome) -> None:
         """One more run."""
@@ -48,15 +51,25 @@ class Totals:
 
     @property
     def exit_code(self) -> int:
-        """0 when all were clean; otherwise the code of the worst verdict."""
+        """0 when all were clean; otherwise the code of the worst verdict, or that it did not come so far."""
+        if self.interrupted:
+            return INTERRUPTED
         worst = (Verdict.SAFETY, Verdict.CRASH, Verdict.LIVENESS, Verdict.VOID)
         return next((EXIT_CODES[verdict] for verdict in worst if self.verdicts[str(verdict)]), 0)
+
+    @property
+    def found(self) -> str:
+        """What the runs came to, in a few words."""
+        if not self.failed:
+            return "clean"
+        return ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "totals": True,
             "runs": self.runs,
+            "interrupted": self.interrupted,
             "verdicts": dict(sorted(self.verdicts.items())),
             "virtual_seconds": round(self.virtual_seconds, 3),
             "wall_s": round(self.wall_s, 3),
@@ -70,7 +83,7 @@ class Totals:
 
 def swarm(
     level: str, seeds: Sequence[int], *, jobs: int = 1, seconds: float | None = None, shrinking: bool = True
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """The outcome of every seed, in order. Failing ones come as small as they could be made."""
     shrunk = 0
     for outcome in _outcomes(level, seeds, jobs, seconds):
@@ -81,7 +94,7 @@ def swarm(
             yield shrink(LEVELS[level], outcome)
 
 
-def timed(outcomes: Iterable[Outcome], totals: Totals) -> Iterator[Outcome]:
+def timed(outcomes: Iterable[Outcome], totals: Totals) -> Generator[Outcome, None, None]:
     """The same outcomes, each of them added to ``totals``."""
     begun = time.monotonic()
     for outcome in outcomes:
@@ -95,16 +108,9 @@ def _outcomes(level: str, seeds: Sequence[int], jobs: int, seconds: float | None
         for seed in seeds:
             yield run_seed(LEVELS[level], seed, seconds=seconds)
         return
-    # Fresh interpreters, so that a run is a function of its seed and not of what ran before a fork.
-    context = multiprocessing.get_context("spawn")
-    chunks = [seeds[at : at + CHUNK_SEEDS] for at in range(0, len(seeds), CHUNK_SEEDS)]
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        try:
-            for outcomes in pool.map(_run_chunk, [level] * len(chunks), chunks, [seconds] * len(chunks)):
-                yield from outcomes
-        finally:
-            # Whoever stops listening does not want the rest.
-            pool.shutdown(wait=False, cancel_futures=True)
+    chunks = (seeds[at : at + CHUNK_SEEDS] for at in range(0, len(seeds), CHUNK_SEEDS))
+    for outcomes in spread(functools.partial(_run_chunk, level, seconds=seconds), chunks, jobs):
+        yield from outcomes
 
 
 def _run_chunk(level: str, seeds: Sequence[int], seconds: float | None) -> list[Outcome]:

@@ -14,6 +14,11 @@ _UNITS_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m
 _PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _RATES: Final = ("tbps", "gbps", "mbps", "kbps", "bps")
 _REQUIRED: Final = object()
+SECONDS_MAX: Final = 1e12
+DIGITS_MAX: Final = 15
+"""Of a bandwidth."""
+TOLD_MAX: Final = 8
+"""So many fields are named that stand where another is missed."""
 
 
 class Fields:
@@ -53,7 +58,9 @@ class Fields:
         """Read a field. ``read`` raises ``ValueError`` with what was expected."""
         if name not in self._left:
             if default is _REQUIRED:
-                raise self.refuse(name, "missing, and needed")
+                others = ", ".join(f"{other:.40}" for other in list(self._left)[:TOLD_MAX])
+                # Among them, mostly, is the one that was meant, with a slip in it.
+                raise self.refuse(name, f"missing, and needed{f'; there is {others}' if others else ''}")
             return default  # type: ignore[no-any-return]
         value = self._left.pop(name)
         try:
@@ -129,7 +136,10 @@ def signed_seconds(value: object) -> float:
     body = written.lstrip("+-")
     if not body or len(written) - len(body) > 1 or not re.fullmatch(f"(?:{_PART.pattern})+", body):
         raise ValueError(f"{value!r:.40} is no duration: write it as 100ms, 5s or 1h30m")
-    return sign * sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(body))
+    found = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(body))
+    if found > SECONDS_MAX:
+        raise ValueError(f"{value!r:.40} is longer than {SECONDS_MAX:.0e} seconds")
+    return sign * found
 
 
 def share(value: object) -> float:
@@ -151,7 +161,7 @@ def rate(value: object) -> float:
     for power, unit in zip(range(4, -1, -1), _RATES, strict=True):
         if written.endswith(unit):
             number = written.removesuffix(unit).strip()
-            if number.isdecimal() and int(number) > 0:
+            if number.isdecimal() and len(number) <= DIGITS_MAX and int(number) > 0:
                 return float(int(number) * 1024**power)
             break
     raise ValueError(f"{value!r:.40} is no bandwidth above 0: write it as 1mbps (units: {', '.join(_RATES)})")

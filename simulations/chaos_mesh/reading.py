@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from simulations.chaos_mesh.experiments import Recipe, io, network, pod, stress, time
@@ -17,6 +17,7 @@ API_VERSION: Final = "chaos-mesh.org/v1alpha1"
 BEGIN_S: Final = 1.0
 """An experiment without a schedule begins when there has been load for so long."""
 DOCUMENTS_MAX: Final = 100
+_MERGE: Final = "tag:yaml.org,2002:merge"
 _READERS: Final[dict[str, Callable[[Fields, Pods], Recipe]]] = {
     "NetworkChaos": network,
     "PodChaos": pod,
@@ -62,6 +63,37 @@ def plan_from_yaml(
     return LivePlan.of(faults).within(seconds)
 
 
+def repeated(keys: Iterable[object]) -> int | None:
+    """The place of the first key that was there before. What cannot be a key is not looked at."""
+    seen: set[Hashable] = set()
+    for place, key in enumerate(keys):
+        if isinstance(key, Hashable):
+            if key in seen:
+                return place
+            seen.add(key)
+    return None
+
+
+def _refusing(safe_loader: Any) -> Any:
+    """A loader that refuses what YAML's safe one would overwrite without a word, or put together."""
+
+    class Loader(safe_loader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            nodes = [key for key, _ in node.value]
+            for key in nodes:
+                if key.tag == _MERGE:
+                    where = f"(line {key.start_mark.line + 1})"
+                    raise PlanInvalid(f"<<: merge keys are not read: write the fields themselves {where}")
+            keys = [self.construct_object(key, deep=True) for key in nodes]
+            place = repeated(keys)
+            if place is not None:
+                line = nodes[place].start_mark.line + 1
+                raise PlanInvalid(f"{keys[place]!s:.60}: it is there twice (line {line})")
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
 def _documents(written: str) -> Iterator[Any]:
     try:
         yaml = importlib.import_module("yaml")
@@ -70,19 +102,9 @@ def _documents(written: str) -> Iterator[Any]:
             "reading YAML needs PyYAML: pip install 'message-coordination-protocol[simulations]'"
         ) from None
 
-    class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
-        """Refuses what YAML's safe loader would silently overwrite: a key that is there twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-            if twice is not None:
-                raise PlanInvalid(f"{twice}: it is there twice (line {node.start_mark.line + 1})")
-            return super().construct_mapping(node, deep)
-
     loader = None
     try:
-        loader = Loader(written)
+        loader = _refusing(yaml.SafeLoader)(written)
         count = 0
         while loader.check_data():
             count += 1

@@ -45,6 +45,7 @@ from simulations.checking.verdict import Verdict, Violation, verdict
 
 EXACTLY_ONCE: Final = "exactly one effect"
 COUNTS: Final = "effects counted in the final state"
+COUNTERS: Final = "counters count every raise once"
 
 FinalState = Mapping[str, Found | Absent]
 """Of each key what a read found after everything had come to rest."""
@@ -133,7 +134,7 @@ def check_counters(history: History, final: Mapping[str, int]) -> Verdict:
     for key, value in final.items():
         raises = [o for o in keys.get(key, []) if isinstance(o.call, CompareAndSet)]
         violations += _within(f"counter {key!r} ended at {value}", value, raises)
-    return verdict(COUNTS, len(final), violations)
+    return verdict(COUNTERS, len(final), violations)
 
 
 def _may_have_removed(operation: Operation) -> bool:

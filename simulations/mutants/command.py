@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
 import sys
 import time
 from collections import Counter
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from mcp.cli.output import print_parts, table
+from simulations.interruption import INTERRUPTED, interrupted, interruptible
 from simulations.mutants.catalogue import MUTANTS, NoSuchMutant, select
 from simulations.mutants.hunt import CAUGHT_MIN, SEEDS, Fate, Hunt, hunt_all
 from simulations.mutants.mutant import Mutant
+from simulations.sentences import shown
 
 EXIT_SURVIVED = 13
 EXIT_VOID = 14
@@ -28,6 +29,7 @@ Exit status:
   14  the hunt shows nothing: a mutant could not be placed or fails by itself, or the seed that caught
       it is not clean without it
    2  the call was wrong
+ 130  it was interrupted
 
 \b
 Examples:
@@ -67,19 +69,24 @@ def mutants(names: Sequence[str], listing: bool, seeds: int, jobs: int, as_json:
     if listing:
         _list(chosen, as_json=as_json)
         return
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     begun, hunts = time.monotonic(), list[Hunt]()
-    for hunt in hunt_all(chosen, range(seeds), jobs=jobs):
-        hunts.append(hunt)
-        if as_json:
-            click.echo(json.dumps(hunt.to_dict()))
-        else:
-            click.echo(f"[{len(hunts)}/{len(chosen)}] {_line(hunt)}", err=True)
-    code = exit_code(hunts, everything=len(chosen) == len(MUTANTS))
+    try:
+        with interruptible(), contextlib.closing(hunt_all(chosen, range(seeds), jobs=jobs)) as coming:
+            for hunt in coming:
+                hunts.append(hunt)
+                if as_json:
+                    click.echo(json.dumps(hunt.to_dict()))
+                else:
+                    click.echo(f"[{len(hunts)}/{len(chosen)}] {_line(hunt)}", err=True)
+        code = exit_code(hunts, everything=len(chosen) == len(MUTANTS))
+    except KeyboardInterrupt:
+        click.echo(interrupted(len(hunts), len(chosen), "mutants", _fates(hunts)), err=True)
+        code = INTERRUPTED
+    wall_s = time.monotonic() - begun
     if as_json:
-        click.echo(json.dumps(totals(hunts, time.monotonic() - begun)))
-    else:
-        _show(hunts, time.monotonic() - begun)
+        click.echo(json.dumps(totals(hunts, wall_s) | {"interrupted": code == INTERRUPTED}))
+    elif hunts:
+        _show(hunts, wall_s)
     sys.exit(code)
 
 
@@ -100,12 +107,17 @@ def totals(hunts: Sequence[Hunt], wall_s: float) -> dict[str, Any]:
         "totals": True,
         "mutants": len(hunts),
         "fates": dict(sorted(Counter(str(hunt.fate) for hunt in hunts).items())),
-        "caught_share": round(len(caught) / len(hunts), 4),
+        "caught_share": round(len(caught) / len(hunts), 4) if hunts else None,
         "seeds_median": sorted(caught)[len(caught) // 2] if caught else None,
         "seeds_max": max(caught, default=None),
         "rules": dict(sorted(Counter(hunt.rule for hunt in hunts if hunt.rule).items())),
         "wall_s": round(wall_s, 3),
     }
+
+
+def _fates(hunts: Sequence[Hunt]) -> str:
+    counts = Counter(str(hunt.fate) for hunt in hunts)
+    return ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()))
 
 
 def _list(chosen: Sequence[Mutant], *, as_json: bool) -> None:
@@ -130,28 +142,25 @@ def _line(hunt: Hunt) -> str:
 
 
 def _show(hunts: Sequence[Hunt], wall_s: float) -> None:
-    console = Console()
-    table = Table(
-        "mutant", "fate", "seeds", "time", "verdict", "what found it", box=None, header_style="bold"
-    )
-    for column in table.columns[2:4]:
-        column.justify = "right"
+    made = table("mutant", "fate", "seeds#", "time#", "verdict", "what found it")
     for hunt in hunts:
         time_s = f"{hunt.wall_s:.1f} s"
-        table.add_row(hunt.mutant, str(hunt.fate), f"{hunt.seeds:,}", time_s, hunt.verdict, hunt.rule)
-    console.print(table)
-    told = totals(hunts, wall_s)
-    fates = ", ".join(f"{count} {fate}" for fate, count in told["fates"].items())
-    console.print(
-        f"\n{told['mutants']} mutants: {fates}; of those caught the median needed {told['seeds_median']} "
-        f"seeds, the most {told['seeds_max']}; {wall_s:.0f} s",
-        highlight=False,
-    )
+        made.add_row(hunt.mutant, str(hunt.fate), f"{hunt.seeds:,}", time_s, hunt.verdict, hunt.rule)
+    print_parts(made)
+    click.echo("\n" + shown(summary(hunts, wall_s)))
     for hunt in hunts:
         if hunt.fate is Fate.SURVIVED:
             reason = MUTANTS[hunt.mutant].survives
-            console.print(
-                f"{hunt.mutant}: {reason or 'survived, and there is no reason for it'}", highlight=False
-            )
+            click.echo(shown(f"{hunt.mutant}: {reason or 'survived, and there is no reason for it'}"))
         elif hunt.fate is not Fate.CAUGHT:
-            console.print(f"{hunt.mutant}: {hunt.fate}: {hunt.reason}", highlight=False)
+            click.echo(shown(f"{hunt.mutant}: {hunt.fate}: {hunt.reason}"))
+
+
+def summary(hunts: Sequence[Hunt], wall_s: float) -> str:
+    """What all of them came to, in a sentence."""
+    told = totals(hunts, wall_s)
+    needed = ""
+    if told["seeds_max"] is not None:
+        needed = f"; of those caught the median needed {told['seeds_median']:,} seeds"
+        needed += f", the most {told['seeds_max']:,}"
+    return f"{len(hunts)} mutants: {_fates(hunts)}{needed}; {wall_s:,.0f} s"

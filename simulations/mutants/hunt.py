@@ -6,19 +6,18 @@ more as production is; and a run that ends in an error of the mutant's own code 
 
 from __future__ import annotations
 
-import concurrent.futures
 import enum
 import functools
-import multiprocessing
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from simulations.levels import LEVELS, run_seed
 from simulations.mutants.catalogue import MUTANTS
 from simulations.mutants.mutant import Mutant, SeamGone
+from simulations.processes import spread
 from simulations.verdict import Outcome, Verdict
 
 SEEDS = 2000
@@ -113,19 +112,15 @@ def rule_of(outcome: Outcome) -> str:
     return outcome.reason.split(":")[0].split(" in ")[0]
 
 
-def hunt_all(mutants: Sequence[Mutant], seeds: Sequence[int], *, jobs: int = 1) -> Iterator[Hunt]:
+def hunt_all(
+    mutants: Sequence[Mutant], seeds: Sequence[int], *, jobs: int = 1
+) -> Generator[Hunt, None, None]:
     """The hunts of all of them, in order, in so many processes."""
     if jobs == 1:
         for mutant in mutants:
             yield hunt(mutant, seeds)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        try:
-            yield from pool.map(functools.partial(_hunt_named, seeds=seeds), [m.name for m in mutants])
-        finally:
-            # Whoever stops listening does not want the rest.
-            pool.shutdown(wait=False, cancel_futures=True)
+    yield from spread(functools.partial(_hunt_named, seeds=seeds), [m.name for m in mutants], jobs)
 
 
 def _hunt_named(name: str, seeds: Sequence[int]) -> Hunt:

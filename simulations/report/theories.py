@@ -76,6 +76,8 @@ HISTORIES: Final = {
     "once.",
     "effects counted in the final state": "A key's final version counts the writes that took effect: at "
     "least the acknowledged, at most these and the unknown.",
+    "counters count every raise once": "A key that compare-and-set alone raises, by one each time, ends at "
+    "the number of raises that took effect.",
     "fencing": "A result counts only under the token of the latest grant, and is recorded once (Gray and "
     "Cheriton 1989).",
     "one recorded result": "A finished record never changes, and what was accepted ends.",

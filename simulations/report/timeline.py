@@ -40,15 +40,25 @@ def _spans_of(node: str, events: Sequence[Role | Life], until_s: float) -> list[
 
     for event in events:
         if isinstance(event, Role):
-            if state in _DEAD or (event.role, event.term) == (state, term):
+            said = (event.role, event.term, _detail(event))
+            if state in _DEAD or said == (state, term, detail):
                 continue
-            said = (event.role, event.term, f"follows {event.leader}" if event.leader else "knows no leader")
         else:
             said = (event.state, 0 if event.state != "up" else term, event.why)
         close(event.at_s)
         (state, term, detail), since = said, event.at_s
     close(until_s)
     return found
+
+
+def _detail(said: Role) -> str:
+    """Whom a node follows, which may change within a term: one that starts has yet to hear of its leader.
+
+    Of the others it says nothing, so that a candidate's span stays one election and a leader's one reign.
+    """
+    if said.role != "follower":
+        return ""
+    return f"follows {said.leader}" if said.leader else "knows no leader"
 
 
 def stills(nodes: Sequence[str], lives: Iterable[Life], until_s: float) -> tuple[Still, ...]:

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from mcp.cli.output import print_parts
 from mcp.errors import McpError
 from mcp.net.loop import loop_factory
 from simulations.chaos_mesh import plan_from_yaml
 from simulations.chronicle import SILENT, Chronicle, Recording
+from simulations.interruption import INTERRUPTED
+from simulations.options import REPORT, Seconds, writable
 from simulations.report.write import write
 from simulations.soak.display import showing, shown
 from simulations.soak.kinds import Kind, kind_named
@@ -29,19 +32,19 @@ from simulations.soak.plan import (
     PORT_FAULTS,
     SIMULATED_ONLY,
     WEIGHTS,
-    LiveFault,
     LivePlan,
     PlanInvalid,
+    impossible,
     walk,
 )
 from simulations.soak.recorded import soak_run
 from simulations.soak.report import Report
 from simulations.soak.run import LOG_ENTRIES, Settings, Soak
 from simulations.soak.run import soak as run_soak
+from simulations.soak.volume import claimed, sweep
 from simulations.verdict import EXIT_CODES, Verdict
 
 SECONDS: Final = 60.0
-INTERRUPTED: Final = 130
 PLAN_BYTES_MAX: Final = 1024 * 1024
 EXITS: Final = """\b
 Exit status:
@@ -50,7 +53,8 @@ Exit status:
   10  a safety rule was broken: something acknowledged was lost, doubled, or read wrongly
   11  something did not come back in time: a call, a submission, the healed cluster
   12  a node ended by itself, or did not start
-   2  the call or the plan was wrong"""
+   2  the call or the plan was wrong
+ 130  it was interrupted"""
 EPILOG: Final = (
     EXITS
     + """
@@ -91,13 +95,17 @@ def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Decides every draw.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1),
+    type=Seconds(1),
     default=SECONDS,
     show_default=True,
     help="How long there is load.",
 )
 @click.option("--nodes", type=click.IntRange(1, 7), default=3, show_default=True, help="How many voters.")
-@click.option("--keep-quorum", is_flag=True, help="Never break more than a minority at a time.")
+@click.option(
+    "--keep-quorum",
+    is_flag=True,
+    help="Never break more than a minority at a time; what a plan has beyond that is skipped.",
+)
 @click.option("--only", callback=kinds, metavar="KIND,...", help="Draw only from these kinds of faults.")
 @click.option("--plain", is_flag=True, help="Plain 'mcpctl serve': disks and clocks stay well.")
 @click.option(
@@ -112,12 +120,7 @@ def kinds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep logs, history, plan and report in this folder, also of a clean run.",
 )
-@click.option(
-    "--report",
-    "page_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page of the run, a timeline with everything that it did to the clients, into this folder.",
-)
+@REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.pass_context
 def soak(
@@ -140,6 +143,10 @@ def soak(
     everything heals, every node is read by itself, and the whole history is checked. What a failed run
     left behind is kept in a folder that is named.
     """
+    if plan_file is not None and only is not None:
+        raise click.UsageError("--only is for faults from the seed: --plan says by itself what goes wrong")
+    if plain and ctx.get_parameter_source("log_entries") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--log-entries: a plain node has its log as in production: leave out --plain")
     try:
         plan = (
             read_plan(plan_file, seed=seed, seconds=seconds, nodes=nodes)
@@ -177,23 +184,35 @@ def command_line(arguments: Sequence[str]) -> str:
 def drawn_plan(
     seed: int, seconds: float, nodes: int, only: Sequence[Kind] | None, *, keep_quorum: bool, plain: bool
 ) -> LivePlan:
-    """Faults from the seed, of the kinds that are allowed and possible."""
+    """Faults from the seed, of the kinds that are allowed and possible.
+
+    Raises :class:`PlanInvalid` where others were asked for.
+    """
     allowed = set(only if only is not None else WEIGHTS)
     if plain and only is None:
         allowed -= PORT_FAULTS
     names = [f"n{number}" for number in range(1, nodes + 1)]
+    for kind, why in impossible(names, keep_quorum=keep_quorum).items():
+        if only is not None and kind in only:
+            raise PlanInvalid(f"--only {kind}: {why}: take it out")
     return walk(seed, names, seconds, kinds=allowed, keep_quorum=keep_quorum)
 
 
 def read_plan(path: Path, *, seed: int, seconds: float, nodes: int) -> LivePlan:
     """The plan in a file. Raises :class:`PlanInvalid` naming what is wrong in it."""
-    text = path.read_bytes()[: PLAN_BYTES_MAX + 1]
+    try:
+        with path.open("rb") as file:
+            text = file.read(PLAN_BYTES_MAX + 1)
+    except OSError as error:
+        raise PlanInvalid(f"{path}: {error.strerror or error}") from error
     if len(text) > PLAN_BYTES_MAX:
         raise PlanInvalid(f"{path} is longer than {PLAN_BYTES_MAX} bytes")
-    with contextlib.suppress(ValueError):
+    # What is no JSON, or too deep for it, may be YAML, and is refused as that if it is neither.
+    found = None
+    with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(text)
-        if isinstance(found, dict) and set(found) == {"faults"}:
-            return LivePlan.of(map(LiveFault.from_dict, found["faults"]))
+    if isinstance(found, dict) and set(found) == {"faults"}:
+        return LivePlan.from_plain(found["faults"])
     names = [f"n{number}" for number in range(1, nodes + 1)]
     return plan_from_yaml(text.decode("utf-8", "replace"), names, seconds=seconds, seed=seed)
 
@@ -203,31 +222,32 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
 
     ``page_folder``: where a page of the run is to be written.
     """
-    if page_folder:
-        try:
-            page_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlanInvalid(f"--report {page_folder}: {error.strerror or error}") from error
+    writable("--report", page_folder)
+    writable("--keep", keep)
+    if keep is not None and any(keep.iterdir()):
+        raise click.BadParameter(
+            f"{keep} is not empty: name a new folder to keep the run in", param_hint="'--keep'"
+        )
+    for place in sweep():
+        click.echo(f"took away the file system that a killed run had left at {place}", err=True)
     folder = keep or Path(tempfile.mkdtemp(prefix="mcp-soak-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise PlanInvalid(f"{folder} is not empty: name a new folder to keep the run in")
     report = None
     recording = Recording() if page_folder else None
     seen: list[Soak] = []
     try:
-        with showing() as show, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with claimed(folder), showing() as show, asyncio.Runner(loop_factory=loop_factory()) as runner:
 
             def begun(run: Soak) -> None:
                 seen.append(run)
                 show(run)
 
             report = runner.run(stoppable(settings, folder, begun, recording or SILENT))
-        if page_folder and recording:
-            page = write(soak_run(seen[0], recording), page_folder, f"soak-{settings.seed}.html")
-            click.echo(f"a page of the run is in {page}", err=True)
         return report
     finally:
+        # Also of a run that was interrupted, if there is anything of it to be seen.
+        if page_folder and recording and seen and seen[0].ended_s:
+            page = write(soak_run(seen[0], recording), page_folder, f"soak-{settings.seed}.html")
+            click.echo(f"a page of the run is in {page}", err=True)
         clean = report is not None and report.verdict is Verdict.CLEAN
         if keep is not None or not clean:
             if report is not None:

@@ -46,6 +46,13 @@ PORT_FAULTS: Final[frozenset[Kind]] = frozenset(
 
 DISK_LOSS_NODES_MIN: Final = 3
 """A quorum has to outlive the loss of a disk."""
+NUMBERS: Final = (
+    *("at_s", "duration_s", "amount", "jitter_s", "correlation"),
+    *("burst_bytes", "buffer_bytes", "chance", "errno"),
+)
+"""The fields of a fault that are numbers; those that are whole by nature need not be written so."""
+NUMBER_MAX: Final = 1e18
+"""Nothing that can be asked for is larger, and what is not a number at all is not smaller."""
 
 
 class PlanInvalid(ValueError):
@@ -82,6 +89,10 @@ class LiveFault:
         if self.kind not in HONOURED:
             why = SIMULATED_ONLY.get(self.kind, "nobody knows how")
             raise PlanInvalid(f"{self.kind}: not on real processes: {why}")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= NUMBER_MAX:
+                raise PlanInvalid(f"{self.kind}: {name} is a number, not {value!r:.40}")
         if not self.nodes:
             raise PlanInvalid(f"{self.kind}: it has to happen to somebody: nodes is empty")
         if self.at_s < 0 or self.duration_s < 0 or (self.amount < 0 and self.kind is not FaultKind.WALL_JUMP):
@@ -120,6 +131,8 @@ class LiveFault:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The opposite of :meth:`to_dict`. Raises :class:`PlanInvalid` naming the field."""
+        if not isinstance(values, Mapping):
+            raise PlanInvalid(f"a mapping of fields is expected, not {values!r:.40}")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(map(str, set(values) - known)):
             raise PlanInvalid(f"a fault has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
@@ -131,7 +144,7 @@ class LiveFault:
             return cls(**made)
         except KeyError as missing:
             raise PlanInvalid(f"a fault needs the field {missing.args[0]!r}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise PlanInvalid(str(error)) from error
 
     def __str__(self) -> str:
@@ -158,6 +171,19 @@ class LivePlan:
         """A plan of any level, or any faults, in order. Raises :class:`PlanInvalid`."""
         found = map(LiveFault.of, plan.faults) if isinstance(plan, FaultPlan) else plan
         return cls(tuple(sorted(found, key=lambda fault: (fault.at_s, fault.kind, fault.nodes))))
+
+    @classmethod
+    def from_plain(cls, faults: object) -> Self:
+        """Faults as JSON has them. Raises :class:`PlanInvalid` saying which one is wrong, and how."""
+        if not isinstance(faults, list):
+            raise PlanInvalid(f"faults: a list is expected, not {faults!r:.40}")
+        found = []
+        for number, values in enumerate(faults, 1):
+            try:
+                found.append(LiveFault.from_dict(values))
+            except PlanInvalid as error:
+                raise PlanInvalid(f"fault {number}: {error}") from None
+        return cls.of(found)
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -256,13 +282,7 @@ def walk(
     """
     limits = limits or WalkLimits()
     generator = random.Random(f"soak/{seed}")
-    allowed = set(WEIGHTS if kinds is None else kinds)
-    if keep_quorum:
-        allowed -= {FaultKind.BLACKOUT}
-    if len(nodes) == 1:
-        allowed -= PATH_FAULTS
-    if len(nodes) < DISK_LOSS_NODES_MIN:
-        allowed -= {LiveKind.DISK_LOSS}
+    allowed = set(WEIGHTS if kinds is None else kinds) - set(impossible(nodes, keep_quorum=keep_quorum))
     choices = [kind for kind in WEIGHTS if kind in allowed] + sorted(allowed - set(WEIGHTS))
     if not choices:
         raise PlanInvalid("there is no kind of fault left to draw from")
@@ -274,6 +294,18 @@ def walk(
         faults.append(_drawn(generator, kind, at_s, nodes, limits, keep_quorum=keep_quorum))
         at_s += generator.uniform(*limits.gap_s)
     return LivePlan.of(faults).within(seconds)
+
+
+def impossible(nodes: Sequence[str], *, keep_quorum: bool) -> dict[Kind, str]:
+    """Kinds that no walk over these nodes draws, each with the reason."""
+    found: dict[Kind, str] = {}
+    if keep_quorum:
+        found[FaultKind.BLACKOUT] = "it takes all nodes, and the quorum is to be kept"
+    if len(nodes) == 1:
+        found |= dict.fromkeys(PATH_FAULTS, "it happens between nodes, and there is one")
+    if len(nodes) < DISK_LOSS_NODES_MIN:
+        found[LiveKind.DISK_LOSS] = f"a quorum has to outlive it, of at least {DISK_LOSS_NODES_MIN} nodes"
+    return found
 
 
 def _drawn(

@@ -16,6 +16,10 @@ from simulations.soak.watch import POLL_S, Sighting
 from simulations.verdict import Verdict
 
 RESULTS_ARE_RIGHT: Final = "a result is the model's"
+CALLS_COME_BACK: Final = "every call comes back in time"
+NONE_ENDS_BY_ITSELF: Final = "no node ends by itself"
+SETTLES: Final = "the healed cluster settles"
+ALL_HOLD_THE_SAME: Final = "every node holds the same"
 REASONS_MAX: Final = 5
 """How many findings of a sort the page begins with."""
 
@@ -80,13 +84,18 @@ def checks(run: Soak) -> tuple[Check, ...]:
         )
         for verdict in report.checkers
     ]
+    return tuple(made + (_audit(run) if report.judged else _not_judged()))
+
+
+def _audit(run: Soak) -> list[Check]:
+    report, made = run.report, []
     calls = sum(sum(counts.values()) for counts in report.operations.values())
     late = report.findings.get(Verdict.LIVENESS, []) if report.unanswered else []
-    made.append(_audited("every call comes back in time", calls, late))
+    made.append(_audited(CALLS_COME_BACK, calls, late))
     fallen = report.findings.get(Verdict.CRASH, [])
-    made.append(_audited("no node ends by itself", len(run.supervisor.nodes), fallen))
+    made.append(_audited(NONE_ENDS_BY_ITSELF, len(run.supervisor.nodes), fallen))
     settled = [] if report.settled_s is not None else report.findings.get(Verdict.LIVENESS, [])
-    made.append(_audited("the healed cluster settles", 1, settled))
+    made.append(_audited(SETTLES, 1, settled))
     answers = sum(
         counts.get("ok", 0) for sort, counts in report.operations.items() if sort in ("infer", "result")
     )
@@ -99,8 +108,14 @@ def checks(run: Soak) -> tuple[Check, ...]:
             for what in report.findings.get(Verdict.SAFETY, [])
             if not any(violation in what for violation in told)
         ]
-        made.append(_audited("every node holds the same", len(run.supervisor.nodes), wrong))
-    return tuple(made)
+        made.append(_audited(ALL_HOLD_THE_SAME, len(run.supervisor.nodes), wrong))
+    return made
+
+
+def _not_judged() -> list[Check]:
+    """Of a run that was interrupted."""
+    rules = (CALLS_COME_BACK, NONE_ENDS_BY_ITSELF, SETTLES, RESULTS_ARE_RIGHT, ALL_HOLD_THE_SAME)
+    return [Check(rule, THEORIES[rule], "not reached", 0) for rule in rules]
 
 
 def _audited(rule: str, checked: int, wrong: list[str]) -> Check:
@@ -126,7 +141,8 @@ def _figures(report: Report, leaders: int) -> tuple[Figure, ...]:
         median, longest = failover["median_s"], failover["max_s"]
         note = f"median of {failover['count']}, longest {seconds(longest)}"
         found.append(Figure("failover", seconds(median), note, bad=bool(failover["never"])))
-    settled = "never" if report.settled_s is None else seconds(report.settled_s)
+    never = "never" if report.judged else "not reached"
+    settled = never if report.settled_s is None else seconds(report.settled_s)
     fired = sum(report.fired.values())
     note = f"of {sum(counted(report.plan).values())} planned; {report.skipped} skipped"
     return (
@@ -136,7 +152,7 @@ def _figures(report: Report, leaders: int) -> tuple[Figure, ...]:
         Figure("kills", number(report.kills), f"{report.kills_starting} of nodes that were starting"),
         Figure("terms with a leader", number(leaders), f"{number(report.snapshots)} snapshots"),
         Figure("no write for at most", seconds(report.longest_gap_s)),
-        Figure("settled after healing", settled, bad=report.settled_s is None),
+        Figure("settled after healing", settled, bad=report.judged and report.settled_s is None),
     )
 
 

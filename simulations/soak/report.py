@@ -69,6 +69,8 @@ class Report:
     doubled: int = 0
     unanswered: int = 0
     honoured: dict[str, str] = field(default_factory=dict)
+    judged: bool = False
+    """Whether the run came so far that something could be said about right and wrong."""
     folder: str | None = None
     story: list[dict[str, Any]] = field(default_factory=list)
 
@@ -203,6 +205,7 @@ def fill(report: Report, injector: Injector, watch: Watch, record: Record, pulse
 
 def judge(report: Report, injector: Injector, record: Record, found: Findings, pulse: Pulse) -> None:
     """Say what is wrong."""
+    report.judged = True
     report.lost, report.doubled = effects(record.history, found.final)
     too_late = record.too_late(pulse)
     report.unanswered = record.unanswered + len(too_late) + len(found.unresolved)

@@ -70,7 +70,7 @@ class Soak:
     chronicle: Chronicle = SILENT
     phase: str = "starting"
     ended_s: float = 0.0
-    """When the cluster had come to rest, or was given up."""
+    """When the cluster had come to rest, or was given up, or the run was interrupted; 0: not yet."""
 
     @property
     def now(self) -> float:
@@ -139,20 +139,49 @@ async def soak(
         )
         run.workload.client = run.new_client
         show(run)
-        async with supervisor, background(watch.run()):
-            await prepare(run)
-            begun = clock.monotonic()
-            watch.rebase(begun - begin[0])
-            begin[0] = begun
-            _listen(run)
-            async with background(pulse.run()):
-                await under_fire(run)
-                run.ended_s = run.now
-                await afterwards(run)
-        fill(report, injector, watch, record, pulse)
+        try:
+            async with supervisor, background(watch.run()):
+                await prepare(run)
+                begun = clock.monotonic()
+                watch.rebase(begun - begin[0])
+                begin[0] = begun
+                _listen(run)
+                async with background(pulse.run()):
+                    await _perform(run)
+        finally:
+            # Also of a run that was interrupted: whoever waited so long may want to see it.
+            if run.ended_s:
+                _keep(run, folder)
+    return report
+
+
+async def _perform(run: Soak) -> None:
+    """The load and the faults, then what is to be read and judged; less where somebody does not wait."""
+    try:
+        await under_fire(run)
+        run.ended_s = run.now
+        await afterwards(run)
+    except asyncio.CancelledError:
+        _break_off(run)
+        raise
+
+
+def _break_off(run: Soak) -> None:
+    """The run is not judged. What was wrong at first sight is wrong nevertheless."""
+    run.ended_s = run.ended_s or run.now
+    run.report.longest_gap_s = run.record.longest_gap_s()
+    told = f"interrupted after {run.now:.1f} s, {run.phase}: the history was not checked"
+    run.report.find(Verdict.VOID, told)
+    for verdict, found in ((Verdict.SAFETY, run.record.wrong), (Verdict.CRASH, run.injector.falls)):
+        for what in found:
+            run.report.find(verdict, what)
+
+
+def _keep(run: Soak, folder: Path) -> None:
+    report = run.report
+    fill(report, run.injector, run.watch, run.record, run.pulse)
     (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2))
     (folder / "story.jsonl").write_text("".join(json.dumps(line) + "\n" for line in report.story))
-    return report
 
 
 def _supervisor(settings: Settings, folder: Path, clock: Clock, *, volumes: bool) -> Supervisor:

@@ -22,7 +22,7 @@ from mcp.errors import Unavailable
 from simulations.soak.ailing_disk import used_bytes
 from simulations.soak.controls import Controls
 from simulations.soak.mesh import CLIENTS, Mesh
-from simulations.soak.volume import Volume
+from simulations.soak.volume import VOLUMES, Volume
 
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0
@@ -226,7 +226,7 @@ class Supervisor:
 
     def data_dir(self, name: str) -> Path:
         """Where a node keeps its data."""
-        return self.folder / "volumes" / name / "data"
+        return self.folder / VOLUMES / name / "data"
 
     def used_bytes(self, name: str) -> int:
         """What a node's data take on the disk."""

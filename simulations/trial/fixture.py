@@ -110,6 +110,7 @@ class ClusterFixture:
         """
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"cluster.client takes an async function (client, random), not {function!r:.80}")
+        _check_takes(function, "cluster.client takes an async function (client, random)", 2)
         self._subject.clients.append(function)
         return function
 
@@ -121,6 +122,7 @@ class ClusterFixture:
         """
         if not callable(check) or inspect.iscoroutinefunction(check):
             raise TypeError(f"cluster.invariant takes a plain function of a node, not {check!r:.80}")
+        _check_takes(check, "cluster.invariant takes a plain function of a node", 1)
         self._subject.invariants.append(check)
         return check
 
@@ -237,6 +239,19 @@ class ClusterFixture:
     def seconds(self) -> float:
         """How long the run is under fire, if nothing else is said."""
         return self._settings.seconds
+
+
+def _check_takes(function: Callable[..., Any], wanted: str, count: int) -> None:
+    """Else it would be found out in the middle of a run, and look like something else."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # one that is not Python's does not say
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        name = getattr(function, "__name__", "it")
+        raise TypeError(f"{wanted}, and {name}{signature} cannot be called so: {error}") from None
 
 
 def _check_executor(name: object, executor: Executor) -> None:

@@ -11,6 +11,7 @@ from simulations.faults import FaultKind, FaultPlan
 from simulations.nodes.scenario import KINDS, SECONDS, Scenario
 
 SEEDS: Final = range(10)
+SEEDS_MAX: Final = 1_000_000
 NODES_MAX: Final = 7
 CLIENTS_MAX: Final = 16
 
@@ -66,9 +67,13 @@ def seeds_of(value: object) -> tuple[int, ...]:
         except ValueError:
             seeds = None
     elif isinstance(value, Iterable):
-        seeds = tuple(value)
+        seeds = value if isinstance(value, range) else tuple(value)
+    if isinstance(seeds, range) and seeds.stop - seeds.start > SEEDS_MAX:
+        raise ValueError(f"seeds={value!r:.60}: more than {SEEDS_MAX:,}, and each is a test")
     if seeds is None or not (chosen := tuple(seeds)) or any(type(s) is not int or s < 0 for s in chosen):
-        raise ValueError(f"seeds={value!r}: how many there are, 'A:B' (from A up to but not B), or a list")
+        raise ValueError(
+            f"seeds={value!r:.60}: how many there are, 'A:B' (from A up to but not B), or a list"
+        )
     return tuple(dict.fromkeys(chosen))
 
 

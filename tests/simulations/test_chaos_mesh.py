@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from simulations.chaos_mesh import plan_from_yaml
 from simulations.chaos_mesh.experiments import RESTART_S
 from simulations.chaos_mesh.fields import rate, seconds, signed_seconds
-from simulations.chaos_mesh.reading import BEGIN_S
+from simulations.chaos_mesh.reading import BEGIN_S, repeated
 from simulations.chaos_mesh.schedule import times
 from simulations.faults import FaultKind
 from simulations.soak.controls import Operation
@@ -160,7 +160,9 @@ def test_what_is_accepted_means_what_it_says(written: str, expected: dict[str, A
         ("", "no document"),
         ("a: [", "not YAML"),
         ("- 1", "the document: a mapping is expected"),
-        ("a: 1\na: 2", "a: it is there twice"),
+        ("a: 1\na: 2", "a: it is there twice (line 2)"),
+        ("a: &a {b: 1}\nc:\n  <<: *a", "<<: merge keys are not read: write the fields themselves (line 3)"),
+        ("? [a]\n: 1", "unhashable key"),
         (document("NetworkChaos", {}).replace("v1alpha1", "v2"), "apiVersion: 'chaos-mesh.org/v2'"),
         (document("NetChaos", {}), "kind: 'NetChaos' is not supported: write one of NetworkChaos"),
         (document("DNSChaos", {}), "kind: DNSChaos: nodes are found by address"),
@@ -173,6 +175,12 @@ def test_what_is_accepted_means_what_it_says(written: str, expected: dict[str, A
         (network("explode"), "spec.action: 'explode' is not supported: write one of delay, loss"),
         (network("delay"), "spec.delay: missing, and needed"),
         (network("delay", delay={}), "spec.delay.latency: missing, and needed"),
+        (
+            network("delay", delay={"latencey": "5s"}),
+            "spec.delay.latency: missing, and needed; there is latencey",
+        ),
+        (network("delay", delay={"latency": "9" * 400 + "s"}), "spec.delay.latency: '999"),
+        (network("bandwidth", bandwidth={"rate": "9" * 400 + "tbps"}), "spec.bandwidth.rate: '999"),
         (network("delay", delay={"latency": "5"}), "spec.delay.latency: '5' is no duration"),
         (network("delay", delay={"latency": "-5s"}), "spec.delay.latency: '-5s' is negative"),
         (network("delay", delay={"latency": "5s", "reorder": {}}), "spec.delay.reorder: TCP never"),
@@ -393,6 +401,29 @@ def test_schedules_that_are_none(written: str) -> None:
 )
 def test_units(read: Callable[[object], float], written: str, expected: float) -> None:
     assert read(written) == pytest.approx(expected)
+
+
+class Key:
+    """A key that counts how often it is compared."""
+
+    compared = 0
+
+    def __init__(self, name: int) -> None:
+        self.name = name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        Key.compared += 1
+        return isinstance(other, Key) and other.name == self.name
+
+
+def test_a_key_that_is_there_twice_is_found_without_comparing_each_with_each() -> None:
+    keys = [Key(name) for name in range(1000)]
+    assert repeated(keys) is None
+    assert repeated([*keys, [], Key(7), Key(8)]) == 1001
+    assert Key.compared < 10 * len(keys)
 
 
 def planned_or_refused(written: str) -> None:

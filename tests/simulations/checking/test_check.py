@@ -46,6 +46,7 @@ EVIDENCE = Evidence(
 def test_every_rule_is_applied_and_looks_at_something() -> None:
     verdicts = check(everything(), EVIDENCE)
     assert all(v.ok for v in verdicts), list(map(str, verdicts))
+    assert len({v.rule for v in verdicts}) == len(verdicts), "a table of them tells each from the others"
     assert {v.rule: v.checked > 0 for v in verdicts} == {
         "linearizability": True,
         "read your writes": True,
@@ -57,6 +58,7 @@ def test_every_rule_is_applied_and_looks_at_something() -> None:
         "one recorded result": True,
         "exactly one effect": True,
         "effects counted in the final state": True,
+        "counters count every raise once": True,
         "fencing": True,
     }
 

@@ -108,12 +108,16 @@ def test_a_function_is_replaced_wherever_it_was_imported() -> None:
     assert process.recover is recovery.recover is original
 
 
-def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(NoSuchMutant, match="there is no mutant sync-skipped; there are: sync-is-skipped, "):
+def test_an_unknown_name_is_refused_with_those_that_may_be_meant() -> None:
+    told = "there is no mutant sync-skipped; did you mean sync-is-skipped[^,]*\\? --list names all of them"
+    with pytest.raises(NoSuchMutant, match=told):
         select(["sync-is-skipped", "sync-skipped"])
+    with pytest.raises(NoSuchMutant, match="there is no mutant nope; --list names all of them"):
+        select(["nope"])
     result = CliRunner().invoke(simulations, ["mutants", "sync-skipped"])
     assert result.exit_code == 2
-    assert "votes-are-counted-twice" in result.output
+    assert "did you mean sync-is-skipped" in result.output
+    assert "votes-are-counted-twice" not in result.output
 
 
 def test_the_list_names_all_with_what_they_are() -> None:

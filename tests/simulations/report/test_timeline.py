@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,26 @@ def test_a_node_is_what_it_says_until_it_says_otherwise_or_dies() -> None:
     ]
     assert found[3].detail == "killed"
     assert elections(found) == {2: "n1"}
+
+
+def test_who_is_followed_may_change_within_a_term() -> None:
+    lives = [Life(0.0, "n1", "up")]
+    roles = [
+        Role(0.0, "n1", "follower", 3),
+        Role(0.2, "n1", "follower", 3, "n2"),
+        Role(0.9, "n1", "follower", 3, "n2"),
+    ]
+    assert spans(["n1"], roles, lives, 5.0) == (
+        Span("n1", "follower", 0.0, 0.2, 3, "knows no leader"),
+        Span("n1", "follower", 0.2, 5.0, 3, "follows n2"),
+    )
+
+
+@pytest.mark.parametrize("role", ["candidate", "leader"])
+def test_an_election_and_a_reign_are_one_span_whoever_is_said_to_lead(role: str) -> None:
+    roles = [Role(0.0, "n1", role, 3), Role(0.2, "n1", role, 3, "n1")]
+    found = spans(["n1"], roles, [Life(0.0, "n1", "up")], 5.0)
+    assert told(found) == [(role, 0.0, 5.0, 3)]
 
 
 def test_a_node_that_is_lost_stays_so_and_one_that_never_starts_is_down() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ from simulations.soak.plan import (
 )
 
 NODES = ["n1", "n2", "n3", "n4", "n5"]
+KILL = {"kind": "kill", "nodes": ["n1"], "at_s": 0, "duration_s": 0}
 
 
 def fault(kind: FaultKind | LiveKind = FaultKind.KILL, **fields: object) -> LiveFault:
@@ -134,11 +137,33 @@ def test_contradictions_are_refused(fields: dict[str, object], told: str) -> Non
         ({"kind": "kill", "nodes": [], "at_s": 0, "duration_s": 0}, "nodes is empty"),
         ({"kind": "kill", "nodes": ["n1"], "at_s": 0, "duration_s": 0, "x": 1}, "no field 'x'"),
         ({"nodes": ["n1"]}, "needs the field 'kind'"),
+        (5, "a mapping of fields is expected, not 5"),
+        (KILL | {"at_s": math.nan}, "kill: at_s is a number, not nan"),
+        (KILL | {"duration_s": math.inf}, "kill: duration_s is a number, not inf"),
+        (KILL | {"amount": 10**400}, "kill: amount is a number, not 1000"),
+        (KILL | {"at_s": "soon"}, "kill: at_s is a number, not 'soon'"),
+        (KILL | {"errno": None}, "kill: errno is a number, not None"),
+        (KILL | {"operations": math.inf}, "infinity"),
+        (KILL | {"operations": []}, "int"),
     ],
 )
-def test_fields_that_are_wrong_are_named(values: dict[str, object], told: str) -> None:
+def test_fields_that_are_wrong_are_named(values: Any, told: str) -> None:
     with pytest.raises(PlanInvalid, match=told):
         LiveFault.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        (5, "^faults: a list is expected, not 5"),
+        (None, "^faults: a list is expected, not None"),
+        ([KILL, 5], "^fault 2: a mapping of fields is expected, not 5"),
+        ([KILL | {"kind": "explode"}], "^fault 1: there is no fault 'explode'"),
+    ],
+)
+def test_a_plan_says_which_of_its_faults_is_wrong(faults: object, told: str) -> None:
+    with pytest.raises(PlanInvalid, match=told):
+        LivePlan.from_plain(faults)
 
 
 def test_a_plan_names_places_that_there_are() -> None:

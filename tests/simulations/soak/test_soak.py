@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ from click.testing import CliRunner
 from simulations import checking
 from simulations.chronicle import Recording
 from simulations.faults import FaultKind
+from simulations.interruption import INTERRUPTED
 from simulations.report.page import page
 from simulations.report.record import Run
 from simulations.soak.command import command_line, read_plan
@@ -23,7 +27,8 @@ from simulations.soak.command import soak as soak_command
 from simulations.soak.inject import Injector
 from simulations.soak.mesh import CLIENTS
 from simulations.soak.plan import LEADER, LiveFault, LivePlan, PlanInvalid
-from simulations.soak.recorded import soak_run
+from simulations.soak.recorded import checks, soak_run
+from simulations.soak.report import Report
 from simulations.soak.run import Settings, Soak, check_settings, plan_json, soak
 from simulations.verdict import EXIT_CODES, Verdict
 
@@ -37,6 +42,8 @@ PLAN = LivePlan(
     )
 )
 SECONDS = 8.0
+ROOT = Path(__file__).resolve().parents[3]
+WITHIN_S = 120.0
 
 
 def test_three_kills_lose_nothing_double_nothing_and_leave_nothing_unanswered(tmp_path: Path) -> None:
@@ -76,6 +83,43 @@ def test_three_kills_lose_nothing_double_nothing_and_leave_nothing_unanswered(tm
     left = [p.pid for p in psutil.process_iter(["cmdline"]) if below in " ".join(p.info["cmdline"] or ())]
     assert left == []
     assert below not in Path("/proc/mounts").read_text() if Path("/proc/mounts").exists() else True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_of_a_soak_that_is_interrupted_there_is_a_page_as_well(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    kept, pages = tmp_path / "kept", tmp_path / "pages"
+    command = [sys.executable, "-m", "simulations", "soak", "--only", "kill", "--nodes", "1"]
+    command += ["--seconds", "600", "--keep", str(kept), "--report", str(pages)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        history = kept / "history.jsonl"
+        deadline = time.monotonic() + WITHIN_S
+        while not (history.exists() and history.stat().st_size):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=WITHIN_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == INTERRUPTED
+    assert told.splitlines()[-1] == "interrupted; every node is stopped"
+    shown = (pages / "soak-1.html").read_text()
+    assert "the history was not checked" in shown
+    assert "the healed cluster settles" in shown
+    report = json.loads((kept / "report.json").read_text())
+    assert report["verdict"] == "void"
+    assert report["operations"]["put"]["ok"]
+
+
+def test_what_was_not_judged_is_not_called_well() -> None:
+    report = Report(1, 60.0, 3, "", LivePlan())
+    run: Any = SimpleNamespace(report=report)
+    assert {check.status for check in checks(run)} == {"not reached"}
+    assert len(checks(run)) == 5
 
 
 def has_all_that_a_page_needs(run: Run) -> None:
@@ -139,6 +183,11 @@ def test_a_plan_that_cannot_be_run_so_is_refused_before_anything_starts(
         (["--only", "explode"], "there is no fault 'explode'"),
         (["--nodes", "9"], "9 is not in the range 1<=x<=7"),
         (["--plan", "/nowhere"], "does not exist"),
+        (["--plain", "--log-entries", "5"], "--log-entries: a plain node has its log as in production"),
+        (["--plan", __file__, "--only", "kill"], "--only is for faults from the seed: --plan says by itself"),
+        (["--only", "kill,blackout", "--keep-quorum"], "--only blackout: it takes all nodes"),
+        (["--only", "kill,partition", "--nodes", "1"], "--only partition: it happens between nodes"),
+        (["--only", "kill,disk_loss", "--nodes", "2"], "--only disk_loss: a quorum has to outlive it"),
     ],
 )
 def test_calls_that_are_wrong_end_with_2(arguments: list[str], told: str) -> None:
@@ -153,6 +202,29 @@ def test_a_plan_that_is_refused_names_its_field_and_ends_with_2(tmp_path: Path) 
     outcome = CliRunner().invoke(soak_command, ["--plan", str(file)])
     assert outcome.exit_code == 2
     assert "kind: DNSChaos: nodes are found by address" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('{"faults": 5}', "faults: a list is expected, not 5"),
+        ('{"faults": [5]}', "fault 1: a mapping of fields is expected, not 5"),
+        ("[" * 5000, "this is not YAML"),
+        ('{"faults": [' * 5000, "this is not YAML"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_told_of_in_a_line(tmp_path: Path, written: str, told: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(written)
+    outcome = CliRunner().invoke(soak_command, ["--plan", str(file)])
+    assert outcome.exit_code == 2
+    assert outcome.output.splitlines()[-1].startswith(f"Error: {told}")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+def test_of_a_plan_that_never_ends_no_more_is_read_than_is_allowed() -> None:
+    with pytest.raises(PlanInvalid, match="/dev/zero is longer than 1048576 bytes"):
+        read_plan(Path("/dev/zero"), seed=0, seconds=1.0, nodes=3)
 
 
 def test_a_folder_that_is_not_empty_is_not_written_into(tmp_path: Path) -> None:

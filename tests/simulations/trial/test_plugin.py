@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_the_commands_that_show_a_failure_again_can_be_typed() -> None:
     for line in told:
         pytest_as_typed(EXAMPLE, *shlex.split(line))
         pytest_as_typed(ROOT, *shlex.split(f"{EXAMPLE.relative_to(ROOT)}/{line}"))
+
+
+def test_the_documented_pytest_is_the_one_that_it_is_tested_with() -> None:
+    (documented,) = re.findall(r"pytest, (\d+) or later", (ROOT / "docs" / "testing.md").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"pytest>={documented}" in extras["test"]
 
 
 def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:
@@ -259,6 +266,16 @@ def test_a_client_that_is_not_async(cluster):
     def write(client, random): ...
 
 @quick
+def test_a_client_that_takes_something_else(cluster):
+    @cluster.client
+    async def write(client): ...
+
+@quick
+def test_an_invariant_that_takes_something_else(cluster):
+    @cluster.invariant
+    def holds(node, other): ...
+
+@quick
 def test_a_client_that_does_nothing(cluster):
     cluster.executors(lambda: {"log": Register()})
     @cluster.client
@@ -297,7 +314,7 @@ def test_its_own_assertion(cluster):
 def test_what_a_test_cannot_mean_is_told(pytester: pytest.Pytester) -> None:
     result = run(pytester, MISUSED, "-v")
     text = result.stdout.str()
-    result.assert_outcomes(failed=11, passed=1, errors=1)
+    result.assert_outcomes(failed=13, passed=1, errors=1)
     for told in (
         "ran it: call cluster.run()",
         "say what is tried first: cluster.executors(",
@@ -306,6 +323,8 @@ def test_what_a_test_cannot_mean_is_told(pytester: pytest.Pytester) -> None:
         "was given the executor log a second time",
         "say what clients do first",
         "cluster.client takes an async function",
+        "async function (client, random), and write(client) cannot be called so: too many positional",
+        "plain function of a node, and holds(node, other) cannot be called so: missing a required argument",
         "no command was executed in 2 virtual seconds: 0 calls",
         "client.execute('lag', ...): the cluster has the executors log",
         r"look, of client c\d: not so \(test_it\.py:\d+\)",
@@ -321,6 +340,8 @@ def test_what_a_test_cannot_mean_is_told(pytester: pytest.Pytester) -> None:
         ({"sedes": 1}, "sedes: unknown; there are seeds, nodes"),
         ({"seeds": 0}, "seeds=0: how many"),
         ({"seeds": "3:1"}, "seeds='3:1'"),
+        ({"seeds": 10**30}, "more than 1,000,000, and each is a test"),
+        ({"seeds": range(10**30)}, "more than 1,000,000, and each is a test"),
         ({"seeds": [1, -1]}, "or a list"),
         ({"nodes": 9}, "nodes=9: a number from 1 to 7"),
         ({"faults": "kill"}, "a list of names"),
@@ -340,10 +361,44 @@ def test_a_marker_is_read() -> None:
     assert Settings.of({"faults": KINDS}).faults == KINDS
 
 
-def test_a_wrong_marker_ends_the_collection_with_the_test_s_name(pytester: pytest.Pytester) -> None:
-    result = run(pytester, "@pytest.mark.cluster(nodes=9)\ndef test_it(cluster): ...")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("nodes=9", "cluster: nodes=9: a number from 1 to 7"),
+        ("node=3", "cluster: node: unknown; there are seeds, nodes"),
+        ("faults=['kil']", "cluster: faults=['kil']: kil cannot happen here; there are"),
+        ("3", "the marker takes names: @pytest.mark.cluster(seeds=10"),
+    ],
+)
+def test_a_wrong_marker_ends_the_collection_with_a_line_that_names_the_test(
+    pytester: pytest.Pytester, given: str, told: str
+) -> None:
+    result = run(pytester, f"@pytest.mark.cluster({given})\ndef test_it(cluster): ...")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert "test_it.py::test_it: cluster: nodes=9: a number from 1 to 7" in result.stdout.str()
+    (line,) = [line for line in result.stdout.lines if told in line]
+    assert line.startswith(f"test_it.py::test_it: {told}")
+    assert "pluggy" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--cluster-seeds", "5:3"), "ERROR: --cluster-seeds: write A:B, from A up to but not B"),
+        (("--cluster-seeds", "0:99999999999999999999"), "ERROR: --cluster-seeds: write A:B, from A up to"),
+        (("--cluster-seed=-1",), "ERROR: --cluster-seed: write one; seeds are from 0 on"),
+        (("--cluster-faults", "x"), "ERROR: --cluster-faults x: write 0,4,7, or none"),
+        (("--cluster-seconds", "nan"), "ERROR: --cluster-seconds nan: above 0, up to 3600"),
+    ],
+)
+def test_a_wrong_option_is_told_of_in_a_line_before_anything_is_collected(
+    pytester: pytest.Pytester, arguments: tuple[str, ...], told: str
+) -> None:
+    pytester.makepyfile(test_it="raise AssertionError('it was collected')")
+    result = pytester.runpytest_subprocess("-p", PLUGIN, "-q", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.stderr.lines if line]
+    assert line.startswith(told)
+    assert not any(result.stdout.lines)
 
 
 def test_another_fixture_of_that_name_is_left_alone(pytester: pytest.Pytester) -> None:

@@ -132,8 +132,8 @@ class ClientTasks:
                 await self._kinds[kind](who)
 
     async def deploy(self, version: str, *, at_s: float = 0.0) -> None:
-        """Have a version of the model deployed, however often it takes."""
-        await asyncio.sleep(at_s)
+        """From ``at_s`` of the run on, have a version of the model deployed, however often it takes."""
+        await asyncio.sleep(max(0.0, at_s - self._around.world.now))
         while not self.stopping and self.deployed != version:
             try:
                 deployment = await self._timed(

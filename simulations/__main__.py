@@ -16,6 +16,7 @@ from simulations.chronicle import Recording
 from simulations.interruption import INTERRUPTED, interrupted, interruptible
 from simulations.levels import LEVELS, run_seed
 from simulations.options import REPORT, Seconds, writable
+from simulations.processes import ProcessGone
 from simulations.progress import followed
 from simulations.report.virtual import virtual_run
 from simulations.report.write import write
@@ -108,6 +109,13 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """See :class:`click.Group`."""
         return sorted([*super().list_commands(ctx), *LATER])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """See :class:`click.Group`."""
+        try:
+            return super().invoke(ctx)
+        except ProcessGone as error:
+            raise click.ClickException(str(error)) from None
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """See :class:`click.Group`."""

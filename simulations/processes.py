@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Final, TypeVar
 
 from simulations.interruption import interruption_wanted, undisturbed
@@ -23,13 +25,24 @@ AHEAD_MAX: Final = 1024
 """So many pieces of work are handed out before the first of them is done: others need not wait for it."""
 LOOK_S: Final = 0.1
 """How often whoever waits for a result looks whether it is still wanted."""
+ONE_GONE: Final = (
+    "a process of this run was ended by something else (for want of memory, most likely), and with it all "
+    "of them; give fewer --jobs"
+)
+COLLECT_AFTER: Final = (20_000, 20, 20)
+"""For :func:`gc.set_threshold` in those processes: a run lets go of what it made when it ends, and to look
+for circles as often as Python does by itself would take an eighth of their time."""
+
+
+class ProcessGone(Exception):
+    """A process that was to do a part of the work is gone, and nobody knows how far it was."""
 
 
 def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece], jobs: int) -> Iterator[Result]:
     """What ``work`` gives for each of the pieces, in order, from so many processes.
 
     Whoever stops listening (:meth:`~collections.abc.Generator.close`, or an exception) ends them at once, in
-    the middle of their work.
+    the middle of their work. Raises :class:`ProcessGone` when something else has ended one of them.
     """
     # Fresh interpreters, so that a run is a function of its seed and not of what ran before a fork.
     context = multiprocessing.get_context("spawn")
@@ -62,7 +75,10 @@ def _awaited(future: Future[Result]) -> Result:
     while not interruption_wanted():
         # A timeout may as well be what the work itself has raised.
         if concurrent.futures.wait([future], LOOK_S).done:
-            return future.result()
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                raise ProcessGone(ONE_GONE) from None
     raise KeyboardInterrupt
 
 
@@ -82,6 +98,7 @@ def _belong() -> None:
     Ctrl-C reaches all processes of a terminal; what it means is for the first one to say.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(*COLLECT_AFTER)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -67,14 +67,10 @@ class Moment(NamedTuple):
     schema: int = 1
 
 
+@functools.lru_cache(maxsize=WRITERS_CACHED_MAX)
 def writer_of(session: str) -> str:
     """Return the name under which others see a session: who knows its id could speak in its place."""
-    return _published(session) if session else ""
-
-
-@functools.lru_cache(maxsize=WRITERS_CACHED_MAX)
-def _published(session: str) -> str:
-    return hashlib.sha256(session.encode()).hexdigest()[:16]
+    return hashlib.sha256(session.encode()).hexdigest()[:16] if session else ""
 
 
 def schema_of(op: str, args: Mapping[str, Any] | None = None) -> int:

@@ -26,7 +26,8 @@ from simulations.verdict import Outcome, Verdict
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHRINK_S: Final = 10.0
-"""Making a failure small may take about so long, in seconds of the machine's clock."""
+"""Making a failure small may take about so long, in seconds of processor time: else what it comes to would
+hang on what the machine does besides."""
 SHRINK_RUNS_MAX: Final = 40
 
 
@@ -151,6 +152,11 @@ class ClusterFixture:
         scenario = draw(self.seed, settings)
         plan, replay = scenario.plan, self._replay
         if replay.faults is not None:
+            if beyond := [number for number in replay.faults if not 0 <= number < len(plan.faults)]:
+                there = f"they are 0 to {len(plan.faults) - 1}" if plan.faults else "it has none"
+                pytest.fail(
+                    f"--cluster-faults: seed {self.seed} has no fault {beyond[0]}; {there}", pytrace=False
+                )
             plan = plan.keep(replay.faults)
         shorter = settings.seconds if replay.seconds is None else replay.seconds
         outcome, trial = run(replace(scenario, seconds=shorter, plan=plan), self._subject)
@@ -222,10 +228,10 @@ class ClusterFixture:
             ),
             lambda _seed: (),  # nobody makes a page of it
         )
-        begun, small, same = time.monotonic(), failing, True
+        begun, small, same = time.process_time(), failing, True
         if failing.failed_at_s is not None:
             same = signature(attempt(self._replay)) == signature(failing)
-            runs_max = min(SHRINK_RUNS_MAX, int(SHRINK_S / max(time.monotonic() - begun, 0.001)))
+            runs_max = min(SHRINK_RUNS_MAX, int(SHRINK_S / max(time.process_time() - begun, 0.001)))
             small = shrink(level, failing, runs_max=runs_max) if same else failing
         (self._replay, self._repeated), self.outcome = kept, small
         return small, same

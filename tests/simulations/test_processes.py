@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from simulations.__main__ import simulations
 from simulations.interruption import INTERRUPTED, interrupted, interruptible, interruption_wanted, undisturbed
 from simulations.mutants.catalogue import MUTANTS
-from simulations.processes import AHEAD_MAX, spread
+from simulations.processes import AHEAD_MAX, ONE_GONE, spread
 from simulations.progress import APART_S, in_lines
 from simulations.swarm import Totals, timed
 from simulations.verdict import Outcome, Verdict
@@ -111,6 +111,16 @@ def test_a_swarm_that_is_told_to_stop_ends_in_the_middle_of_its_seeds(number: si
 def test_processes_of_a_swarm_that_is_killed_do_not_stay() -> None:
     with started(*SWARM) as (process, workers):
         process.kill()
+        assert psutil.wait_procs(workers, timeout=WITHIN_S)[1] == []
+
+
+def test_a_swarm_one_of_whose_processes_is_killed_ends_with_a_line() -> None:
+    with started(*SWARM) as (process, workers):
+        workers[0].kill()
+        _, told = process.communicate(timeout=WITHIN_S)
+        assert process.returncode == 1
+        assert told.splitlines()[-1] == f"Error: {ONE_GONE}"
+        assert "Traceback" not in told
         assert psutil.wait_procs(workers, timeout=WITHIN_S)[1] == []
 
 

@@ -136,9 +136,41 @@ def test_what_is_no_map_of_plain_values_is_refused(body):
         decode_map(body)
 
 
+def many(value, count=40):
+    """A map of a list that holds it so often."""
+    return b"\x81\xa1m\xdc" + count.to_bytes(2, "big") + value * count
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x81\x01\x02",
+        b"\x81\xc4\x01a\x01",
+        b"\x82\xa1a\x01\xa1a\x02",
+        b"\x91\x81\xa1a\x81\xc4\x01a\x01",
+        nested(DEPTH_MAX - 1),
+    ],
+)
+def test_what_is_no_plain_value_is_refused_among_many(value):
+    with pytest.raises(errors.ProtocolError):
+        decode_map(many(value))
+
+
 def test_nesting_up_to_the_limit_is_allowed():
-    body = nested(DEPTH_MAX)
-    assert encode_map(decode_map(body)) == body
+    for body in (nested(DEPTH_MAX), many(nested(DEPTH_MAX - 2))):
+        assert encode_map(decode_map(body)) == body
+
+
+@pytest.mark.parametrize(
+    "kinds", [[[1], [2]], [{"a": 1}, {"b": {"c": []}}], [[1], {"a": [1]}, (), {}, 3, "x", b"y"]]
+)
+@pytest.mark.parametrize("count", [1, 20, 200])
+def test_maps_and_lists_in_numbers_are_plain(kinds, count):
+    value = {"m": kinds * count, "n": {"o": kinds * count}}
+    assert decode_map(encode_map(value)) == msgpack.unpackb(msgpack.packb(value))
+    for wrong in ({1: 2}, {"deep": [{b"k": 0}]}, [[{None: 0}]]):
+        with pytest.raises(errors.InvalidArgument, match="is not a string"):
+            encode_map({"m": [*kinds * count, wrong]})
 
 
 def test_claims_of_length_do_not_set_memory_aside():

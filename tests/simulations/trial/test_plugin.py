@@ -169,6 +169,9 @@ def test_a_failure_tells_the_rule_the_story_and_a_command_that_shows_it_again(
     assert again.endswith("--cluster-faults none")
     rerun = pytester.runpytest_inprocess("-p", PLUGIN, *shlex.split(again)[1:])
     rerun.assert_outcomes(failed=1)
+    wrong = pytester.runpytest_inprocess("-p", PLUGIN, "--cluster-seed", "1", "--cluster-faults", "999")
+    wrong.assert_outcomes(failed=1)
+    wrong.stdout.re_match_lines([r"--cluster-faults: seed 1 has no fault 999; they are 0 to \d+"])
 
     def rule(output: str) -> str:
         return re.findall(r"cluster, seed 1: .*", output)[0]

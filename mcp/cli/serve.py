@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import re
@@ -33,6 +32,7 @@ from mcp.cli.options import (
 from mcp.errors import ConfigInvalid
 from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
+from mcp.node.collector import collect_rarely
 from mcp.node.node import FILES_ENOUGH
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
@@ -41,10 +41,6 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 PROVIDERS: Final = ("cpu", "cuda")
 _log = logging.getLogger("mcp.node")
-
-COLLECT_AFTER: Final = (10_000, 20, 20)
-"""Of objects, younger and older collections. What a node drops is mostly free at once, without a collection;
-with Python's defaults, looking for the rest costs a tenth of a command."""
 
 
 def voters(value: object) -> dict[str, str]:
@@ -367,10 +363,7 @@ async def run_until_stopped(
         _stop_on_eof(loop, stop)
     node = Node(config, surroundings=surroundings)
     await node.start()
-    # What the program itself consists of stays: no full collection is to walk through it while all wait.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
+    collect_rarely()
     stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:
         click.echo(f"ready node={config.node_id} address={node.address} engine={config.engine}")

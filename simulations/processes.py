@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import gc
 import itertools
 import multiprocessing
@@ -57,7 +58,7 @@ def spread(work: Callable[[Piece], Result], pieces: Iterable[Piece], jobs: int) 
             with undisturbed():
                 with _deaf():
                     new = itertools.islice(left, AHEAD_MAX - len(ahead))
-                    ahead.extend(pool.submit(work, piece) for piece in new)
+                    ahead.extend(pool.submit(_tidily, work, piece) for piece in new)
                 if not ahead:
                     finished = True
                     return
@@ -80,6 +81,20 @@ def _awaited(future: Future[Result]) -> Result:
             except BrokenProcessPool:
                 raise ProcessGone(ONE_GONE) from None
     raise KeyboardInterrupt
+
+
+def _tidily(work: Callable[[Piece], Result], piece: Piece) -> Result:
+    """In a process of a pool: the memory that a piece of work took goes back to the system afterwards.
+
+    The C library keeps it, in ever smaller parts: after 400 runs of whole nodes that was almost a gigabyte.
+    """
+    try:
+        return work(piece)
+    finally:
+        gc.collect()
+        # There is no such function but in glibc, and none is needed elsewhere.
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,8 @@ CANCELLED_TIMERS_MAX = 256
 """So many cancelled timers may stay in the heap; with more than half of all, they are swept out."""
 BURIAL_TURNS_MAX = 1000
 """A task that is still there after so many turns does not heed its cancellation."""
+BURIAL_LOOK_TURNS = 16
+"""After so many turns it is looked for tasks that others have begun meanwhile."""
 
 Report = Callable[[dict[str, Any]], None]
 """Takes what asyncio tells an exception handler."""
@@ -158,11 +160,12 @@ class VirtualLoop(_Loop):
         """
         cancelled: set[asyncio.Task[Any]] = set()
         self._report, self._still = None, False
-        for _ in range(BURIAL_TURNS_MAX):
-            # Some begin others as they end.
-            for task in asyncio.all_tasks(self) - cancelled:
-                cancelled.add(task)
-                task.cancel()
+        for turn in range(BURIAL_TURNS_MAX):
+            # Some begin others as they end. To look goes through every task that there is, so it is rare.
+            if turn % BURIAL_LOOK_TURNS == 0 or not (self._ready or self._timers):
+                for task in asyncio.all_tasks(self) - cancelled:
+                    cancelled.add(task)
+                    task.cancel()
             if not self._ready and not self._timers:
                 break
             if not self._ready:

@@ -7,7 +7,9 @@ the log on every node; an alias stands for its model's active version.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any, Final
 
 import msgpack
@@ -371,10 +373,16 @@ class Models:
         return models
 
 
+_values: Final[Callable[[ModelVersion], tuple[Any, ...]]] = attrgetter(
+    *(field.name for field in fields(ModelVersion))
+)
+"""What :func:`dataclasses.astuple` gives, without copies of what nobody changes."""
+
+
 def _fields(version: ModelVersion) -> tuple[Any, ...]:
     """A version's values; without the last, where it is ``None``: so schema 1 wrote and reads them."""
-    fields = astuple(version)
-    return fields if version.batching is not None else fields[:-1]
+    values = _values(version)
+    return values if version.batching is not None else values[:-1]
 
 
 def _version(fields: list[Any]) -> ModelVersion:

@@ -34,6 +34,9 @@ def _pieces(packer: msgpack.Packer, value: Any, depth: int) -> Iterator[bytes]:
         yield packer.pack(value)
         return
     yield packer.pack_array_header(len(value))
+    if depth == 1:
+        yield from map(packer.pack, value)
+        return
     for each in value:
         yield from _pieces(packer, each, depth - 1)
 

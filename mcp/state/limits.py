@@ -6,7 +6,10 @@ part of the state, travel in its snapshots and count in its digest.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
+from typing import Final
 
 from mcp.errors import ConfigInvalid
 
@@ -72,7 +75,16 @@ class StateLimits:
     attempts_max: int = 5
     """How often one inference is assigned before it fails."""
 
+    def to_plain(self) -> tuple[int | float, ...]:
+        """Return the limits in their order: they are a part of the state."""
+        return _values(self)
+
     def __post_init__(self) -> None:
         wrong = sorted(name for name, limit in asdict(self).items() if not limit > 0)
         if wrong:
             raise ConfigInvalid(f"every limit of the state is above 0, and these are not: {', '.join(wrong)}")
+
+
+_values: Final[Callable[[StateLimits], tuple[int | float, ...]]] = attrgetter(
+    *(field.name for field in fields(StateLimits))
+)

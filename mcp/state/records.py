@@ -14,8 +14,9 @@ Done and failed are final. Whatever is not in the table is a defect of this pack
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -196,7 +197,7 @@ class InferenceRecord:
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal records."""
-        return [getattr(self, name) for name in _FIELDS]
+        return list(_values(self))
 
     @classmethod
     def from_plain(cls, plain: list[Any]) -> InferenceRecord:
@@ -211,3 +212,4 @@ class InferenceRecord:
 
 
 _FIELDS: Final = tuple(field.name for field in fields(InferenceRecord))
+_values: Final[Callable[[InferenceRecord], tuple[Any, ...]]] = attrgetter(*_FIELDS)

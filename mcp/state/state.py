@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
 from typing import Any, Final
 
 from mcp.errors import (
@@ -163,7 +162,7 @@ class ReplicatedState:
         What is large holds immutable records, so taking it is a shallow copy, a few microseconds for a
         thousand of them; writing it down, which takes a thousand times as long, holds nobody up.
         """
-        head = [astuple(self.limits), self._applied, self._time_s]
+        head = [self.limits.to_plain(), self._applied, self._time_s]
         large = (self.sessions.frozen(), self.keys.frozen(), self.keys.conflicts.frozen())
         directories = [self.members.to_plain(), self.models.to_plain()]
         inferences, machines = self.inferences.frozen(), self.machines.to_plain()

@@ -172,8 +172,7 @@ class Breaker:
             self._probe_ended(failed=failed, slow=slow)
 
     def _count(self, failed: bool, slow: bool, now: float) -> None:
-        if now > self._now:
-            self._now = now
+        self._now = max(self._now, now)
         window, config = self._window, self._config
         window.add(self._now, failed=failed, slow=slow)
         if window.calls >= config.calls_min and (
@@ -225,7 +224,7 @@ class Breaker:
 
 
 class Breakers:
-    """A breaker for each node and model. ``config_of`` gives a model's configuration, or ``None``: no breaker.
+    """A breaker for each node and model. ``config_of`` gives a model's configuration; ``None``: no breaker.
 
     With ``breakers_max`` of them the least recently used makes room, one that is closed if there is any
     among the first looked at. Names of nodes and models come from the cluster, not from its clients.
@@ -253,7 +252,7 @@ class Breakers:
         except KeyError:
             config = self._config_of(model)
             self._make_room(now)
-            found = self._breakers[key] = config and Breaker(config, self._random)
+            found = self._breakers[key] = None if config is None else Breaker(config, self._random)
             return found
         self._breakers.move_to_end(key)
         return found

@@ -61,8 +61,7 @@ class TokenBucket:
         level = self._level
         if at > self._at:
             level += (at - self._at) * self._amount
-            if level > self._capacity:
-                level = self._capacity
+            level = min(level, self._capacity)
             self._at = at
         need = cost * self._per
         if 0 < need <= level:

@@ -34,8 +34,7 @@ class SlidingWindow:
     def admit(self, now: float, cost: int = 1) -> Verdict:
         """See :meth:`mcp.flow.limiter.Limiter.admit`. A refusal of a large cost may look at the whole log."""
         asked_at = int(now * TICKS_PER_S)
-        if asked_at > self._at:
-            self._at = asked_at
+        self._at = max(self._at, asked_at)
         log = self._log
         horizon = self._at - self._per
         while log and log[0][0] <= horizon:

@@ -11,7 +11,6 @@ a ticket that is kept for ever holds its place for ever.
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -30,15 +29,15 @@ from mcp.flow.shares import Ask, LeasedShare
 MODELS_MAX: Final = 1024
 """Models that have limits of their own at a node. More share one place, until one of these is idle."""
 LOOKS_MAX: Final = 8
-"""Of the least recently used models, so many are looked at for one that is idle."""
+"""So many models, those that were learned or looked at longest ago, are looked at for one that is idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is known of a request before anything is done for it.
 
-    ``client`` is who it proved to be; ``model`` a name that exists; ``node`` who is to do the work, this node
-    if it is not given. ``priority``: 0, the highest, to 3. ``cost`` is what rates count, 1 at least.
+    ``client`` is who it proved to be; ``model`` a name that exists; ``node`` who is to do the work, if
+    it is not this node. ``priority``: 0, the highest, to 3. ``cost`` is what rates count, 1 at least.
     ``deadline`` is on the clock of ``now``; ``expected_s`` how long it takes, if somebody knows better.
     """
 
@@ -54,10 +53,14 @@ class Request:
 class _Model:
     """What a node keeps for one model."""
 
-    __slots__ = ("cluster", "concurrency", "config", "limiter")
+    __slots__ = ("breaker", "cluster", "concurrency", "config", "limiter")
 
-    def __init__(self, config: ModelConfig, cluster: tuple[tuple[str, LeasedShare], ...]) -> None:
+    def __init__(
+        self, config: ModelConfig, cluster: tuple[tuple[str, LeasedShare], ...], breaker: Breaker | None
+    ) -> None:
         self.config = config
+        self.breaker = breaker
+        """That of this node itself."""
         self.cluster = cluster
         self.limiter: Limiter | None = config.limit.limiter() if config.limit else None
         self.concurrency = AdaptiveLimit(config.concurrency) if config.concurrency else None
@@ -75,7 +78,8 @@ class _Model:
 
     def idle(self, now: float) -> bool:
         busy = self.concurrency is not None and self.concurrency.in_flight
-        return not busy and (self.limiter is None or self.limiter.idle(now))
+        broken = self.breaker is not None and self.breaker.state(now) is not State.CLOSED
+        return not busy and not broken and (self.limiter is None or self.limiter.idle(now))
 
 
 class Ticket:
@@ -128,7 +132,8 @@ class Admission:
         """How many were refused, by reason."""
         self.admitted = 0
         """How many were let in."""
-        self._models: OrderedDict[str, _Model] = OrderedDict()
+        self._random = random_
+        self._models: dict[str, _Model] = {}
         self._breakers = Breakers(lambda model: self._config.model(model).breaker, random_)
         self._named: dict[str, Limiter] = {}
         self._clients: Keyed[str] | None = None
@@ -152,6 +157,7 @@ class Admission:
         for name, model in self._models.items():
             if config.model(name).breaker != before.model(name).breaker:
                 self._breakers.forget(name)
+                model.breaker = self._new_breaker(config.model(name))
             model.configure(config.model(name), self._cluster_of(name))
         self._others.configure(config.default_model, self._cluster_of(None))
 
@@ -184,37 +190,45 @@ class Admission:
 
     def _new_model(self, name: str | None) -> _Model:
         config = self._config.default_model if name is None else self._config.model(name)
-        return _Model(config, self._cluster_of(name))
+        return _Model(config, self._cluster_of(name), self._new_breaker(config))
 
-    def _model(self, name: str, now: float) -> _Model:
-        found = self._models.get(name)
-        if found is not None:
-            self._models.move_to_end(name)
-            return found
+    def _new_breaker(self, config: ModelConfig) -> Breaker | None:
+        return None if config.breaker is None else Breaker(config.breaker, self._random)
+
+    def _learn(self, name: str, now: float) -> _Model:
+        """Make a place for a model that was not asked for before; without room it shares one."""
         if len(self._models) >= MODELS_MAX:
-            looked_at = islice(self._models.items(), LOOKS_MAX)
-            idle = next((key for key, model in looked_at if model.idle(now)), None)
-            if idle is None:
+            for key, model in list(islice(self._models.items(), LOOKS_MAX)):
+                del self._models[key]
+                if model.idle(now):
+                    break
+                self._models[key] = model
+            else:
                 return self._others
-            del self._models[idle]
         made = self._models[name] = self._new_model(name)
         return made
 
     # -- letting in -------------------------------------------------------------------------------
 
     def admit(self, request: Request, now: float) -> Ticket | Refusal:
-        """Let ``request`` in, or say why not. Raises :class:`~mcp.errors.InvalidArgument` for what is none."""
+        """Let ``request`` in, or say why not.
+
+        Raises :class:`~mcp.errors.InvalidArgument` for a priority or a cost that is none.
+        """
         if not 0 <= request.priority < PRIORITIES or request.cost < 1:
             raise InvalidArgument(
-                f"priority={request.priority!r} is from 0 to {PRIORITIES - 1}, and cost={request.cost!r} 1 at "
-                "least"
+                f"priority={request.priority!r} must be from 0 to {PRIORITIES - 1}, and "
+                f"cost={request.cost!r} 1 at least"
             )
-        model = self._model(request.model, now)
+        model = self._models.get(request.model) or self._learn(request.model, now)
         if request.deadline is not None:
             late = self._late(request, model, now)
             if late is not None:
                 return late
-        breaker = self._breakers.of(request.node or self._node, request.model, now)
+        if request.node is None:
+            breaker = model.breaker
+        else:
+            breaker = self._breakers.of(request.node, request.model, now)
         permit: int | Refused = 0 if breaker is None else breaker.admit(now)
         if isinstance(permit, Refused):
             return self._refusal(request, Reason.BREAKER, permit.retry_after_s)
@@ -223,7 +237,7 @@ class Admission:
         wait: float | Refusal
         if self.in_flight >= self._config.in_flight_max:
             wait = self._refusal(request, Reason.NODE, concurrency.retry_after_s() if concurrency else 1.0)
-        elif concurrency is not None and (ahead := concurrency.admit(request.priority)) < 0:
+        elif concurrency is not None and (ahead := concurrency.admit(now, request.priority)) < 0:
             wait = self._refusal(request, Reason.CONCURRENCY, concurrency.retry_after_s())
         else:
             wait = self._pay(request, model, now)
@@ -313,7 +327,12 @@ class Admission:
 
     def breakers(self, now: float) -> dict[tuple[str, str], State]:
         """Where each breaker stands, by node and model."""
-        return self._breakers.states(now)
+        own = {
+            (self._node, name): model.breaker.state(now)
+            for name, model in sorted(self._models.items())
+            if model.breaker is not None
+        }
+        return {**self._breakers.states(now), **own}
 
     def limit_of(self, model: str) -> tuple[int, int]:
         """Requests for ``model`` that are under way, and how many may be.

@@ -25,7 +25,7 @@ from itertools import islice
 from typing import Final, Literal
 
 from mcp.errors import ConfigInvalid
-from mcp.flow.call_window import CALLS_MAX, CallWindow, LastCalls, LastSeconds
+from mcp.flow.call_window import CALLS_MAX, FAILED, SLOW, CallWindow, LastCalls, LastSeconds
 from mcp.flow.limiter import Refused
 from mcp.flow.outcome import Outcome
 
@@ -161,20 +161,24 @@ class Breaker:
 
     def done(self, permit: int, outcome: Outcome, latency_s: float, now: float) -> None:
         """A call that :meth:`admit` let in has ended, after ``latency_s``."""
-        failed = outcome is Outcome.FAILED or outcome is Outcome.TIMED_OUT
-        slow = latency_s >= self._config.slow_after_s
+        verdict = 0 if outcome is Outcome.SUCCEEDED or outcome is Outcome.ABANDONED else FAILED
+        if latency_s >= self._config.slow_after_s:
+            verdict |= SLOW
         if self._state is State.CLOSED:
             if permit == self._epoch and outcome is not Outcome.ABANDONED:
-                self._count(failed, slow, now)
+                self._count(verdict, now)
             return
         self._advance(now)
         if self._probes.pop(permit, None) is not None and outcome is not Outcome.ABANDONED:
-            self._probe_ended(failed=failed, slow=slow)
+            self._probe_ended(verdict)
 
-    def _count(self, failed: bool, slow: bool, now: float) -> None:
-        self._now = max(self._now, now)
+    def _count(self, verdict: int, now: float) -> None:
+        if now > self._now:  # noqa: PLR1730 (max costs more, and this is done for every call)
+            self._now = now
         window, config = self._window, self._config
-        window.add(self._now, failed=failed, slow=slow)
+        window.add(self._now, verdict)
+        if not window.failed and not window.slow:
+            return
         if window.calls >= config.calls_min and (
             window.failed >= config.failure_share * window.calls
             or window.slow >= config.slow_share * window.calls
@@ -191,13 +195,13 @@ class Breaker:
             overdue_s = self._now - self._config.probe_timeout_s
             for permit in [permit for permit, begun in self._probes.items() if begun <= overdue_s]:
                 if self._probes.pop(permit, None) is not None:
-                    self._probe_ended(failed=True, slow=True)
+                    self._probe_ended(FAILED | SLOW)
 
-    def _probe_ended(self, *, failed: bool, slow: bool) -> None:
+    def _probe_ended(self, verdict: int) -> None:
         config = self._config
         self._probes_ended += 1
-        self._probe_failed += failed
-        self._probe_slow += slow
+        self._probe_failed += verdict & FAILED
+        self._probe_slow += verdict >> 1
         if (
             self._probe_failed >= config.failure_share * config.probes
             or self._probe_slow >= config.slow_share * config.probes

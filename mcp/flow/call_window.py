@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Protocol
 
+FAILED: Final = 1
+"""The call failed."""
+SLOW: Final = 2
+"""The call was slow."""
 SLOTS: Final = 10
 """Slots of a window of time."""
 CALLS_MAX: Final = 10_000
@@ -23,8 +27,8 @@ class CallWindow(Protocol):
     failed: int
     slow: int
 
-    def add(self, now: float, *, failed: bool, slow: bool) -> None:
-        """A call ended now."""
+    def add(self, now: float, verdict: int) -> None:
+        """A call ended now: :data:`FAILED`, :data:`SLOW`, their sum or 0."""
 
     def clear(self) -> None:
         """Forget all."""
@@ -42,17 +46,19 @@ class LastCalls:
         self.failed = 0
         self.slow = 0
 
-    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+    def add(self, now: float, verdict: int) -> None:
         """See :meth:`CallWindow.add`."""
         if self.calls >= self._size:
             oldest = self._log.popleft()
-            self.calls -= 1
-            self.failed -= oldest & 1
-            self.slow -= oldest >> 1
-        self._log.append(failed + 2 * slow)
-        self.calls += 1
-        self.failed += failed
-        self.slow += slow
+            if oldest:
+                self.failed -= oldest & FAILED
+                self.slow -= oldest >> 1
+        else:
+            self.calls += 1
+        self._log.append(verdict)
+        if verdict:
+            self.failed += verdict & FAILED
+            self.slow += verdict >> 1
 
     def clear(self) -> None:
         """See :meth:`CallWindow.clear`."""
@@ -72,7 +78,7 @@ class LastSeconds:
         self.failed = 0
         self.slow = 0
 
-    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+    def add(self, now: float, verdict: int) -> None:
         """See :meth:`CallWindow.add`."""
         number = int(now // self._slot_s)
         slots = self._slots
@@ -85,11 +91,11 @@ class LastSeconds:
             slots.append([number, 0, 0, 0])
         last = slots[-1]
         last[1] += 1
-        last[2] += failed
-        last[3] += slow
+        last[2] += verdict & FAILED
+        last[3] += verdict >> 1
         self.calls += 1
-        self.failed += failed
-        self.slow += slow
+        self.failed += verdict & FAILED
+        self.slow += verdict >> 1
 
     def clear(self) -> None:
         """See :meth:`CallWindow.clear`."""

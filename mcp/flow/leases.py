@@ -59,7 +59,8 @@ class SharedLimit:
     def __post_init__(self) -> None:
         if not 0 < self.lease_s <= 3600 or not 0 <= self.skew_s <= 3600:
             raise ConfigInvalid(
-                f"lease_s={self.lease_s!r} is above 0, skew_s={self.skew_s!r} not below, and neither above 3600"
+                f"lease_s={self.lease_s!r} is above 0, skew_s={self.skew_s!r} not below, and "
+                "neither is above 3600"
             )
 
     @property

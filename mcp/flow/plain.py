@@ -7,7 +7,6 @@ the replicated state and a file have to carry.
 
 from __future__ import annotations
 
-import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -24,11 +23,6 @@ NUMBER_MAX: Final = 1 << 53
 """The largest number, which every codec carries unchanged."""
 
 T = TypeVar("T")
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def record(kind: type[T], plain: object, where: str) -> T:
@@ -50,7 +44,7 @@ def record(kind: type[T], plain: object, where: str) -> T:
     ]
     if missing:
         raise ConfigInvalid(f"{where} lacks {', '.join(missing)}")
-    hints = _hints(kind)
+    hints = get_type_hints(kind)
     values = {name: _value(hints[name], value, f"{where}.{name}") for name, value in plain.items()}
     try:
         return kind(**values)

@@ -52,7 +52,7 @@ _SAID = {
     Reason.CLIENT_RATE: "client {client!r:.80} sends more than its limit lets in",
     Reason.MODEL_RATE: "model {model!r:.80} is asked for more than its limit lets in",
     Reason.CLUSTER_RATE: "more is asked for than this node's share of the cluster's limit {limit!r:.80}",
-    Reason.CONCURRENCY: "as many requests for model {model!r:.80} are under way at node {node!r:.80} as it does well",
+    Reason.CONCURRENCY: "as many requests of model {model!r:.80} are under way as node {node!r:.80} can do",
     Reason.NODE: "as many requests are under way at node {node!r:.80} as it takes (in_flight_max)",
     Reason.DEADLINE: "model {model!r:.80} has so much to do that the answer would come after the deadline",
 }
@@ -90,8 +90,9 @@ class Refusal:
         details["retry_after_s"] = self.retry_after_s
         if self.reason is Reason.BREAKER:
             return CircuitOpen(
-                f"calls of model {self.model!r:.80} at node {self.node!r:.80} failed or were too slow lately, "
-                f"so none is made for now; ask another node, or retry after {self.retry_after_s:.3g} s",
+                f"calls of model {self.model!r:.80} at node {self.node!r:.80} failed or were too slow "
+                f"lately, so none is made for now; ask another node, or retry after "
+                f"{self.retry_after_s:.3g} s",
                 details={**details, "node": self.node, "model": self.model},
             )
         if self.reason is Reason.LEASE:

@@ -6,8 +6,8 @@ in or not. The node asks anew in the middle of a lease; earlier, if more is want
 less than it wanted; and again, if no answer comes. Each request carries what the ledger must know to charge
 no more than can be used (:mod:`mcp.flow.leases` says why that is safe).
 
-A share ends here earlier than it does in the ledger: its time is counted from when the request was *sent*, and
-cut by :data:`DRIFT_MAX`, by which the clocks may run apart.
+A share ends here earlier than it does in the ledger: its time is counted from when the request was *sent*,
+and cut by :data:`DRIFT_MAX`, by which the clocks may run apart.
 
 What costs more than the bucket holds is let in on credit as soon as the bucket is full, so that a small share
 cannot refuse a large request for ever. In any time of t seconds a node thus lets in at most what its shares

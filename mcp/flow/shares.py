@@ -37,12 +37,14 @@ SHORT_SHARE: Final = 1 / 5
 """and after this one, where it is less than was wanted; where more is wanted than was told, at once,"""
 ASK_SHARE: Final = 1 / 20
 """but never sooner than after this part. An answer is waited for as long."""
-HEADROOM: Final = 1.08
+HEADROOM: Final = 1.05
 """So many times the demand is told, and the same again while the demand is not above it,"""
-SHRINK: Final = 0.8
+SHRINK: Final = 0.85
 """nor below this part of it. What is told must not change with every chance, or shares are on the move."""
-MEMORY_SHARE: Final = 1 / 2
-"""The demand is smoothed over this part of a lease."""
+QUICK_SHARE: Final = 1 / 5
+"""The demand is smoothed over a lease, and over this part of one"""
+LEAP: Final = 4.0
+"""to see when it has leapt: when they differ by so many times the standard deviation of chance (Poisson)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class LeasedShare:
         self._waiting = False
         self._asked = 0
         self._demand = 0.0
+        self._quick = 0.0
         self._measured_at = -math.inf
         self._silent_since = math.inf
 
@@ -179,9 +182,11 @@ class LeasedShare:
 
     def _want(self) -> int:
         demand = self._demand * UNITS * self._limit.rate.per_s
-        if SHRINK * self._told <= demand <= self._told:
-            return self._told
-        return min(self._limit.units, max(UNITS, math.ceil(demand * HEADROOM)))
+        if not SHRINK * self._told <= demand <= self._told:
+            demand *= HEADROOM
+        else:
+            demand = self._told
+        return min(self._limit.units, max(UNITS, math.ceil(demand)))
 
     def _measure(self, now: float) -> None:
         """Smooth the demand, in cost per second."""
@@ -191,7 +196,12 @@ class LeasedShare:
         elapsed_s = now - self._measured_at
         if elapsed_s < self._limit.lease_s / 100:
             return
-        kept = math.exp(-elapsed_s / (self._limit.lease_s * MEMORY_SHARE))
-        self._demand = kept * self._demand + (1 - kept) * min(self._asked, AMOUNT_MAX) / elapsed_s
+        rate, leases = min(self._asked, AMOUNT_MAX) / elapsed_s, elapsed_s / self._limit.lease_s
+        self._demand += (rate - self._demand) * -math.expm1(-leases)
+        self._quick += (rate - self._quick) * -math.expm1(-leases / QUICK_SHARE)
+        # An exponential average over t seconds varies as a plain one over 2 t seconds.
+        seen_s = 2 * QUICK_SHARE * self._limit.lease_s
+        if (self._quick - self._demand) ** 2 * seen_s > LEAP**2 * max(self._quick, self._demand):
+            self._demand = self._quick
         self._asked = 0
         self._measured_at = now

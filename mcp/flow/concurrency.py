@@ -136,8 +136,9 @@ class AdaptiveLimit:
         """Let one in: how many are under way before it, which :meth:`done` wants; -1: it is refused."""
         ahead, limit = self.in_flight, self._limit
         if self._probing:
-            limit = 1.0
-            if now >= self._probing_until:
+            if now < self._probing_until:
+                limit = 1.0
+            else:
                 self._probing = 0
         if self._squeezed:
             self._recover()

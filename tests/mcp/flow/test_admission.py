@@ -245,6 +245,19 @@ def test_what_one_cluster_limit_refuses_is_not_taken_from_the_other() -> None:
     assert free == expected > 0
 
 
+def test_what_the_cluster_refuses_is_taken_from_no_other_rate() -> None:
+    node = admission(
+        cluster={"all": {"amount": 5, "model": "m"}},
+        clients={"default": {"amount": 3, "per_s": 60}},
+        default_model={"limit": {"amount": 3, "per_s": 60}},
+    )
+    for _ in range(10):
+        assert reason(node.admit(REQUEST, 0.0)) is Reason.CLUSTER_RATE
+    node.configure(replace(node.config, cluster={}))
+    assert [reason(node.admit(REQUEST, 0.0)) for _ in range(4)] == [None] * 3 + [Reason.CLIENT_RATE]
+    assert [reason(node.admit(replace(REQUEST, client="b"), 0.0))] == [Reason.MODEL_RATE]
+
+
 def test_a_cluster_that_does_not_answer_is_broken_and_not_too_much() -> None:
     node, ledger = cluster(all={"amount": 100})
     lease(node, ledger, 0.0)

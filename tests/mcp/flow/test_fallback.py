@@ -129,6 +129,16 @@ def test_an_answer_is_that_to_the_same_question_only() -> None:
     assert (len(cache), cache.size_bytes) == (1, 5)
 
 
+def test_what_is_used_stays_and_what_is_not_makes_room() -> None:
+    cache = AnswerCache(CacheConfig(entries_max=2))
+    for digest in (b"a", b"b"):
+        cache.put("m", "1", digest, digest, 1, 0.0)
+    assert cache.get("m", "1", b"a", 0.0, 1.0) is not None
+    cache.put("m", "1", b"c", b"c", 1, 0.0)
+    assert cache.get("m", "1", b"b", 0.0, 1.0) is None
+    assert cache.get("m", "1", b"a", 0.0, 1.0) is not None
+
+
 def test_a_cache_of_less_than_nothing_is_refused() -> None:
     with pytest.raises(ConfigInvalid):
         CacheConfig(bytes_max=-1)

@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 def test_the_script_prints_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.overload.__main__.LOADS", (0.8, 2.0))
+    monkeypatch.setattr("simulations.overload.__main__.LOADS", (0.8, 1.5))
     result = CliRunner().invoke(overload, ["--seconds", "1", "--workers", "2", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)["results"]

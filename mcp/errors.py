@@ -107,11 +107,29 @@ class NoLeader(Unavailable):
     code = "NO_LEADER"
 
 
+class CircuitOpen(Unavailable):
+    """Calls of that model at that node failed or were too slow lately, so none is made for a while.
+
+    ``details``: ``retry_after_s``, ``node``, ``model`` (HTTP 503).
+    """
+
+    code = "CIRCUIT_OPEN"
+
+
 class Busy(McpError):
     """A named limit is reached. Nothing was done; retry later."""
 
     code = "BUSY"
     retryable = True
+
+
+class ResourceExhausted(Busy):
+    """More is asked for than is let in: a rate, a share or the load. Nothing is broken, nothing was done.
+
+    ``details``: ``retry_after_s``, and ``reason``, which names what refused (HTTP 429).
+    """
+
+    code = "RESOURCE_EXHAUSTED"
 
 
 class DeadlineExceeded(McpError):

@@ -38,6 +38,8 @@ TABLE: dict[type[e.McpError], tuple[bool, bool]] = {
     e.Unavailable: (True, False),
     e.NoLeader: (True, False),
     e.Busy: (True, False),
+    e.ResourceExhausted: (True, False),
+    e.CircuitOpen: (True, False),
     e.DeadlineExceeded: (True, True),
     e.OutcomeUnknown: (True, True),
     e.Cancelled: (True, True),

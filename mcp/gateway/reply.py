@@ -31,9 +31,12 @@ class Reply:
         named = {"Content-Type": self.media_type, "Content-Length": str(size), **self.headers}
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        left = size
         for part in _slices(self.pieces):
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            left -= len(part)
+            await send({"type": "http.response.body", "body": part, "more_body": left > 0})
+        if not size:
+            await send({"type": "http.response.body", "body": b""})
 
     async def __call__(self, _scope: Any, _receive: Any, send: Send) -> None:
         """As an ASGI application that always answers this."""

@@ -40,6 +40,8 @@ ERROR_CODE: Final = "MCP-Error-Code"
 """The header that has our error's code, as on every other wire."""
 
 _NOT_READY: Final = 503
+_TURN_BYTES: Final = 64 * 1024
+"""JSON that is written before others have the event loop."""
 _REPOSITORY: Final = "/v2/repository/models/{model:path}"
 _MODEL: Final = "/v2/models/{model:path}"
 _VERSION: Final = _MODEL + "/versions/{version:path}"
@@ -211,11 +213,13 @@ async def _inference_reply(asked: InferenceRequest, answer: Inference, held: Hel
     outputs = chosen_outputs(asked, answer)
     parts = binary_parts(asked, outputs)
     head: list[bytes] = []
+    length = turn = 0
     for piece in response_json(asked, answer, outputs, parts):
         head.append(piece.encode())
-        if len(head) > 1:
+        length += len(head[-1])
+        if length - turn > _TURN_BYTES:
+            turn = length
             await asyncio.sleep(0)
-    length = sum(map(len, head))
     held.grow(length + sum(map(len, parts.values())))
     if not parts:
         return Reply(200, "application/json", head)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mcp.cli.http import http_settings
+from mcp.cli.gateway import GatewaySettings, gateway_settings
 from mcp.errors import DependencyMissing
 
 pytest.importorskip("starlette", reason="needs the extra http")
@@ -123,19 +123,24 @@ def test_an_address_that_is_taken_is_one_line_and_no_node(tmp_path: Path) -> Non
     assert f"cannot serve HTTP at {address}" in outcome.stderr
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+@pytest.mark.parametrize(
+    ("flag", "package"),
+    [("http", "starlette"), ("http", "uvicorn"), ("grpc", "grpc"), ("grpc", "google.protobuf")],
+)
 def test_without_its_packages_the_command_that_installs_them_is_told(
-    monkeypatch: pytest.MonkeyPatch, package: str
+    monkeypatch: pytest.MonkeyPatch, flag: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert http_settings(None, False) is None
-    with pytest.raises(
-        DependencyMissing, match=rf"{package}.*pip install 'message-coordination-protocol\[http\]'"
-    ):
-        http_settings("127.0.0.1:0", False)
+    assert gateway_settings(None, None, False) == GatewaySettings()
+    install = rf"{package}.*pip install 'message-coordination-protocol\[{flag}\]'"
+    addresses = {"http": None, "grpc": None, flag: "127.0.0.1:0"}
+    with pytest.raises(DependencyMissing, match=install):
+        gateway_settings(addresses["http"], addresses["grpc"], False)
 
 
 def test_a_node_without_http_imports_none_of_it() -> None:
-    program = "import mcp.cli.serve, sys; print([m for m in ('starlette', 'uvicorn') if m in sys.modules])"
+    program = (
+        "import mcp.cli.serve, sys; print([m for m in ('starlette', 'uvicorn', 'grpc') if m in sys.modules])"
+    )
     outcome = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, check=True)
     assert outcome.stdout.strip() == b"[]"

@@ -115,6 +115,37 @@ def test_the_http_client_gets_what_ours_does(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_grpc_client_gets_what_ours_does(tmp_path: Path) -> None:
+    grpc_server = pytest.importorskip("mcp.gateway.grpc_server", reason="needs the extra grpc")
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            server = grpc_server.GrpcServer(gateway.operations, "127.0.0.1:0")
+            await server.start()
+            try:
+                await gateway.deploy("dense", "add", "strings", "count", "types")
+                given = inputs()
+                found, told = await called("grpc", server.address, given, tmp_path)
+                compare(found, told, await native(gateway, given))
+                assert len(found) > 20
+                checked(told)
+                for name, status in (
+                    ("no_model", "NOT_FOUND"),
+                    ("no_model_metadata", "NOT_FOUND"),
+                    ("bad_input", "INVALID_ARGUMENT"),
+                    ("no_text", "INVALID_ARGUMENT"),
+                    ("sequence", "INVALID_ARGUMENT"),
+                    ("deadline", "DEADLINE_EXCEEDED"),
+                    ("unload", "PERMISSION_DENIED"),
+                ):
+                    assert told[name][0] == f"StatusCode.{status}", name
+                assert told["stream"] == ["one", "two"]
+            finally:
+                await server.stop()
+
+    asyncio.run(scenario())
+
+
 def checked(told: dict[str, Any]) -> None:
     """What both forms of the protocol tell alike."""
     assert told["live"] is told["ready"] is told["model_ready"] is told["version_ready"] is True

@@ -108,6 +108,18 @@ if kind == "http":
     plain = [triton.InferRequestedOutput("same", binary_data=False)]
     told["texts_json"] = client.infer("strings", texts, outputs=plain).as_numpy("same").tolist()
 
+if kind == "grpc":
+    import queue
+
+    answers: queue.Queue[Any] = queue.Queue()
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    for number in ("one", "two"):
+        client.async_stream_infer("dense", dense, request_id=number)
+    streamed = [answers.get(timeout=30) for _ in range(2)]
+    client.stop_stream()
+    told["stream"] = [result.get_response().id for result, _ in streamed]
+    found["dense_stream"] = streamed[1][0].as_numpy("y")
+
 told["statistics"] = as_dict(client.get_inference_statistics("dense"))
 told["no_model"] = refused(lambda: client.infer("nope", dense))
 told["no_model_metadata"] = refused(lambda: client.get_model_metadata("nope"))

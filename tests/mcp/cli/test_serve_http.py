@@ -63,24 +63,32 @@ def got(url: str, context: ssl.SSLContext | None = None) -> Any:
         return json.load(answer)
 
 
-def test_the_ready_line_has_the_address_after_the_words_of_before(tmp_path: Path) -> None:
-    with served(tmp_path, "--http", "127.0.0.1:0") as ready:
-        assert list(ready) == ["node", "address", "engine", "http"]
+def live(address: str, credentials: Any = None) -> bool:
+    """Whether gRPC's ``ServerLive`` is answered with true."""
+    grpc = pytest.importorskip("grpc", reason="needs the extra grpc")
+    made = (
+        grpc.insecure_channel(address) if credentials is None else grpc.secure_channel(address, credentials)
+    )
+    with made as channel:
+        return (
+            channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=30) == b"\x08\x01"
+        )
+
+
+def test_the_ready_line_has_the_addresses_after_the_words_of_before(tmp_path: Path) -> None:
+    with served(tmp_path, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0") as ready:
+        assert list(ready) == ["node", "address", "engine", "http", "grpc"]
         assert got(f"http://{ready['http']}/v2")["name"] == "mcp"
         assert got(f"http://{ready['http']}/v2/health/ready")["ready"] is True
-
-
-def test_without_it_there_is_no_http(tmp_path: Path) -> None:
-    with served(tmp_path) as ready:
-        assert list(ready) == ["node", "address", "engine"]
+        assert live(ready["grpc"])
 
 
 def test_environment_and_file_tell_it_too(tmp_path: Path) -> None:
-    with served(tmp_path, environment={"MCP_HTTP": "127.0.0.1:0"}) as ready:
-        assert got(f"http://{ready['http']}/v2/health/live") == {"live": True}
     file = tmp_path / "node.toml"
-    file.write_text('http = "127.0.0.1:0"\nhttp_control = true\n')
-    with served(tmp_path, "--config", str(file)) as ready:
+    file.write_text('grpc = "127.0.0.1:1"\nhttp_control = true\n')
+    environment = {"MCP_HTTP": "127.0.0.1:0"}
+    with served(tmp_path, "--config", str(file), "--grpc", "127.0.0.1:0", environment=environment) as ready:
+        assert live(ready["grpc"])
         request = urllib.request.Request(
             f"http://{ready['http']}/v2/repository/models/nope/load", method="POST", data=b""
         )
@@ -90,7 +98,7 @@ def test_environment_and_file_tell_it_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-def test_a_node_with_a_certificate_serves_https(tmp_path: Path) -> None:
+def test_a_node_with_a_certificate_serves_with_it(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         [
@@ -101,10 +109,13 @@ def test_a_node_with_a_certificate_serves_https(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    options = ("--tls-cert", str(certificate), "--tls-key", str(key), "--http", "127.0.0.1:0")
+    grpc = pytest.importorskip("grpc", reason="needs the extra grpc")
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    options = (*tls, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
     with served(tmp_path, *options) as ready:
         context = ssl.create_default_context(cafile=certificate)
         assert got(f"https://{ready['http']}/v2/health/ready", context)["ready"] is True
+        assert live(ready["grpc"], grpc.ssl_channel_credentials(certificate.read_bytes()))
 
 
 def test_an_address_that_is_taken_is_one_line_and_no_node(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Final
 import numpy as np
 
 from mcp.client.results import Inference
-from mcp.errors import InputInvalid, InvalidArgument, TooLarge
-from mcp.gateway.limits import CONTENTS_ELEMENTS_MAX, INPUTS_MAX
+from mcp.errors import InputInvalid, InvalidArgument
+from mcp.gateway.limits import INPUTS_MAX
 from mcp.gateway.parameters import read_parameters, read_wishes, refuse_tensor_parameters
 from mcp.gateway.requests import InferenceRequest, read_id
 from mcp.gateway.responses import chosen_outputs
 from mcp.gateway.tensors import (
     Array,
+    Objects,
     datatype_of,
     from_raw,
     read_datatype,
@@ -65,8 +66,9 @@ def read_inference(message: Any) -> InferenceRequest:
             f'"raw_input_contents" has {len(raw)} entries for {len(message.inputs)} inputs; give one for each'
         )
     inputs: dict[str, Array] = {}
+    objects = Objects()
     for index, tensor in enumerate(message.inputs):
-        name, array = _read_input(f"inputs[{index}]", tensor, raw[index] if raw else None)
+        name, array = _read_input(f"inputs[{index}]", tensor, raw[index] if raw else None, objects)
         if name in inputs:
             raise InputInvalid(f'inputs[{index}] "{name:.80}": the name is there twice; names must differ')
         inputs[name] = array
@@ -92,12 +94,14 @@ def parameters_of(where: str, parameters: Mapping[str, Any]) -> Mapping[str, Any
     return read_parameters(where, plain)
 
 
-def _read_input(where: str, tensor: Any, raw: bytes | None) -> tuple[str, Array]:
+def _read_input(where: str, tensor: Any, raw: bytes | None, objects: Objects) -> tuple[str, Array]:
     name = read_name(where, tensor.name)
     where = f'{where} "{name:.80}"'
     refuse_tensor_parameters(where, parameters_of(where, tensor.parameters))
     datatype = read_datatype(where, tensor.datatype)
     shape = read_shape(where, list(tensor.shape))
+    if raw is None or datatype == BYTES_DTYPE:
+        objects.take(where, shape)
     if raw is None:
         return name, _from_contents(where, datatype, shape, tensor.contents)
     if tensor.HasField("contents"):
@@ -129,11 +133,6 @@ def _from_contents(where: str, datatype: str, shape: tuple[int, ...], contents: 
         raise InputInvalid(
             f'{where}: "{field}" must hold {math.prod(shape)} elements for the shape {list(shape)}, got'
             f" {len(elements)}"
-        )
-    if len(elements) > CONTENTS_ELEMENTS_MAX:
-        raise TooLarge(
-            f'{where}: "{field}" holds {len(elements)} elements, over'
-            f' contents_elements_max={CONTENTS_ELEMENTS_MAX}; send "raw_input_contents"'
         )
     if datatype == BYTES_DTYPE:
         strings = np.empty(len(elements), object)

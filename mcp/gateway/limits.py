@@ -54,8 +54,8 @@ JSON_ELEMENTS_MAX: Final = 1024**2
 ELEMENTS_PER_PIECE: Final = 8 * 1024
 """Elements that are written as JSON before others have their turn on the event loop."""
 
-CONTENTS_ELEMENTS_MAX: Final = 256 * 1024
-"""Elements in a tensor's typed ``contents`` of gRPC, which become Python objects; raw bytes do not."""
+OBJECTS_MAX: Final = 256 * 1024
+"""Elements of one request that become Python objects: strings in raw bytes, and gRPC's typed ``contents``."""
 
 MODELS_COUNTED_MAX: Final = 1024
 """Models, by name and version as they were asked for, whose requests are counted."""

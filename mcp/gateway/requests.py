@@ -22,8 +22,9 @@ from mcp.gateway.parameters import (
     refuse_tensor_parameters,
     unsigned,
 )
-from mcp.gateway.tensors import Array, from_json, from_raw, read_datatype, read_name, read_shape
+from mcp.gateway.tensors import Array, Objects, from_json, from_raw, read_datatype, read_name, read_shape
 from mcp.wire.frame import Buffer
+from mcp.wire.tensors import BYTES_DTYPE
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 """The header of a request or an answer that says how many of the body's bytes are JSON."""
@@ -128,7 +129,7 @@ def read_id(value: object) -> str | None:
 
 def _read_inputs(value: object, raw: memoryview) -> dict[str, Array]:
     inputs: dict[str, Array] = {}
-    taken = 0
+    taken, objects = 0, Objects()
     for index, tensor in enumerate(_list_of_objects("inputs", value, at_least=1)):
         where = f"inputs[{index}]"
         name = read_name(where, tensor.get("name"))
@@ -150,6 +151,8 @@ def _read_inputs(value: object, raw: memoryview) -> dict[str, Array]:
                 f'{where}: "binary_data_size" is {size}, and {len(raw) - taken} bytes are left behind the'
                 f" JSON; the header {HEADER_LENGTH} says where that ends"
             )
+        if datatype == BYTES_DTYPE:
+            objects.take(where, shape)
         inputs[name] = from_raw(where, name, datatype, shape, raw[taken : taken + size])
         taken += size
     if taken != len(raw):

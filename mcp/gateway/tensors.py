@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mcp.errors import InputInvalid, InvalidArgument
-from mcp.gateway.limits import ELEMENTS_PER_PIECE, NAME_CHARS_MAX
+from mcp.errors import InputInvalid, InvalidArgument, TooLarge
+from mcp.gateway.limits import ELEMENTS_PER_PIECE, NAME_CHARS_MAX, OBJECTS_MAX
 from mcp.wire.frame import Buffer
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES, RANK_MAX, STRINGS_MAX, dtype_name, pack, unpack_inline
 
@@ -65,6 +65,22 @@ def read_shape(where: str, shape: object) -> tuple[int, ...]:
     if math.prod(max(size, 1) for size in shape) > _ELEMENTS_MAX:
         raise InputInvalid(f'{where}: "shape" {list(shape)!r:.80} is larger than any message')
     return tuple(shape)
+
+
+class Objects:
+    """How many elements of one request become Python objects, which takes time for each."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def take(self, where: str, shape: tuple[int, ...]) -> None:
+        """Count a tensor's elements. Raises :class:`~mcp.errors.TooLarge`."""
+        self._taken += math.prod(shape)
+        if self._taken > OBJECTS_MAX:
+            raise TooLarge(
+                f"{where}: with it the request has {self._taken} strings or typed elements, over"
+                f" objects_max={OBJECTS_MAX}; send fewer at once, or numbers as raw bytes"
+            )
 
 
 def from_raw(where: str, name: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> Array:

@@ -25,7 +25,7 @@ from mcp.gateway.failures import STATUS, failure  # noqa: E402
 from mcp.gateway.grpc_messages import inference_response, read_inference  # noqa: E402
 from mcp.gateway.grpc_schema import SERVICE, messages  # noqa: E402
 from mcp.gateway.grpc_server import CODES, GrpcServer  # noqa: E402
-from mcp.gateway.limits import CONTENTS_ELEMENTS_MAX  # noqa: E402
+from mcp.gateway.limits import OBJECTS_MAX  # noqa: E402
 from mcp.gateway.room import Room  # noqa: E402
 from simulations.in_process import until  # noqa: E402
 
@@ -94,12 +94,8 @@ def test_raw_contents_parameters_and_outputs_are_read() -> None:
         (message(tensor("FP32", [3], fp32_contents=[1])), "must hold 3 elements"),
         (message(tensor("FP32", [-1], fp32_contents=[1])), '"shape" must hold integers from 0 on'),
         (
-            message(
-                tensor(
-                    "BOOL", [CONTENTS_ELEMENTS_MAX + 1], bool_contents=[True] * (CONTENTS_ELEMENTS_MAX + 1)
-                )
-            ),
-            "contents_elements_max",
+            message(tensor("BOOL", [OBJECTS_MAX + 1], bool_contents=[True] * (OBJECTS_MAX + 1))),
+            "objects_max",
         ),
         (
             message(tensor("FP32", [1], fp32_contents=[1]), raw_input_contents=[bytes(4)]),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mcp.errors import InputInvalid, InvalidArgument, McpError, TooLarge
 from mcp.gateway.failures import failure
-from mcp.gateway.limits import CONTAINERS_MAX, INFER_TIMEOUT_S, JSON_BYTES_MAX, TIMEOUT_S_MAX
+from mcp.gateway.limits import CONTAINERS_MAX, INFER_TIMEOUT_S, JSON_BYTES_MAX, OBJECTS_MAX, TIMEOUT_S_MAX
 from mcp.gateway.requests import InferenceRequest, read_header_length, read_json, read_request
 from mcp.gateway.tensors import Array, datatype_of, to_raw
 
@@ -240,6 +240,16 @@ def test_a_request_with_one_byte_changed_is_read_or_refused(place: int, byte: in
     changed = bytearray(data)
     changed[place % len(data)] = byte
     outcome(bytes(changed), header)
+
+
+def test_strings_in_raw_bytes_are_bounded_together() -> None:
+    half = np.full(OBJECTS_MAX // 2 + 1, b"", object)
+    data, header = encoded({"a": half}, {"a"})
+    assert read_request(data, header).inputs["a"].size == half.size
+    data, header = encoded({"a": half, "b": half}, {"a", "b"})
+    assert isinstance(refused(data, header), TooLarge)
+    data, header = encoded({"a": np.zeros(2 * OBJECTS_MAX, np.int8)}, {"a"})
+    assert read_request(data, header).inputs["a"].size == 2 * OBJECTS_MAX
 
 
 def test_an_input_that_does_not_fit_is_an_invalid_input() -> None:

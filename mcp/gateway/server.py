@@ -103,7 +103,8 @@ class HttpServer:
             found = await asyncio.get_running_loop().getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            family, kind, protocol, _, where = found[0]
+            # A name such as localhost may stand for both; clients of this protocol dial the older one first.
+            family, kind, protocol, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
             listening = socket.socket(family, kind, protocol)
             try:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

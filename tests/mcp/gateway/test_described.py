@@ -82,7 +82,9 @@ def test_counts_are_of_the_version_that_answered_or_was_asked() -> None:
     counted.succeeded("digits", "1", 0.002, 2.5)
     counted.failed("numbers", None, 0.003, exists=True)
     counted.failed("digits", "2", 0.004, exists=False)
+    known = len(counted._counts)
     counted.failed("nothing", None, 1.0, exists=False)
+    assert len(counted._counts) == known
     first, second = counted.of([DIGITS])["model_stats"]
     assert (first["version"], first["inference_count"], first["last_inference"]) == ("1", 1, 2500)
     assert first["inference_stats"]["success"] == {"count": 1, "ns": 2_000_000}

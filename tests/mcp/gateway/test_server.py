@@ -124,6 +124,39 @@ def test_headers_that_do_not_come_end_the_connection(
     asyncio.run(scenario())
 
 
+def test_who_does_not_take_an_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "WRITE_TIMEOUT_S", 0.05)
+    raw = bytes(32 * 1024**2)
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "datatype": "INT64",
+                    "shape": [len(raw) // 8, 1],
+                    "parameters": {"binary_data_size": len(raw)},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("count")
+            reader, writer = await opened(gateway)
+            writer.write(
+                b"POST /v2/models/count/infer HTTP/1.1\r\nHost: h\r\nInference-Header-Content-Length: %d\r\n"
+                b"Content-Length: %d\r\n\r\n" % (len(head), len(head) + len(raw))
+            )
+            writer.write(head + raw)
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: (gateway.room.requests, gateway.room.bytes) == (0, 0))
+            writer.close()
+
+    asyncio.run(scenario())
+
+
 def test_the_process_s_signals_are_left_alone_and_it_stops_with_a_connection_open(tmp_path: Path) -> None:
     async def scenario() -> None:
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)

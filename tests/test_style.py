@@ -20,6 +20,9 @@ ASYNCIO_HOMES = (
     "mcp/client/",
     "mcp/node/",
     "mcp/cli/",
+    "mcp/gateway/operations.py",
+    "mcp/gateway/rest.py",
+    "mcp/gateway/server.py",
     "consensus/driver.py",
     "executor/pool.py",
 )

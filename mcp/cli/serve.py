@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 
 from mcp.cli.credentials import cluster_key
+from mcp.cli.gateway import GatewaySettings, gateway, gateway_options, gateway_settings
 from mcp.cli.options import (
     DEFAULT_ADDRESS,
     FILE,
@@ -269,6 +270,7 @@ A file has the options' names with underscores:
 @tls_options
 @execution_options
 @timing_options
+@gateway_options
 @option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -284,7 +286,14 @@ A file has the options' names with underscores:
     help="Stop when standard input ends, so as not to outlive the program that started this node.",
 )
 @traceback_option
-def serve(log_level: str, stop_on_eof: bool, **options: Any) -> None:
+def serve(
+    log_level: str,
+    stop_on_eof: bool,
+    http: str | None,
+    grpc: str | None,
+    http_control: bool,
+    **options: Any,
+) -> None:
     """Run a node until SIGTERM or Ctrl-C.
 
     Prints one line when it is ready. A node that was killed is started again with the same command: it
@@ -292,9 +301,10 @@ def serve(log_level: str, stop_on_eof: bool, **options: Any) -> None:
     """
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     config = node_config(**options)
+    settings = gateway_settings(http, grpc, http_control)
     _allow_files()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run_until_stopped(config, stop_on_eof=stop_on_eof))
+        runner.run(run_until_stopped(config, served=settings, stop_on_eof=stop_on_eof))
 
 
 def node_config(
@@ -348,12 +358,16 @@ def _stop_on_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 async def run_until_stopped(
-    config: NodeConfig, *, stop_on_eof: bool = False, surroundings: Surroundings | None = None
+    config: NodeConfig,
+    *,
+    served: GatewaySettings | None = None,
+    stop_on_eof: bool = False,
+    surroundings: Surroundings | None = None,
 ) -> None:
     """Start the node, say so on standard output, and stop it in order at the first signal.
 
-    ``surroundings`` are the real ones unless a simulation brings its own. Raises what kept the node from
-    starting or from going on.
+    What is ``served`` beside the node is so before it says that. ``surroundings`` are the real ones unless a
+    simulation brings its own. Raises what kept the node from starting or from going on.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -366,10 +380,12 @@ async def run_until_stopped(
     collect_rarely()
     stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:
-        click.echo(f"ready node={config.node_id} address={node.address} engine={config.engine}")
-        await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
-        if failing.done():
-            raise failing.result()
+        async with gateway(node, served or GatewaySettings()) as addresses:
+            words = {"node": config.node_id, "address": node.address, "engine": config.engine, **addresses}
+            click.echo(" ".join(["ready", *(f"{name}={value}" for name, value in words.items())]))
+            await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                raise failing.result()
     finally:
         stopping.cancel()
         failing.cancel()

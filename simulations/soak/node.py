@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from consensus.ports import DriverLimits
+from mcp.cli.gateway import gateway_settings
 from mcp.cli.serve import LOG_FORMAT, node_config, run_until_stopped, serve
 from mcp.clock import SystemClock
 from mcp.errors import McpError
@@ -72,13 +73,20 @@ def run(arguments: Sequence[str]) -> None:
     controls_path, log_entries, *options = arguments
     controls = Controls.open(Path(controls_path))
 
-    def begin(log_level: str, stop_on_eof: bool, **settings: Any) -> None:
+    def begin(
+        log_level: str,
+        stop_on_eof: bool,
+        http: str | None,
+        grpc: str | None,
+        http_control: bool,
+        **settings: Any,
+    ) -> None:
         logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
         config = with_short_log(node_config(**settings), int(log_entries))
+        served = gateway_settings(http, grpc, http_control)
+        around = surroundings(controls)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(
-                run_until_stopped(config, stop_on_eof=stop_on_eof, surroundings=surroundings(controls))
-            )
+            runner.run(run_until_stopped(config, served=served, stop_on_eof=stop_on_eof, surroundings=around))
 
     try:
         click.Command("node", params=serve.params, callback=begin).main(options, standalone_mode=False)

@@ -1,0 +1,94 @@
+"""What a gateway tells of the server, of models and of how they are: plain values for JSON.
+
+Pure. Source: Open Inference Protocol, "Server Metadata" and "Model Metadata"; Triton's "Model Repository
+Extension".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mcp.client.results import ClusterStatus, ModelStatus
+from mcp.errors import ModelNotFound, Unsupported
+from mcp.version import VERSION
+
+SERVER_NAME: Final = "mcp"
+PLATFORM: Final = "onnxruntime_onnx"
+EXTENSIONS: Final = ("binary_tensor_data", "statistics", "model_repository")
+
+_NAMES_SHOWN: Final = 10
+
+
+def server_metadata() -> dict[str, Any]:
+    """The answer to ``GET /v2``."""
+    return {"name": SERVER_NAME, "version": VERSION, "extensions": list(EXTENSIONS)}
+
+
+def find_model(models: Sequence[ModelStatus], name: str, version: str | None) -> ModelStatus:
+    """The model with that name or alias, which has that version.
+
+    Raises :class:`~mcp.errors.ModelNotFound` with the names that there are.
+    """
+    found = next((model for model in models if name == model.name), None) or next(
+        (model for model in models if name in model.aliases), None
+    )
+    if found is None:
+        names = ", ".join(model.name for model in models[:_NAMES_SHOWN]) or "none"
+        raise ModelNotFound(f"there is no model {name!r:.80}; there are: {names}")
+    if version is not None and version not in found.versions:
+        versions = ", ".join(found.versions[:_NAMES_SHOWN])
+        raise ModelNotFound(f"model {found.name} has no version {version!r:.80}; it has {versions}")
+    return found
+
+
+def model_metadata(model: ModelStatus, version: str | None) -> dict[str, Any]:
+    """The answer to ``GET /v2/models/NAME``: dimensions that are open are -1.
+
+    Raises :class:`~mcp.errors.Unsupported` for a version that is not the active one: the cluster tells
+    nobody what its tensors are.
+    """
+    if version not in (None, model.version):
+        raise Unsupported(
+            f"the tensors of model {model.name} version {version} are not told, only those of the active"
+            f" version {model.version}; it can be asked for inferences all the same"
+        )
+    return {
+        "name": model.name,
+        "versions": list(model.versions),
+        "platform": PLATFORM,
+        "inputs": [_tensor(spec) for spec in model.inputs or ()],
+        "outputs": [_tensor(spec) for spec in model.outputs or ()],
+    }
+
+
+def is_ready(model: ModelStatus, version: str | None, status: ClusterStatus) -> bool:
+    """Whether a node that answers can run it now; versions beside the active one are loaded when asked."""
+    if version not in (None, model.version):
+        return bool(status.reachable)
+    return any(each.name == model.name and each.ready for node in status.reachable for each in node.models)
+
+
+def repository_index(models: Sequence[ModelStatus], status: ClusterStatus) -> list[dict[str, str]]:
+    """Every version of every model with its ``state``: READY, LOADING or UNAVAILABLE, and why."""
+    return [
+        {"name": model.name, "version": version, **_state(model, version, status)}
+        for model in models
+        for version in model.versions
+    ]
+
+
+def _state(model: ModelStatus, version: str, status: ClusterStatus) -> dict[str, str]:
+    if is_ready(model, version, status):
+        return {"state": "READY", "reason": ""}
+    told = [each for node in status.reachable for each in node.models if each.name == model.name]
+    problem = next((each.problem for each in told if each.problem is not None), None)
+    if problem is not None:
+        return {"state": "UNAVAILABLE", "reason": f"{problem.code}: {problem.message}"}
+    return {"state": "LOADING", "reason": ""}
+
+
+def _tensor(spec: Mapping[str, Any]) -> dict[str, Any]:
+    shape = spec.get("shape")
+    sizes = [-1] if shape is None else [size if isinstance(size, int) else -1 for size in shape]
+    return {"name": spec.get("name"), "datatype": spec.get("dtype"), "shape": sizes}

@@ -1,0 +1,255 @@
+"""The gRPC form of the Open Inference Protocol, on a node's event loop: grpcio, with generic handlers.
+
+Every RPC that is here is listed in :data:`RPCS`. Errors have the status of gRPC that fits the one of HTTP
+(:data:`CODES`), and our code in the trailing metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from mcp.errors import ConfigInvalid, InvalidArgument, McpError
+from mcp.gateway.described import server_metadata
+from mcp.gateway.failures import Failure, failure
+from mcp.gateway.grpc_messages import inference_response, read_inference
+from mcp.gateway.grpc_schema import SERVICE, messages
+from mcp.gateway.limits import BODY_BYTES_MAX, REQUESTS_MAX
+from mcp.gateway.operations import Operations
+from mcp.gateway.room import Room
+from mcp.net.address import Scheme, parse_address
+
+_log = logging.getLogger("mcp.gateway")
+
+Method = Callable[[Any, Any], Awaitable[Any]]
+"""An RPC: of a request, or its bytes, and gRPC's context."""
+
+STOP_S: Final = 5.0
+"""How long calls that are under way have when the server stops."""
+
+CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ABORTED,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""By the status of HTTP. Too large is no exhausted resource, which a client would try again."""
+
+RPCS: Final = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelStatistics",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+)
+"""The RPCs with one request and one answer; ``ModelStreamInfer`` is beside them."""
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", BODY_BYTES_MAX),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+)
+
+
+def credentials(certificate: Path | None, key: Path | None, authority: Path | None) -> Any:
+    """What a node's TLS files make of a server, or ``None`` without a certificate.
+
+    With ``authority`` every client must show a certificate that it signed. Raises
+    :class:`~mcp.errors.ConfigInvalid` for a file that cannot be read.
+    """
+    if certificate is None or key is None:
+        return None
+    try:
+        pair = (key.read_bytes(), certificate.read_bytes())
+        roots = None if authority is None else authority.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(
+            f"{error.filename} cannot be read: {error.strerror}; check path and rights"
+        ) from error
+    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
+
+
+class GrpcServer:
+    """Serves the protocol's service at ``address`` (``host:port``), with TLS where credentials are given."""
+
+    def __init__(
+        self, operations: Operations, address: str, *, room: Room | None = None, credentials: Any = None
+    ) -> None:
+        """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
+        self._address = parse_address(address)
+        if self._address.scheme is not Scheme.TCP:
+            raise ConfigInvalid(f"gRPC is served at host:port, not at {address!r:.200}")
+        self._credentials = credentials
+        self._service = _Service(operations, room or Room())
+        self._server: Any = None
+        self.address = ""
+        """Where it listens, ``host:port``, once it does."""
+
+    async def start(self) -> None:
+        """Listen. Raises :class:`~mcp.errors.ConfigInvalid` where that is not possible."""
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=REQUESTS_MAX)
+        server.add_generic_rpc_handlers((self._service.handler(),))
+        where = str(self._address)
+        try:
+            if self._credentials is None:
+                port = server.add_insecure_port(where)
+            else:
+                port = server.add_secure_port(where, self._credentials)
+            await server.start()
+        except (RuntimeError, OSError) as error:
+            raise ConfigInvalid(
+                f"cannot serve gRPC at {where}; choose another address, or stop what uses this one"
+            ) from error
+        self._server = server
+        self.address = str(replace(self._address, port=port))
+
+    async def stop(self) -> None:
+        """Accept no more, let what is under way finish within ``STOP_S``, and close every connection."""
+        if self._server is not None:
+            await self._server.stop(STOP_S)
+
+
+class _Service:
+    """The RPCs: a message in, a message out."""
+
+    def __init__(self, operations: Operations, room: Room) -> None:
+        self._operations = operations
+        self._room = room
+        self._messages = messages()
+
+    def handler(self) -> Any:
+        """Return gRPC's handler for all of them."""
+        handlers = {}
+        for name in RPCS:
+            # Messages are parsed in the handlers: gRPC tells those that cannot be as an error of the server.
+            handlers[name] = grpc.unary_unary_rpc_method_handler(
+                self._answering(name, getattr(self, f"_{name}")), None, _serialized
+            )
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, None, _serialized)
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _parsed(self, name: str, data: bytes) -> Any:
+        try:
+            return self._messages[name].FromString(data)
+        except DecodeError as error:
+            raise InvalidArgument(f"the request is no {name}: {error}") from None
+
+    def _answering(self, name: str, method: Method) -> Method:
+        async def answer(data: bytes, context: Any) -> Any:
+            try:
+                return await method(self._parsed(f"{name}Request", data), context)
+            except McpError as error:
+                told = failure(error)
+            except Exception as error:
+                told = _defect(name, error)
+            await context.abort(CODES[told.status], told.message, _metadata(told))
+            raise AssertionError("abort raises")
+
+        return answer
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        """One answer to each request, in their order; what one fails with is told and ends nothing."""
+        response = self._messages["ModelStreamInferResponse"]
+        async for data in requests:
+            identifier = ""
+            try:
+                request = self._parsed("ModelInferRequest", data)
+                identifier = request.id
+                yield response(infer_response=await self._ModelInfer(request, context))
+                continue
+            except McpError as error:
+                told = failure(error)
+            except Exception as error:
+                told = _defect("ModelStreamInfer", error)
+            yield response(error_message=f"{told.code}: {told.message}", infer_response={"id": identifier})
+
+    async def _ServerLive(self, _request: Any, _context: Any) -> Any:  # noqa: N802  (the RPC's name)
+        return self._messages["ServerLiveResponse"](live=True)
+
+    async def _ServerReady(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        ready = await self._operations.not_ready() is None
+        return self._messages["ServerReadyResponse"](ready=ready)
+
+    async def _ModelReady(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        ready = await self._operations.model_ready(request.name, request.version or None)
+        return self._messages["ModelReadyResponse"](ready=ready)
+
+    async def _ServerMetadata(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        return self._messages["ServerMetadataResponse"](**server_metadata())
+
+    async def _ModelMetadata(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        metadata = await self._operations.model_metadata(request.name, request.version or None)
+        return self._messages["ModelMetadataResponse"](**metadata)
+
+    async def _ModelStatistics(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        told = await self._operations.statistics(request.name or None, request.version or None)
+        entries = [
+            {name: value for name, value in entry.items() if name != "batch_stats"}
+            for entry in told["model_stats"]
+        ]
+        return self._messages["ModelStatisticsResponse"](model_stats=entries)
+
+    async def _RepositoryIndex(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        models = await self._operations.repository_index(ready_only=request.ready)
+        return self._messages["RepositoryIndexResponse"](models=models)
+
+    async def _RepositoryModelLoad(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        unknown = next(iter(request.parameters), None)
+        if unknown is not None:
+            raise InvalidArgument(
+                f'the parameter "{unknown:.80}" cannot be honoured: models are deployed with their bytes by'
+                " 'mcpctl deploy'; leave it out"
+            )
+        await self._operations.load(request.model_name)
+        return self._messages["RepositoryModelLoadResponse"]()
+
+    async def _RepositoryModelUnload(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        await self._operations.unload(request.model_name)
+        return self._messages["RepositoryModelUnloadResponse"]()
+
+    async def _ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        with self._room.request() as held:
+            held.enter()
+            held.grow(request.ByteSize())
+            asked = read_inference(request)
+            left_s = context.time_remaining()
+            if left_s is not None:
+                wishes = replace(asked.wishes, timeout_s=max(0.001, min(left_s, asked.wishes.timeout_s)))
+                asked = replace(asked, wishes=wishes)
+            answer = await self._operations.infer(request.model_name, request.model_version or None, asked)
+            return inference_response(self._messages["ModelInferResponse"], asked, answer)
+
+
+def _defect(name: str, error: Exception) -> Failure:
+    _log.error("%s", name, exc_info=error)
+    return failure(McpError(f"a defect of this server: {type(error).__name__}"))
+
+
+def _serialized(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _metadata(told: Failure) -> tuple[tuple[str, str], ...]:
+    code = (("mcp-error-code", told.code),)
+    if told.retry_after_s is None:
+        return code
+    # gRFC A6: after which a client's own policy tries again.
+    return (*code, ("grpc-retry-pushback-ms", str(told.retry_after_s * 1000)))

@@ -1,0 +1,67 @@
+"""Every bound of a gateway, each with what it bounds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mcp.wire.frame import FRAME_BYTES_MAX
+
+JSON_BYTES_MAX: Final = 4 * 1024**2
+"""JSON in one request. To read it holds up the loop that the consensus runs on; binary data does not."""
+
+CONTAINERS_MAX: Final = 256 * 1024
+"""Opening brackets and braces in one JSON text: each may become an object of its own."""
+
+BODY_BYTES_MAX: Final = FRAME_BYTES_MAX + JSON_BYTES_MAX
+"""One request's body, compressed or not. The tensors in it fit into one frame."""
+
+BODIES_BYTES_MAX: Final = 512 * 1024**2
+"""Bodies of requests and answers at the same time: further ones are refused as too much."""
+
+REQUESTS_MAX: Final = 1024
+"""Requests with a body that are under way at the same time."""
+
+CONNECTIONS_MAX: Final = 2048
+"""Open connections; a further one is told that it is too much, and closed."""
+
+HEAD_TIMEOUT_S: Final = 10.0
+"""From a connection's or a request's first moment until its headers are here."""
+
+BODY_TIMEOUT_S: Final = 60.0
+"""How long a request's body may take to come."""
+
+WRITE_TIMEOUT_S: Final = 60.0
+"""How long a client may take nothing of an answer before its connection is cut."""
+
+INFER_TIMEOUT_S: Final = 60.0
+"""An inference that states no ``timeout``."""
+
+TIMEOUT_S_MAX: Final = 600.0
+"""The longest an inference may take, whatever its ``timeout`` says."""
+
+INPUTS_MAX: Final = 256
+"""Tensors in one request, and outputs that it names."""
+
+NAME_CHARS_MAX: Final = 1024
+"""The name of a tensor, and the ``id`` of a request, which is sent back."""
+
+PARAMETERS_MAX: Final = 64
+"""Parameters of a request or of a tensor."""
+
+JSON_ELEMENTS_MAX: Final = 1024**2
+"""Elements of all outputs that are sent as JSON; more of them are sent as binary data."""
+
+ELEMENTS_PER_PIECE: Final = 8 * 1024
+"""Elements that are written as JSON before others have their turn on the event loop."""
+
+OBJECTS_MAX: Final = 256 * 1024
+"""Elements of one request that become Python objects: strings in raw bytes, and gRPC's typed ``contents``."""
+
+MODELS_COUNTED_MAX: Final = 1024
+"""Models, by name and version as they were asked for, whose requests are counted."""
+
+FRESH_S: Final = 1.0
+"""How old an answer about the nodes may be: the cluster is asked no oftener, however many ask here."""
+
+STATUS_TIMEOUT_S: Final = 0.8
+"""How long nodes are waited for when they are asked how they are: probes give up after a second."""

@@ -1,0 +1,199 @@
+"""An HTTP server inside a node's process, on its event loop: uvicorn, without its signals.
+
+h11 reads the requests, because it bounds the headers; what uvicorn does not bound (connections, the time
+until a request's headers are here, the time in which nobody reads an answer) is bounded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mcp.errors import ConfigInvalid
+from mcp.gateway.limits import CONNECTIONS_MAX, HEAD_TIMEOUT_S, WRITE_TIMEOUT_S
+from mcp.net.address import Scheme, parse_address
+
+BACKLOG: Final = 512
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection is kept."""
+STOP_S: Final = 5
+"""How long requests that are under way have when the server stops."""
+
+
+def _refusal(status: str, code: str, message: str, *headers: str) -> bytes:
+    """A whole answer, for a connection that is closed with it."""
+    body = json.dumps({"error": message})
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"MCP-Error-Code: {code}", *headers]
+    return "\r\n".join([*lines, "Connection: close", f"Content-Length: {len(body)}", "", body]).encode()
+
+
+_INVALID: Final = _refusal("400 Bad Request", "PROTOCOL_ERROR", "this is no HTTP/1.1")
+_REFUSED: Final = _refusal(
+    "429 Too Many Requests",
+    "BUSY",
+    f"connections_max={CONNECTIONS_MAX} are open; come back in a while",
+    "Retry-After: 1",
+)
+
+
+class HttpServer:
+    """Serves an ASGI application at ``address`` (``host:port``), with TLS where a context is given."""
+
+    def __init__(self, app: Any, address: str, *, ssl: ssl.SSLContext | None = None) -> None:
+        """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
+        self._address = parse_address(address)
+        if self._address.scheme is not Scheme.TCP:
+            raise ConfigInvalid(f"HTTP is served at host:port, not at {address!r:.200}")
+        self._app = app
+        self._ssl = ssl
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self.address = ""
+        """Where it listens, ``host:port``, once it does."""
+
+    async def start(self) -> None:
+        """Listen. Raises :class:`~mcp.errors.ConfigInvalid` where that is not possible."""
+        listening = await self._listening()
+        host, port = listening.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        config = uvicorn.Config(
+            self._app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_S,
+        )
+        config.load()
+        config.ssl = self._ssl
+        self._server = _Server(config)
+        self._serving = asyncio.ensure_future(self._server.serve(sockets=[listening]))
+        begun = asyncio.ensure_future(self._server.begun.wait())
+        await asyncio.wait((self._serving, begun), return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+        if self._serving.done():
+            listening.close()
+            self._serving.result()
+
+    async def stop(self) -> None:
+        """Accept no more, let what is under way finish within ``STOP_S``, and close every connection."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.should_exit = True
+        await self._serving
+
+    async def _listening(self) -> socket.socket:
+        host, port = self._address.host, self._address.port
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            # A name such as localhost may stand for both; clients of this protocol dial the older one first.
+            family, kind, protocol, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
+            listening = socket.socket(family, kind, protocol)
+            try:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(where)
+                listening.setblocking(False)
+            except BaseException:
+                listening.close()
+                raise
+        except OSError as error:
+            raise ConfigInvalid(
+                f"cannot serve HTTP at {self._address}: {error.strerror or error}; choose another address, or"
+                " stop what uses this one"
+            ) from error
+        return listening
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens, and leaves the process's signals to whoever runs it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.begun = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.begun.set()
+
+
+class _Protocol(H11Protocol):
+    """One connection, with bounds."""
+
+    _head_due: asyncio.TimerHandle | None = None
+    _write_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.write(_REFUSED)
+            transport.close()
+            return
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        _stop(self._head_due)
+        self._head_due = None
+        _stop(self._write_due)
+        self._write_due = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_due is None:
+            self._write_due = self.loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _stop(self._write_due)
+        self._write_due = None
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_INVALID)
+        self.transport.close()
+
+    def _watch_head(self) -> None:
+        """A request that has begun to come has to be one within a bounded time."""
+        waiting = self.cycle is None or self.cycle.response_complete
+        if not waiting or self.transport.is_closing():
+            _stop(self._head_due)
+            self._head_due = None
+        elif self._head_due is None:
+            self._head_due = self.loop.call_later(HEAD_TIMEOUT_S, self._head_overdue)
+
+    def _head_overdue(self) -> None:
+        self._head_due = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+
+
+def _stop(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

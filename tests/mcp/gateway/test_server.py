@@ -1,0 +1,183 @@
+"""The HTTP server under hostile connections: bounded, and never an error of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from served_node import Gateway, ask, gateway_of, serving
+
+from mcp.errors import ConfigInvalid
+from mcp.gateway import server as server_module
+from mcp.gateway.server import HttpServer
+from simulations.in_process import until
+
+SEED = 20260
+
+
+async def opened(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = gateway.address.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def exchanged(gateway: Gateway, data: bytes, *, whole: bool = False) -> bytes:
+    """The first that comes back for ``data``, or with ``whole`` all until the end; nothing if it is cut."""
+    reader, writer = await opened(gateway)
+    try:
+        writer.write(data)
+        return await reader.read(-1 if whole else 65536)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def test_what_is_no_http_is_told_so_in_json_and_closed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            for data in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
+                answer = await exchanged(gateway, data, whole=True)
+                assert answer.startswith(b"HTTP/1.1 400 "), answer
+                assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "this is no HTTP/1.1"}
+            # What the server has not read is lost with the connection, and its answer may be with it.
+            answer = await exchanged(gateway, b"GET / HTTP/1.1\r\nA: " + b"x" * 200_000, whole=True)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+
+    asyncio.run(scenario())
+
+
+def test_random_bytes_and_broken_requests_are_never_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT_S", 0.01)
+    generator = random.Random(SEED)
+    infer = (
+        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,64],"parameters":{"binary_data_size":256}}]}'
+    )
+    whole = (
+        b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: h\r\nInference-Header-Content-Length: %d\r\n"
+        b"Content-Length: %d\r\n\r\n%s%s" % (len(infer), len(infer) + 256, infer, bytes(256))
+    )
+
+    def broken() -> bytes:
+        data = bytearray(whole)
+        for _ in range(generator.randrange(4)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        return bytes(data[: generator.randrange(len(data) + 1)])
+
+    async def scenario() -> None:
+        async with serving(tmp_path, body_timeout_s=0.01) as gateway:
+            await gateway.deploy("dense")
+            assert (await exchanged(gateway, whole)).startswith(b"HTTP/1.1 200 ")
+            for number in range(300):
+                data = generator.randbytes(generator.randrange(300)) if number % 3 == 0 else broken()
+                answer = await exchanged(gateway, data)
+                assert not answer.startswith(b"HTTP/1.1 5"), (data, answer)
+            await until(lambda: (gateway.room.requests, gateway.room.bytes) == (0, 0))
+            assert (await gateway.get("/v2/health/ready")).status == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_too_many_is_told_429(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 2)
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            held = [await opened(gateway) for _ in range(2)]
+            answer = await exchanged(gateway, b"", whole=True)
+            assert answer.startswith(b"HTTP/1.1 429 ")
+            assert b"Retry-After: 1\r\n" in answer
+            for _, writer in held:
+                writer.close()
+
+            request = b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n"
+            while not (await exchanged(gateway, request)).startswith(b"HTTP/1.1 200 "):
+                pass
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v2 HTT", b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\nGET /v2 HT"])
+def test_headers_that_do_not_come_end_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT_S", 0.05)
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            reader, writer = await opened(gateway)
+            whole, _, rest = sent.rpartition(b"\r\n\r\n")
+            if whole:
+                writer.write(whole + b"\r\n\r\n")
+                assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            writer.write(rest)
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP" not in await reader.read()
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_does_not_take_an_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "WRITE_TIMEOUT_S", 0.05)
+    raw = bytes(32 * 1024**2)
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "datatype": "INT64",
+                    "shape": [len(raw) // 8, 1],
+                    "parameters": {"binary_data_size": len(raw)},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("count")
+            reader, writer = await opened(gateway)
+            writer.write(
+                b"POST /v2/models/count/infer HTTP/1.1\r\nHost: h\r\nInference-Header-Content-Length: %d\r\n"
+                b"Content-Length: %d\r\n\r\n" % (len(head), len(head) + len(raw))
+            )
+            writer.write(head + raw)
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: (gateway.room.requests, gateway.room.bytes) == (0, 0))
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_process_s_signals_are_left_alone_and_it_stops_with_a_connection_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        async with serving(tmp_path) as gateway:
+            assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+            reader, _ = await opened(gateway)
+        assert await reader.read() == b""
+
+    asyncio.run(scenario())
+
+
+def test_an_address_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    async def app(*_: object) -> None: ...
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            with pytest.raises(ConfigInvalid, match=r"cannot serve HTTP at 127.0.0.1"):
+                await HttpServer(app, gateway.address).start()
+            with pytest.raises(ConfigInvalid, match="host:port"):
+                HttpServer(app, "unix:///tmp/x")
+            async with gateway_of(gateway.node) as second:
+                assert (await ask(second.address, "GET", "/v2")).status == 200
+
+    asyncio.run(scenario())

@@ -1,0 +1,102 @@
+"""Whether a request's inputs are what a version takes: its declared inputs and its limits, compiled once.
+
+Only what can be told without running is compared: names, types, ranks, fixed sizes, and how much it is.
+Whether open sizes suit each other, also those that share a symbol, is the run's to say, as it is when a node
+checks the real tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcp.cluster.router.features import Features, Tensor
+
+TensorShape = tuple[int | str | None, ...] | None
+
+
+class _Input:
+    __slots__ = ("dtype", "fixed", "rank", "shape")
+
+    def __init__(self, dtype: str, shape: TensorShape) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.rank = -1 if shape is None else len(shape)
+        self.fixed = tuple(
+            (axis, size) for axis, size in enumerate(shape or ()) if isinstance(size, int) and size >= 0
+        )
+
+    def fits(self, tensor: Tensor) -> bool:
+        if tensor.dtype != self.dtype:
+            return False
+        shape = tensor.shape
+        if shape is None:
+            return all(size == 1 for _, size in self.fixed)
+        if len(shape) != self.rank and self.rank >= 0:
+            return False
+        return all(shape[axis] == size for axis, size in self.fixed) if self.fixed else True
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype} of any rank"
+        return f"{self.dtype}[{', '.join('?' if s in (None, -1) else str(s) for s in self.shape)}]"
+
+
+class Acceptance:
+    """What one version takes. ``inputs`` are ``(name, dtype, shape)``; with none, nothing is declared."""
+
+    __slots__ = ("_batch_max", "_inputs", "_length_max", "_limited", "_size_max")
+
+    def __init__(
+        self,
+        inputs: Sequence[tuple[str, str, TensorShape]],
+        *,
+        length_max: int | None = None,
+        batch_max: int | None = None,
+        size_max: int | None = None,
+    ) -> None:
+        self._inputs = {name: _Input(dtype, shape) for name, dtype, shape in inputs}
+        self._length_max = length_max
+        self._batch_max = batch_max
+        self._size_max = size_max
+        self._limited = (length_max, batch_max, size_max) != (None, None, None)
+
+    def misfit(self, features: Features) -> str | None:
+        """Return what does not fit, for a message, or ``None`` if nothing that is known speaks against it."""
+        if self._limited:
+            over = self._over(features)
+            if over is not None:
+                return over
+        tensors, inputs = features.tensors, self._inputs
+        if tensors is None or not inputs:
+            return None
+        if len(tensors) == len(inputs):
+            named = {tensor.name: tensor for tensor in tensors}
+            if len(inputs) == 1 and "" in named and "" not in inputs:
+                named = {next(iter(inputs)): named[""]}
+            if named.keys() == inputs.keys() and all(inputs[name].fits(named[name]) for name in named):
+                return None
+        return self._account(tensors)
+
+    def _over(self, features: Features) -> str | None:
+        limits = (
+            ("length", features.length, self._length_max, "elements"),
+            ("batch", features.batch, self._batch_max, "rows"),
+            ("size", features.size, self._size_max, "bytes"),
+        )
+        for what, value, limit, unit in limits:
+            if value is not None and limit is not None and value > limit:
+                return f"a {what} of {value} {unit} is over its {what}_max={limit}"
+        return None
+
+    def _account(self, tensors: tuple[Tensor, ...]) -> str:
+        got = ", ".join(f"{tensor.name[:40] or 'the only input'} {_shown(tensor)}" for tensor in tensors[:4])
+        more = f" and {len(tensors) - 4} more" if len(tensors) > 4 else ""
+        declared = ", ".join(f"{name[:40]} {spec}" for name, spec in list(self._inputs.items())[:4])
+        rest = f" and {len(self._inputs) - 4} more" if len(self._inputs) > 4 else ""
+        return f"it takes {declared}{rest}, and got {got or 'no inputs'}{more}"
+
+
+def _shown(tensor: Tensor) -> str:
+    if tensor.shape is None:
+        return f"{tensor.dtype[:10]} (a text)"
+    return f"{tensor.dtype[:10]}[{', '.join(map(str, tensor.shape))}]"

@@ -1,0 +1,350 @@
+"""The decision: from a request's features to a version of a model and nodes that may answer, with reasons.
+
+A decision takes these steps, and every one leaves a reason:
+
+1. The *hint* is resolved to candidates (:mod:`mcp.cluster.router.catalogue`).
+2. The first *rule* that holds replaces them by its model, and may say on which nodes. A hint that names a
+   version is not led elsewhere: of such rules only those for the same model, and their nodes, count.
+3. Each candidate's *route* picks a version: by weights, for an id always the same (the session's, else the
+   trace's, else the seed). Without a route, or where no entry of it matches, it is the active version.
+4. The *inputs* have to fit that version. If they fit one candidate, that is the model; if they fit none or
+   several, the request is refused with their names.
+5. The *nodes* that may answer (:mod:`mcp.cluster.router.nodes`), and the *choice* among them.
+6. The *mirrors* of the route, of which none can make a decision fail.
+
+Which nodes are there decides nothing before step 5: a node that comes or goes never changes what a hint
+means.
+
+A :class:`Router` holds everything but the request, indexed. It is immutable; :meth:`Router.with_view` makes
+one for another view at little cost. For several threads it is safe as long as a dictionary is.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from mcp.cluster.router.catalogue import CANDIDATES_MAX, Catalogue, Resolution, listed
+from mcp.cluster.router.choosing import Choose, least_queue
+from mcp.cluster.router.conditions import Test, compiled
+from mcp.cluster.router.decision import Decision, Mirrored
+from mcp.cluster.router.features import Features
+from mcp.cluster.router.hashing import digest, mix, unit
+from mcp.cluster.router.matching import Ready, ready_routes
+from mcp.cluster.router.models import Candidate
+from mcp.cluster.router.nodes import Eligible, NodeRecord, View
+from mcp.cluster.router.reasons import Reason, Step
+from mcp.cluster.router.routes import RouteSet
+from mcp.cluster.router.rules import Rule, RuleSet
+from mcp.cluster.router.selector import Selector
+from mcp.errors import InputInvalid, InvalidArgument, McpError, ModelNotFound, ModelNotReady, Unavailable
+
+_MISFITS_MAX: Final = 4
+"""So many candidates have what does not fit told in a refusal."""
+_RULE: Final = "rule {0} of version {1} of the rules holds: {2}"
+_ROUTE: Final = "entry {0} of the route of {1}: {2} by weight {3} of {4}, {5}"
+_NO_ID: Final = 0x8CB92BA72F3D8DD7
+_MIRROR: Final = 0x9FB21C651E98DF25
+
+
+class _ReadyRule(NamedTuple):
+    place: int
+    rule: Rule
+    text: str
+    test: Test
+    target: Resolution | None
+    """``None``: what the rule names is not deployed."""
+
+
+class _Pick(NamedTuple):
+    candidate: Candidate
+    ready: Ready | None
+    reason: Reason
+
+
+class Router:
+    """Everything that decisions depend on, but the request."""
+
+    __slots__ = ("_active", "_catalogue", "_ready", "_routes", "_rules", "_view", "rules_version")
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        view: View,
+        rules: RuleSet | None = None,
+        routes: RouteSet | None = None,
+    ) -> None:
+        """Index. Rules and routes may name what is not deployed: the requests that they meet are refused."""
+        rules, routes = rules or RuleSet(), routes or RouteSet()
+        self._catalogue = catalogue
+        self._view = view
+        self._rules = tuple(
+            _ReadyRule(place, rule, str(rule), compiled(rule.condition), catalogue.target(rule.target))
+            for place, rule in enumerate(rules.rules, 1)
+        )
+        self._ready = ready_routes(routes, catalogue)
+        self._routes = routes
+        self.rules_version = rules.version
+        self._active = {name: _active(catalogue, name) for name in catalogue.names()}
+
+    @property
+    def view(self) -> View:
+        """The view that decisions are made on."""
+        return self._view
+
+    @property
+    def routes_version(self) -> int:
+        """The version of the routes."""
+        return self._routes.version
+
+    def with_view(self, view: View) -> Router:
+        """Return a router for another view of the nodes, with the same models, rules and routes."""
+        other = Router.__new__(Router)
+        other._catalogue, other._view = self._catalogue, view
+        other._rules, other._ready, other._routes = self._rules, self._ready, self._routes
+        other._active, other.rules_version = self._active, self.rules_version
+        return other
+
+    def decide(self, features: Features, seed: int, choose: Choose = least_queue) -> Decision:
+        """Decide one request. The seed's 64 lowest bits stand for all chance that there is.
+
+        Raises, each with the reasons so far in ``details["reasons"]``:
+
+        * :class:`~mcp.errors.ModelNotFound` for a hint that means nothing, and where a rule or a route leads
+          to what is not deployed; :class:`~mcp.errors.InvalidArgument` for a hint that means several models,
+          with ``details["candidates"]``;
+        * :class:`~mcp.errors.InputInvalid` if the inputs do not fit;
+        * :class:`~mcp.errors.ModelNotReady` if no node has the version ready, and
+          :class:`~mcp.errors.Unavailable` if none of those that do is eligible. Both may pass.
+        """
+        reasons: list[Reason] = []
+        try:
+            return self._decide(features, seed, choose, reasons)
+        except McpError as error:
+            error.details["reasons"] = [str(reason) for reason in reasons]
+            raise
+
+    def _decide(self, features: Features, seed: int, choose: Choose, reasons: list[Reason]) -> Decision:
+        meant = self._catalogue.resolve(features.hint)
+        reasons.append(meant.reason)
+        selector: Selector | None = None
+        if self._rules:
+            meant, selector = self._ruled(meant, features, reasons)
+        if len(meant.models) == 1:
+            pick = self._pick(meant, meant.models[0], features, seed)
+            reasons.append(pick.reason)
+            misfit = pick.candidate.acceptance.misfit(features)
+            if misfit is not None:
+                raise InputInvalid(f"the inputs do not fit {pick.candidate.key}: {misfit}")
+            reasons.append(Reason(Step.INPUTS, "the inputs fit {0}", (pick.candidate.key,)))
+        else:
+            pick = self._narrowed(meant, features, seed, reasons)
+        candidate, ready, _ = pick
+        eligible = self._eligible(candidate, selector, features, reasons)
+        nodes = tuple(choose(eligible, features, seed))
+        if not nodes:
+            raise Unavailable(
+                f"none of {len(eligible)} nodes is chosen for {candidate.key} now; try again later"
+            )
+        reasons.append(Reason(Step.CHOICE, "{0} is asked first, of {1}", (nodes[0].node, len(eligible))))
+        entry = None if ready is None else ready.entry
+        mirrored = (
+            ()
+            if ready is None or not ready.mirrors
+            else self._mirrored(ready, features, seed, choose, reasons)
+        )
+        return Decision(
+            candidate.model,
+            candidate.version,
+            nodes,
+            eligible,
+            mirrored,
+            None if entry is None else entry.timeout_s,
+            None if entry is None else entry.retries,
+            self.rules_version,
+            self._routes.version,
+            tuple(reasons),
+        )
+
+    # -- rules ------------------------------------------------------------------------------------
+
+    def _ruled(
+        self, meant: Resolution, features: Features, reasons: list[Reason]
+    ) -> tuple[Resolution, Selector | None]:
+        for place, rule, text, test, target in self._rules:
+            if not test(features, meant):
+                continue
+            facts = (place, self.rules_version, text)
+            if target is None:
+                reasons.append(Reason(Step.RULE, _RULE, facts))
+                raise ModelNotFound(
+                    f"rule {place} ({text:.200}) leads to {rule.target:.80}, which is not deployed; deploy it, "
+                    "or change the rule",
+                    details={"candidates": self._catalogue.names()[:CANDIDATES_MAX], "rule": place},
+                )
+            pinned = meant.pinned
+            if pinned is None:
+                reasons.append(Reason(Step.RULE, _RULE, facts))
+                return target, rule.selector
+            if target.model == pinned.model and target.pinned in (None, pinned):
+                reasons.append(Reason(Step.RULE, _RULE, facts))
+                return meant, rule.selector
+            reasons.append(Reason(Step.RULE, f"{_RULE}; but the hint names a version, and gets that", facts))
+        return meant, None
+
+    # -- versions ---------------------------------------------------------------------------------
+
+    def _pick(self, meant: Resolution, model: str, features: Features, seed: int) -> _Pick:
+        if meant.pinned is not None:
+            return _Pick(
+                meant.pinned, None, Reason(Step.ROUTE, "{0} is named, so no route counts", (meant.hint,))
+            )
+        entries = self._ready.get(meant.asked) or self._ready.get(model)
+        if entries is None:
+            return self._active[model]
+        headers = features.headers
+        for ready in entries:
+            if ready.holds(headers):
+                return self._weighted(ready, features, seed)
+        active = self._catalogue.active(model)
+        facts = (entries[0].host, active.key)
+        return _Pick(
+            active, None, Reason(Step.ROUTE, "no entry of the route of {0} matches: {1} is active", facts)
+        )
+
+    def _weighted(self, ready: Ready, features: Features, seed: int) -> _Pick:
+        destinations = ready.entry.destinations
+        if len(destinations) == 1:
+            place, by = 0, "there is no other"
+        elif features.session:
+            place, by = ready.choice.place(digest(features.session)), "the same for this session"
+        elif features.trace_id:
+            place, by = ready.choice.place(digest(features.trace_id)), "the same for this trace"
+        else:
+            place, by = ready.choice.place(mix(seed ^ _NO_ID)), "drawn, for want of a session and a trace"
+        found, candidate = destinations[place], ready.candidates[place]
+        if candidate is None:
+            raise ModelNotFound(
+                f"entry {ready.place} of the route of {ready.host:.80} leads to {found}, which is not deployed"
+                "; deploy it, or change the route",
+                details={"candidates": [each.key for each in ready.candidates if each is not None]},
+            )
+        facts = (ready.place, ready.host, candidate.key, found.weight, ready.total, by)
+        return _Pick(candidate, ready, Reason(Step.ROUTE, _ROUTE, facts))
+
+    def _narrowed(self, meant: Resolution, features: Features, seed: int, reasons: list[Reason]) -> _Pick:
+        """Of several candidates, the one that the inputs fit."""
+        models = meant.models
+        # So many are never told apart by their inputs, and looking at all of them is what an attacker wants.
+        if len(models) > CANDIDATES_MAX:
+            raise _ambiguous(meant.hint, list(models))
+        picks = [self._pick(meant, model, features, seed) for model in models]
+        misfits = [pick.candidate.acceptance.misfit(features) for pick in picks]
+        fitting = [pick for pick, misfit in zip(picks, misfits, strict=True) if misfit is None]
+        if len(fitting) > 1:
+            raise _ambiguous(meant.hint, [pick.candidate.model for pick in fitting])
+        if not fitting:
+            told = zip(picks[:_MISFITS_MAX], misfits, strict=False)
+            accounts = "; ".join(f"{pick.candidate.key}: {misfit}" for pick, misfit in told)
+            raise InputInvalid(
+                f"the inputs fit none of the {len(models)} models that {meant.hint!r:.80} may be: {accounts}",
+                details={"candidates": list(models)},
+            )
+        (pick,) = fitting
+        reasons.append(pick.reason)
+        facts = (len(models), pick.candidate.key)
+        reasons.append(Reason(Step.INPUTS, "of {0} candidates the inputs fit {1} only", facts))
+        return pick
+
+    # -- nodes ------------------------------------------------------------------------------------
+
+    def _eligible(
+        self, candidate: Candidate, selector: Selector | None, features: Features, reasons: list[Reason]
+    ) -> tuple[NodeRecord, ...]:
+        need_bytes = (features.size or 0) + candidate.record.run_bytes
+        found = self._view.eligible(candidate, selector, features.position, need_bytes)
+        if not found.nodes:
+            raise self._nobody(candidate, selector, features.position, need_bytes)
+        facts = (len(found.nodes), len(self._view.nodes), candidate.key, _where(found, selector))
+        reasons.append(Reason(Step.NODES, "{0} of {1} nodes may answer for {2}{3}", facts))
+        return found.nodes
+
+    def _nobody(
+        self, candidate: Candidate, selector: Selector | None, position: int, need_bytes: int
+    ) -> McpError:
+        obstacles = self._view.obstacles(candidate, selector, position, need_bytes)
+        nodes = len(self._view.nodes)
+        told = ", ".join(f"{count} {obstacle}" for obstacle, count in sorted(obstacles.items()))
+        kind = ModelNotReady if obstacles.get("not ready", 0) == nodes else Unavailable
+        return kind(
+            f"no node may answer for {candidate.key}; of {nodes}: {told or 'none is known'}. Try again later, "
+            "or see that a node has it ready",
+            details={"obstacles": obstacles},
+        )
+
+    # -- mirrors ----------------------------------------------------------------------------------
+
+    def _mirrored(
+        self, ready: Ready, features: Features, seed: int, choose: Choose, reasons: list[Reason]
+    ) -> tuple[Mirrored, ...]:
+        found: list[Mirrored] = []
+        draw = mix(seed ^ _MIRROR)
+        for mirror, candidate in zip(ready.entry.mirrors, ready.mirrors, strict=True):
+            draw = mix(draw)
+            if unit(draw) * 100 >= mirror.percent:
+                reasons.append(
+                    Reason(Step.MIRROR, "no copy for {0}: {1:g} % get one", (mirror, mirror.percent))
+                )
+                continue
+            obstacle, nodes = self._mirror(candidate, features, draw, choose)
+            if candidate is None or obstacle:
+                reasons.append(Reason(Step.MIRROR, "no copy for {0}: {1}", (mirror, obstacle)))
+                continue
+            facts = (candidate.key, mirror.percent, nodes[0].node)
+            reasons.append(Reason(Step.MIRROR, "a copy for {0}, as {1:g} % get one, goes to {2}", facts))
+            found.append(Mirrored(candidate.model, candidate.version, nodes))
+        return tuple(found)
+
+    def _mirror(
+        self, candidate: Candidate | None, features: Features, seed: int, choose: Choose
+    ) -> tuple[str | None, tuple[NodeRecord, ...]]:
+        """What keeps a copy from being sent, or the nodes to send it to."""
+        if candidate is None:
+            return "it is not deployed", ()
+        misfit = candidate.acceptance.misfit(features)
+        if misfit is not None:
+            return f"the inputs do not fit: {misfit}", ()
+        need_bytes = (features.size or 0) + candidate.record.run_bytes
+        found = self._view.eligible(candidate, None, features.position, need_bytes).nodes
+        nodes = tuple(choose(found, features, seed)) if found else ()
+        return (None if nodes else "no node may answer"), nodes
+
+
+def decide(
+    features: Features,
+    catalogue: Catalogue,
+    view: View,
+    rules: RuleSet,
+    routes: RouteSet,
+    seed: int,
+    choose: Choose = least_queue,
+) -> Decision:
+    """Decide one request: :meth:`Router.decide` for those who have one request only, or explain one."""
+    return Router(catalogue, view, rules, routes).decide(features, seed, choose)
+
+
+def _active(catalogue: Catalogue, model: str) -> _Pick:
+    active = catalogue.active(model)
+    return _Pick(active, None, Reason(Step.ROUTE, "{0} has no route: {1} is active", (model, active.key)))
+
+
+def _where(found: Eligible, selector: Selector | None) -> str:
+    on = "" if selector is None else f" on {selector}"
+    return f"{on}, all of them suspected to be gone" if found.suspect else on
+
+
+def _ambiguous(hint: str, models: list[str]) -> InvalidArgument:
+    return InvalidArgument(
+        f"{hint!r:.80} may be any of {len(models)} models: {listed(models)}. Name one of them, or say more in "
+        "the hint",
+        details={"candidates": models[:CANDIDATES_MAX]},
+    )

@@ -33,7 +33,10 @@ class _Input:
             return all(size == 1 for _, size in self.fixed)
         if len(shape) != self.rank and self.rank >= 0:
             return False
-        return all(shape[axis] == size for axis, size in self.fixed) if self.fixed else True
+        for axis, size in self.fixed:  # noqa: SIM110 (a generator costs three times as much)
+            if shape[axis] != size:
+                return False
+        return True
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -69,13 +72,18 @@ class Acceptance:
         tensors, inputs = features.tensors, self._inputs
         if tensors is None or not inputs:
             return None
-        if len(tensors) == len(inputs):
-            named = {tensor.name: tensor for tensor in tensors}
-            if len(inputs) == 1 and "" in named and "" not in inputs:
-                named = {next(iter(inputs)): named[""]}
-            if named.keys() == inputs.keys() and all(inputs[name].fits(named[name]) for name in named):
-                return None
-        return self._account(tensors)
+        count = len(tensors)
+        if count != len(inputs):
+            return self._account(tensors)
+        for tensor in tensors:
+            declared = inputs.get(tensor.name)
+            if declared is None and count == 1 and not tensor.name:
+                (declared,) = inputs.values()
+            if declared is None or not declared.fits(tensor):
+                return self._account(tensors)
+        if count > 1 and len({tensor.name for tensor in tensors}) < count:
+            return self._account(tensors)
+        return None
 
     def _over(self, features: Features) -> str | None:
         limits = (

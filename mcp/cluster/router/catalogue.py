@@ -20,12 +20,14 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, NoReturn
 
 from mcp.cluster.router.features import HINT_BYTES_MAX, TAGS_MAX, Hint
-from mcp.cluster.router.models import Candidate, ModelRecord, candidate
+from mcp.cluster.router.models import Candidate, ModelRecord, VersionRecord, candidate, model_key
 from mcp.cluster.router.reasons import Reason, Step
 from mcp.errors import InvalidArgument, ModelNotFound, TooLarge
 
 MODELS_MAX: Final = 10_000
 """The most models in one catalogue."""
+RESOLVED_MAX: Final = 4096
+"""So many hints have their meaning remembered; then all are forgotten, and it begins anew."""
 CANDIDATES_MAX: Final = 100
 """How many names an error lists in its details."""
 SHOWN_MAX: Final = 10
@@ -45,7 +47,6 @@ class Stage(enum.Enum):
 
 
 _INDEXED: Final = (Stage.NAME, Stage.ALIAS, Stage.FAMILY, Stage.TASK, Stage.TAGS)
-_TARGETS: Final = (Stage.NAME, Stage.VERSION, Stage.ALIAS)
 _SENTENCES: Final = {
     Stage.NAME: "{0} is the name of a model",
     Stage.VERSION: "{0} names a version of {1}",
@@ -77,70 +78,72 @@ class Resolution(NamedTuple):
 
 
 class Catalogue:
-    """An immutable index of models. Building it looks at every version once; a look-up is a dictionary's.
+    """An immutable index of models. What a hint means is worked out once, and then a look-up.
 
     Raises :class:`~mcp.errors.InvalidArgument` for records that contradict each other, and
     :class:`~mcp.errors.TooLarge` over :data:`MODELS_MAX`.
     """
 
     def __init__(self, models: Iterable[ModelRecord]) -> None:
-        self._versions: dict[str, dict[str, Candidate]] = {}
-        self._active: dict[str, Candidate] = {}
+        self._records: dict[str, dict[str, VersionRecord]] = {}
+        self._actives: dict[str, str] = {}
         self._by: dict[Stage, dict[str, list[str]]] = {stage: {} for stage in _INDEXED}
         for model in sorted(models, key=lambda record: record.name):
             self._add(model)
         aliases = self._by[Stage.ALIAS]
-        wrong = next((a for a, names in aliases.items() if a in self._versions or len(names) > 1), None)
+        wrong = next((a for a, names in aliases.items() if a in self._records or len(names) > 1), None)
         if wrong is not None:
             raise InvalidArgument(f"the alias {wrong:.80} stands for several models; let it stand for one")
-        self._resolved = {
-            text: self._resolution(stage, text, names, asked=text if stage in _TARGETS else "")
-            for stage in reversed(_INDEXED)
-            for text, names in self._by[stage].items()
-            if stage is Stage.NAME or self._named_version(text) is None
-        }
+        self._candidates: dict[tuple[str, str], Candidate] = {}
+        self._resolved: dict[str | Hint, Resolution] = {}
 
     def _add(self, model: ModelRecord) -> None:
-        if len(self._versions) >= MODELS_MAX:
+        if len(self._records) >= MODELS_MAX:
             raise TooLarge(f"a catalogue has at most models_max={MODELS_MAX} models")
-        versions = {record.version: candidate(model.name, record) for record in model.versions}
-        if model.name in self._versions or len(versions) < len(model.versions):
+        versions = {record.version: record for record in model.versions}
+        if model.name in self._records or len(versions) < len(model.versions):
             raise InvalidArgument(f"the model {model.name:.80}, or a version of it, is there twice")
         active = versions.get(model.active)
         if active is None:
             raise InvalidArgument(
-                f"the model {model.name:.80} has no version {model.active:.80} to be active"
+                f"the model {model.name:.80} has no version {model.active:.80}, yet it is active"
             )
-        self._versions[model.name] = versions
-        self._active[model.name] = active
-        record = active.record
+        self._records[model.name] = versions
+        self._actives[model.name] = model.active
         self._index(Stage.NAME, (model.name,), model.name)
         self._index(Stage.ALIAS, model.aliases, model.name)
-        self._index(Stage.FAMILY, () if record.family is None else (record.family,), model.name)
-        self._index(Stage.TASK, () if record.task is None else (record.task,), model.name)
-        self._index(Stage.TAGS, record.tags, model.name)
+        self._index(Stage.FAMILY, () if active.family is None else (active.family,), model.name)
+        self._index(Stage.TASK, () if active.task is None else (active.task,), model.name)
+        self._index(Stage.TAGS, active.tags, model.name)
 
     def _index(self, stage: Stage, texts: Iterable[str], name: str) -> None:
         for text in dict.fromkeys(texts):
             self._by[stage].setdefault(text, []).append(name)
 
     def __len__(self) -> int:
-        return len(self._versions)
+        return len(self._records)
 
     def names(self) -> list[str]:
         """Return the models' names, in order."""
-        return list(self._versions)
+        return list(self._records)
 
     def active(self, model: str) -> Candidate:
         """Return the version that the bare name stands for; ``KeyError`` for no model."""
-        return self._active[model]
+        return self._candidate(model, self._actives[model])
 
     def version(self, model: str, version: str | None) -> Candidate | None:
         """Return a version of a model, with ``None`` the active one; ``None`` if there is none."""
-        versions = self._versions.get(model)
-        if versions is None:
-            return None
-        return self._active[model] if version is None else versions.get(version)
+        versions = self._records.get(model)
+        wanted = self._actives.get(model, "") if version is None else version
+        return self._candidate(model, wanted) if versions is not None and wanted in versions else None
+
+    def _candidate(self, model: str, version: str) -> Candidate:
+        """Always the same object for the same version, so that others may remember what they know of it."""
+        found = self._candidates.get((model, version))
+        if found is None:
+            found = candidate(model, self._records[model][version])
+            self._candidates[model, version] = found
+        return found
 
     def resolve(self, hint: str | Hint) -> Resolution:
         """Return what a hint means, by the order above.
@@ -148,24 +151,38 @@ class Catalogue:
         Raises :class:`~mcp.errors.ModelNotFound` with what there is in ``details["candidates"]``,
         :class:`~mcp.errors.InvalidArgument` for what is no hint and :class:`~mcp.errors.TooLarge`.
         """
-        if isinstance(hint, Hint):
-            return self._resolve_parts(hint)
-        found = self._resolved.get(hint) if type(hint) is str else None
-        if found is not None:
-            return found
-        _check_text(hint)
-        return self._named_version(hint) or self._tagged(hint) or self._refuse(hint)
+        known = type(hint) is str or type(hint) is Hint
+        found = self._resolved.get(hint) if known else None
+        if found is None:
+            found = self._resolve_parts(hint) if isinstance(hint, Hint) else self._resolve_text(hint)
+            # Only what means something is remembered: what means nothing, anybody can make up.
+            if len(self._resolved) >= RESOLVED_MAX:
+                self._resolved.clear()
+            self._resolved[hint] = found
+        return found
 
     def target(self, name: str) -> Resolution | None:
         """Return what a name, ``name@version`` or an alias means; ``None`` if it is none of these."""
-        found = self._resolved.get(name)
-        if found is not None and found.stage in _TARGETS:
-            return found
-        return self._named_version(name)
+        return self._named(name) or self._named_version(name) or self._indexed(Stage.ALIAS, name)
+
+    def _resolve_text(self, hint: str) -> Resolution:
+        _check_text(hint)
+        found = self.target(hint)
+        for stage in (Stage.FAMILY, Stage.TASK, Stage.TAGS):
+            found = found or self._indexed(stage, hint)
+        return found or self._tagged(hint) or self._refuse(hint)
+
+    def _named(self, hint: str) -> Resolution | None:
+        return self._resolution(Stage.NAME, hint, [hint], asked=hint) if hint in self._records else None
+
+    def _indexed(self, stage: Stage, hint: str) -> Resolution | None:
+        names = self._by[stage].get(hint)
+        asked = hint if stage is Stage.ALIAS else ""
+        return None if names is None else self._resolution(stage, hint, names, asked=asked)
 
     def _named_version(self, hint: str) -> Resolution | None:
         name, _, version = hint.partition("@" if "@" in hint else ":")
-        found = self._versions[name].get(version) if version and name in self._versions else None
+        found = self.version(name, version) if version else None
         if found is None:
             return None
         return self._resolution(Stage.VERSION, hint, [name], asked="", pinned=found)
@@ -198,13 +215,9 @@ class Catalogue:
             names = names if pinned is not None else []
             names = [name for name in names or [] if _declares(pinned, hint)]
         else:
-            parts = (
-                (Stage.FAMILY, hint.family),
-                (Stage.TASK, hint.task),
-                *((Stage.TAGS, t) for t in hint.tags),
-            )
-            for stage, part in parts:
+            for stage, part in ((Stage.FAMILY, hint.family), (Stage.TASK, hint.task)):
                 names = self._with_all(stage, (part,), names) if part else names
+            names = self._with_all(Stage.TAGS, hint.tags, names) if hint.tags else names
         if not names:
             self._refuse(str(hint))
         return self._resolution(Stage.PARTS, str(hint), names, asked=hint.alias or hint.name, pinned=pinned)
@@ -212,7 +225,7 @@ class Catalogue:
     def _resolution(
         self, stage: Stage, hint: str, names: list[str], *, asked: str, pinned: Candidate | None = None
     ) -> Resolution:
-        records = [pinned.record] if pinned else [self._active[name].record for name in names]
+        records = [pinned.record] if pinned else [self._records[name][self._actives[name]] for name in names]
         families, tasks = {r.family for r in records}, {r.task for r in records}
         return Resolution(
             stage,
@@ -228,8 +241,8 @@ class Catalogue:
 
     def _refuse(self, hint: str) -> NoReturn:
         name = hint.partition("@" if "@" in hint else ":")[0]
-        known = self._versions.get(name)
-        candidates = list(self._versions) if known is None else [each.key for each in known.values()]
+        known = self._records.get(name)
+        candidates = self.names() if known is None else [model_key(name, version) for version in known]
         raise ModelNotFound(
             f"no model answers to {hint!r:.80}; name a model, name@version, an alias, a family, a task or "
             f"tags. There are: {listed(candidates) or 'none'}",

@@ -35,20 +35,20 @@ class Operator(enum.Enum):
 
 
 NUMBERS: Final[dict[str, Callable[[Features], int | None]]] = {
-    "length": lambda features: features.length,
-    "batch": lambda features: features.batch,
-    "bytes": lambda features: features.size,
-    "priority": lambda features: features.priority,
+    "length": operator.attrgetter("length"),
+    "batch": operator.attrgetter("batch"),
+    "bytes": operator.attrgetter("size"),
+    "priority": operator.attrgetter("priority"),
 }
 """Features that are numbers: elements, rows, bytes, and the request's priority."""
 
-TEXTS: Final[dict[str, Callable[[Features, Resolution], str | None]]] = {
-    "model": lambda features, meant: meant.model,
-    "family": lambda features, meant: meant.family,
-    "task": lambda features, meant: meant.task,
-    "hint": lambda features, meant: meant.hint,
-    "client": lambda features, meant: features.client or None,
+_MEANT: Final[dict[str, Callable[[Resolution], str | None]]] = {
+    "model": operator.attrgetter("model"),
+    "family": operator.attrgetter("family"),
+    "task": operator.attrgetter("task"),
+    "hint": operator.attrgetter("hint"),
 }
+TEXTS: Final = (*_MEANT, "client")
 """Features that are texts. Model, family and task are what the hint's candidates have in common."""
 
 DTYPE: Final = "dtype"
@@ -130,6 +130,9 @@ def compiled(condition: Condition) -> Test:
         part = compiled(condition.part)
         return lambda features, meant: not part(features, meant)
     tests = tuple(map(compiled, condition.parts))
+    if isinstance(condition, And) and len(tests) == 2:
+        one, other = tests
+        return lambda features, meant: one(features, meant) and other(features, meant)
     if isinstance(condition, And):
         return lambda features, meant: _every(tests, features, meant)
     return lambda features, meant: _some(tests, features, meant)
@@ -164,8 +167,10 @@ def _comparison(condition: Comparison) -> Test:
         return lambda features, meant: (
             any(tensor.dtype == value for tensor in features.tensors or ()) is not unequal
         )
-    if feature in TEXTS:
-        text = TEXTS[feature]
-        return lambda features, meant: compare(text(features, meant), value)
+    if feature in _MEANT:
+        text = _MEANT[feature]
+        return lambda features, meant: compare(text(meant), value)
+    if feature == "client":
+        return lambda features, meant: compare(features.client or None, value)
     name = feature.removeprefix(HEADER)
     return lambda features, meant: compare(features.headers.get(name), value)

@@ -51,9 +51,7 @@ class Decision(NamedTuple):
                 for each in self.mirrored
             ],
             "timeout_s": self.timeout_s,
-            "retries": None
-            if retries is None
-            else {"attempts": retries.attempts, "timeout_s": retries.timeout_s},
+            "retries": None if retries is None else retries.to_plain(),
             "rules_version": self.rules_version,
             "routes_version": self.routes_version,
             "reasons": [reason.to_plain() for reason in self.reasons],

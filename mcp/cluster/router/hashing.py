@@ -60,7 +60,11 @@ class WeightedChoice:
             return draws[0][0]
         found, earliest = draws[0][0], math.inf
         for place, salt, scale in draws:
-            time = -math.log(unit(mix(key ^ salt))) * scale
+            # unit(mix(key ^ salt)), written out: this is the dearest part of a decision.
+            value = ((key ^ salt) + _GAMMA) & _MASK
+            value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+            value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
+            time = -math.log((((value ^ (value >> 31)) >> 12) + 0.5) * _UNIT) * scale
             if time < earliest:
                 found, earliest = place, time
         return found

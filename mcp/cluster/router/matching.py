@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mcp.cluster.router.catalogue import Catalogue
-from mcp.cluster.router.hashing import WeightedChoice
+from mcp.cluster.router.features import Features
+from mcp.cluster.router.hashing import WeightedChoice, digest, mix
 from mcp.cluster.router.models import Candidate
-from mcp.cluster.router.patterns import Pattern
-from mcp.cluster.router.routes import Destination, Entry, Match, Mirror, Route, RouteSet, TextMatch
+from mcp.cluster.router.patterns import pattern
+from mcp.cluster.router.reasons import Reason, Step
+from mcp.cluster.router.routes import Destination, Match, Mirror, Route, RouteSet, TextMatch
+from mcp.errors import ModelNotFound
 
 Test = Callable[[str | None], bool]
+
+_NO_ID: Final = 0x8CB92BA72F3D8DD7
 
 
 class _Alternative(NamedTuple):
@@ -22,39 +28,124 @@ class _Alternative(NamedTuple):
         for name, test in self.headers:
             if not test(headers.get(name)):
                 return False
-        return not any(test(headers.get(name)) for name, test in self.without) if self.without else True
+        for name, test in self.without:  # noqa: SIM110 (a generator costs three times as much)
+            if test(headers.get(name)):
+                return False
+        return True
 
 
-class Ready(NamedTuple):
-    """An entry, ready. A destination or a mirror that is not deployed is ``None``.
+class By(enum.IntEnum):
+    """What a request is told apart by, when versions share the requests."""
 
-    ``place`` counts the entries of its host from 1; ``total`` is the sum of the weights.
-    """
+    SESSION = 0
+    TRACE = 1
+    SEED = 2
 
-    host: str
-    place: int
-    entry: Entry
-    alternatives: tuple[_Alternative, ...]
-    choice: WeightedChoice
-    candidates: tuple[Candidate | None, ...]
-    mirrors: tuple[Candidate | None, ...]
-    total: int
+
+_SENTENCES: Final = {
+    By.SESSION: "entry {0} of the route of {1}: {2} by weight {3} of {4}, the same for this session",
+    By.TRACE: "entry {0} of the route of {1}: {2} by weight {3} of {4}, the same for this trace",
+    By.SEED: "entry {0} of the route of {1}: {2} by weight {3} of {4}, drawn for want of an id",
+}
+_ALONE: Final = "entry {0} of the route of {1}: {2}, and no other"
+
+
+class Pick(NamedTuple):
+    """The version that answers, if the inputs fit; ``ready`` is the entry that says so, if one does."""
+
+    candidate: Candidate
+    ready: Ready | None
+    reason: Reason
+
+
+class Ready:
+    """An entry, ready for decisions. ``place`` counts the entries of its host from 1."""
+
+    __slots__ = ("_alternatives", "_choice", "_picks", "entry", "host", "mirrors", "place")
+
+    def __init__(self, route: Route, place: int, catalogue: Catalogue) -> None:
+        entry = route.entries[place - 1]
+        self.host, self.place, self.entry = route.host, place, entry
+        self._alternatives = tuple(map(_alternative, entry.matches))
+        self._choice = WeightedChoice((str(each), each.weight) for each in entry.destinations)
+        self._picks = [self._pick(each, catalogue) for each in entry.destinations]
+        self.mirrors = tuple(ReadyMirror.of(each, catalogue) for each in entry.mirrors)
+
+    def _pick(self, destination: Destination, catalogue: Catalogue) -> tuple[Pick, ...] | None:
+        candidate = _candidate(destination, catalogue)
+        if candidate is None:
+            return None
+        every = self.entry.destinations
+        facts = (self.place, self.host, candidate.key, destination.weight, sum(each.weight for each in every))
+        sentences = [_ALONE if len(every) == 1 else _SENTENCES[by] for by in By]
+        return tuple(Pick(candidate, self, Reason(Step.ROUTE, sentence, facts)) for sentence in sentences)
 
     def holds(self, headers: Mapping[str, str]) -> bool:
         """Say whether this entry is for a request with these headers."""
-        if not self.alternatives:
+        if not self._alternatives:
             return True
-        return any(each.holds(headers) for each in self.alternatives)
+        for alternative in self._alternatives:  # noqa: SIM110
+            if alternative.holds(headers):
+                return True
+        return False
+
+    def pick(self, features: Features, seed: int) -> Pick:
+        """Return the version that the weights give a request: for one id always the same.
+
+        Raises :class:`~mcp.errors.ModelNotFound` if it is not deployed.
+        """
+        by, place = By.SESSION, 0
+        if len(self._picks) > 1:
+            if features.session:
+                key = digest(features.session)
+            elif features.trace_id:
+                by, key = By.TRACE, digest(features.trace_id)
+            else:
+                by, key = By.SEED, mix(seed ^ _NO_ID)
+            place = self._choice.place(key)
+        picks = self._picks[place]
+        if picks is None:
+            raise ModelNotFound(
+                f"entry {self.place} of the route of {self.host:.80} leads to "
+                f"{self.entry.destinations[place]}, which is not deployed; deploy it, or change the route",
+                details={"candidates": [each[0].candidate.key for each in self._picks if each is not None]},
+            )
+        return picks[by]
 
 
-def ready_routes(routes: RouteSet, catalogue: Catalogue) -> dict[str, tuple[Ready, ...]]:
-    """Return the entries by host."""
-    return {
-        route.host: tuple(
-            _ready(route, place, entry, catalogue) for place, entry in enumerate(route.entries, 1)
-        )
-        for route in routes.routes
-    }
+class ReadyMirror(NamedTuple):
+    """A mirror, ready: ``None`` where it is not deployed. ``passed`` is the reason where no copy is due."""
+
+    mirror: Mirror
+    candidate: Candidate | None
+    passed: Reason
+
+    @classmethod
+    def of(cls, mirror: Mirror, catalogue: Catalogue) -> ReadyMirror:
+        """Look the mirror up."""
+        passed = Reason(Step.MIRROR, "no copy for {0}: {1:g} % get one", (mirror, mirror.percent))
+        return cls(mirror, _candidate(mirror, catalogue), passed)
+
+
+class ReadyRoutes:
+    """Routes by host, each made ready when it is first asked for."""
+
+    __slots__ = ("_catalogue", "_ready", "_routes", "version")
+
+    def __init__(self, routes: RouteSet, catalogue: Catalogue) -> None:
+        self.version = routes.version
+        self._catalogue = catalogue
+        self._routes = {route.host: route for route in routes.routes}
+        self._ready: dict[str, tuple[Ready, ...]] = {}
+
+    def get(self, host: str) -> tuple[Ready, ...] | None:
+        """Return the entries of a host, or ``None``."""
+        found = self._ready.get(host)
+        if found is None and host in self._routes:
+            route = self._routes[host]
+            found = tuple(Ready(route, place, self._catalogue) for place in range(1, len(route.entries) + 1))
+            self._ready[host] = found
+        return found
 
 
 def problems(routes: RouteSet, catalogue: Catalogue) -> list[str]:
@@ -75,20 +166,6 @@ def problems(routes: RouteSet, catalogue: Catalogue) -> list[str]:
                 if _candidate(each, catalogue) is None
             ]
     return found
-
-
-def _ready(route: Route, place: int, catalogue: Catalogue) -> Ready:
-    entry = route.entries[place - 1]
-    return Ready(
-        route.host,
-        place,
-        entry,
-        tuple(map(_alternative, entry.matches)),
-        WeightedChoice((str(each), each.weight) for each in entry.destinations),
-        tuple(_candidate(each, catalogue) for each in entry.destinations),
-        tuple(_candidate(each, catalogue) for each in entry.mirrors),
-        sum(each.weight for each in entry.destinations),
-    )
 
 
 def _candidate(target: Destination | Mirror, catalogue: Catalogue) -> Candidate | None:
@@ -112,6 +189,6 @@ def _test(wanted: TextMatch) -> Test:
     if wanted.kind == "prefix":
         return lambda value: value is not None and value.startswith(text)
     if wanted.kind == "regex":
-        pattern = Pattern(text)
-        return lambda value: value is not None and pattern.matches(value)
+        matches = pattern(text).matches
+        return lambda value: value is not None and matches(value)
     return lambda value: value is not None

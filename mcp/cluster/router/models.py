@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mcp.cluster.router.acceptance import Acceptance
+from mcp.cluster.router.reasons import Reason, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Candidate(NamedTuple):
     key: str
     record: VersionRecord
     acceptance: Acceptance
+    fits: Reason
 
 
 def model_key(model: str, version: str) -> str:
@@ -77,4 +79,6 @@ def candidate(model: str, record: VersionRecord) -> Candidate:
         batch_max=record.batch_max,
         size_max=record.size_max,
     )
-    return Candidate(model, record.version, model_key(model, record.version), record, acceptance)
+    key = model_key(model, record.version)
+    fits = Reason(Step.INPUTS, "the inputs fit {0}", (key,))
+    return Candidate(model, record.version, key, record, acceptance, fits)

@@ -18,9 +18,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mcp.cluster.router.models import Candidate
+from mcp.cluster.router.reasons import Reason, Step
 from mcp.cluster.router.selector import Selector
 from mcp.errors import InvalidArgument, TooLarge
 
@@ -35,6 +36,12 @@ class NodeState(enum.Enum):
 
     ALIVE = "alive"
     SUSPECT = "suspect"
+
+
+_SENTENCES: Final = {
+    NodeState.ALIVE: "{0} of {1} nodes may answer for {2}{3}",
+    NodeState.SUSPECT: "{0} of {1} nodes may answer for {2}{3}, and they are suspected to be gone",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,36 +66,52 @@ class NodeRecord:
     load: Mapping[str, float] = field(default_factory=dict)
 
 
+class Eligible(NamedTuple):
+    """Nodes that may answer, in the order of their ids, with the reason. Without any, there is no reason."""
+
+    nodes: tuple[NodeRecord, ...]
+    reason: Reason | None
+
+
 class _Pool:
     """Nodes that are ready for a version, before a request's own needs are looked at."""
 
-    __slots__ = ("_memory_min", "_nodes", "_position_min", "_positions")
+    __slots__ = ("_all", "_facts", "_memory_min", "_position_min", "_positions", "_sentence")
 
-    def __init__(self, nodes: list[NodeRecord], key: str) -> None:
-        self._nodes = tuple(nodes)
+    def __init__(self, nodes: list[NodeRecord], key: str, sentence: str, facts: tuple[Any, ...]) -> None:
+        self._sentence, self._facts = sentence, facts
         self._positions = [node.ready[key] for node in nodes]
         self._position_min = min(self._positions, default=0)
         self._memory_min = min(map(_memory, nodes), default=math.inf)
+        self._all = self._eligible(tuple(nodes))
 
-    def eligible(self, position: int, need_bytes: int) -> tuple[NodeRecord, ...]:
-        if position <= self._position_min and need_bytes <= self._memory_min:
-            return self._nodes
-        return tuple(
-            node
-            for node, at in zip(self._nodes, self._positions, strict=True)
-            if at >= position and need_bytes <= _memory(node)
+    def _eligible(self, nodes: tuple[NodeRecord, ...]) -> Eligible:
+        return Eligible(
+            nodes, Reason(Step.NODES, self._sentence, (len(nodes), *self._facts)) if nodes else None
         )
+
+    def eligible(self, position: int, need_bytes: int) -> Eligible:
+        if position <= self._position_min and need_bytes <= self._memory_min:
+            return self._all
+        return self._eligible(
+            tuple(
+                node
+                for node, at in zip(self._all.nodes, self._positions, strict=True)
+                if at >= position and need_bytes <= _memory(node)
+            )
+        )
+
+
+class _Found(NamedTuple):
+    # Kept with what was found for them, so that no others can come to have their identities.
+    candidate: Candidate
+    selector: Selector | None
+    alive: _Pool
+    suspect: _Pool
 
 
 def _memory(node: NodeRecord) -> float:
     return math.inf if node.memory_free_bytes is None else node.memory_free_bytes
-
-
-class Eligible(NamedTuple):
-    """Nodes that may answer, in the order of their ids, and whether all of them are suspected to be gone."""
-
-    nodes: tuple[NodeRecord, ...]
-    suspect: bool
 
 
 class View:
@@ -98,7 +121,7 @@ class View:
     :class:`~mcp.errors.TooLarge` over :data:`NODES_MAX`.
     """
 
-    __slots__ = ("_pools", "nodes")
+    __slots__ = ("_found", "nodes")
 
     def __init__(self, nodes: Iterable[NodeRecord]) -> None:
         self.nodes = tuple(sorted(nodes, key=lambda each: each.node))
@@ -107,31 +130,30 @@ class View:
             raise TooLarge(f"a view of {len(self.nodes)} nodes is over nodes_max={NODES_MAX}")
         if len({each.node for each in self.nodes}) < len(self.nodes):
             raise InvalidArgument("a node is in the view twice; take one record for each id")
-        # By the candidate itself, not by its name: after a deployment it is another one.
-        self._pools: dict[tuple[int, Selector | None], tuple[Candidate, _Pool, _Pool]] = {}
+        # By the objects, not by what they say: that is quicker, and after a deployment they are others.
+        self._found: dict[tuple[int, int], _Found] = {}
 
     def eligible(
         self, candidate: Candidate, selector: Selector | None, position: int, need_bytes: int
     ) -> Eligible:
         """Return the nodes that may answer: ``position`` is a log position, ``need_bytes`` memory."""
-        found = self._pools.get((id(candidate), selector))
-        if found is None:
-            found = self._find(candidate, selector)
-        _, alive, suspect = found
-        nodes = alive.eligible(position, need_bytes)
-        return Eligible(nodes, False) if nodes else Eligible(suspect.eligible(position, need_bytes), True)
+        found = self._found.get((id(candidate), id(selector))) or self._find(candidate, selector)
+        eligible = found.alive.eligible(position, need_bytes)
+        return eligible if eligible.nodes else found.suspect.eligible(position, need_bytes)
 
-    def _find(self, candidate: Candidate, selector: Selector | None) -> tuple[Candidate, _Pool, _Pool]:
+    def _find(self, candidate: Candidate, selector: Selector | None) -> _Found:
         by_state: dict[NodeState, list[NodeRecord]] = {state: [] for state in NodeState}
         for node in self.nodes:
             if _obstacle(node, candidate, selector) is None:
                 by_state[node.state].append(node)
-        if len(self._pools) >= POOLS_MAX:
-            self._pools.clear()
-        # The candidate is kept with what was found for it, so that no other can have its identity.
-        alive, suspect = (_Pool(by_state[state], candidate.key) for state in NodeState)
-        found = (candidate, alive, suspect)
-        self._pools[id(candidate), selector] = found
+        if len(self._found) >= POOLS_MAX:
+            self._found.clear()
+        facts = (len(self.nodes), candidate.key, "" if selector is None else f" on {selector}")
+        alive, suspect = (
+            _Pool(by_state[state], candidate.key, _SENTENCES[state], facts) for state in NodeState
+        )
+        found = _Found(candidate, selector, alive, suspect)
+        self._found[id(candidate), id(selector)] = found
         return found
 
     def obstacles(

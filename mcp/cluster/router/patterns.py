@@ -14,6 +14,7 @@ with its place: back-references, look-around, named groups, flags, ``\b``, ``\p`
 
 from __future__ import annotations
 
+import functools
 from typing import Final, NamedTuple
 
 from mcp.cluster.router.pattern_syntax import CharacterSet, Node, Repeat, parse_pattern
@@ -22,8 +23,17 @@ from mcp.errors import InvalidArgument
 POSITIONS_MAX: Final = 128
 """The most characters of a pattern, counting each repetition: the work for one character of a value."""
 
+PATTERNS_MAX: Final = 256
+"""So many compiled patterns are remembered: routes repeat theirs, and change seldom."""
+
 _ASCII: Final = 128
 _CHUNK_BITS: Final = 8
+
+
+@functools.lru_cache(PATTERNS_MAX)
+def pattern(written: str) -> Pattern:
+    """Return the pattern of a text, and the same one for the same text. Raises what :class:`Pattern` does."""
+    return Pattern(written)
 
 
 class _Part(NamedTuple):

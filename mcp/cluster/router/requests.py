@@ -127,8 +127,8 @@ def _headers(headers: Mapping[str, Any]) -> dict[str, str]:
     for name, value in headers.items():
         if not isinstance(value, str) or len(value) > HEADER_CHARS_MAX or len(name) > HEADER_NAME_CHARS_MAX:
             raise InvalidArgument(
-                f"headers.{name:.60}: a text of at most {HEADER_CHARS_MAX} characters is expected, under a name "
-                f"of at most {HEADER_NAME_CHARS_MAX}"
+                f"headers.{name:.60}: a text of at most {HEADER_CHARS_MAX} characters is expected, under a "
+                f"name of at most {HEADER_NAME_CHARS_MAX}"
             )
         found[name.lower()] = value
     return found

@@ -28,10 +28,10 @@ from mcp.cluster.router.choosing import Choose, least_queue
 from mcp.cluster.router.conditions import Test, compiled
 from mcp.cluster.router.decision import Decision, Mirrored
 from mcp.cluster.router.features import Features
-from mcp.cluster.router.hashing import digest, mix, unit
-from mcp.cluster.router.matching import Ready, ready_routes
+from mcp.cluster.router.hashing import mix, unit
+from mcp.cluster.router.matching import Pick, Ready, ReadyRoutes
 from mcp.cluster.router.models import Candidate
-from mcp.cluster.router.nodes import Eligible, NodeRecord, View
+from mcp.cluster.router.nodes import NodeRecord, View
 from mcp.cluster.router.reasons import Reason, Step
 from mcp.cluster.router.routes import RouteSet
 from mcp.cluster.router.rules import Rule, RuleSet
@@ -40,31 +40,24 @@ from mcp.errors import InputInvalid, InvalidArgument, McpError, ModelNotFound, M
 
 _MISFITS_MAX: Final = 4
 """So many candidates have what does not fit told in a refusal."""
-_RULE: Final = "rule {0} of version {1} of the rules holds: {2}"
-_ROUTE: Final = "entry {0} of the route of {1}: {2} by weight {3} of {4}, {5}"
-_NO_ID: Final = 0x8CB92BA72F3D8DD7
 _MIRROR: Final = 0x9FB21C651E98DF25
+_RULE: Final = "rule {0} of version {1} of the rules holds: {2}"
 
 
 class _ReadyRule(NamedTuple):
-    place: int
-    rule: Rule
-    text: str
     test: Test
     target: Resolution | None
     """``None``: what the rule names is not deployed."""
-
-
-class _Pick(NamedTuple):
-    candidate: Candidate
-    ready: Ready | None
+    selector: Selector | None
+    place: int
+    rule: Rule
     reason: Reason
 
 
 class Router:
     """Everything that decisions depend on, but the request."""
 
-    __slots__ = ("_active", "_catalogue", "_ready", "_routes", "_rules", "_view", "rules_version")
+    __slots__ = ("_active", "_catalogue", "_routes", "_rules", "_view", "rules_version")
 
     def __init__(
         self,
@@ -78,13 +71,11 @@ class Router:
         self._catalogue = catalogue
         self._view = view
         self._rules = tuple(
-            _ReadyRule(place, rule, str(rule), compiled(rule.condition), catalogue.target(rule.target))
-            for place, rule in enumerate(rules.rules, 1)
+            _ready_rule(rule, place, rules.version, catalogue) for place, rule in enumerate(rules.rules, 1)
         )
-        self._ready = ready_routes(routes, catalogue)
-        self._routes = routes
+        self._routes = ReadyRoutes(routes, catalogue)
         self.rules_version = rules.version
-        self._active = {name: _active(catalogue, name) for name in catalogue.names()}
+        self._active: dict[str, Pick] = {}
 
     @property
     def view(self) -> View:
@@ -100,7 +91,7 @@ class Router:
         """Return a router for another view of the nodes, with the same models, rules and routes."""
         other = Router.__new__(Router)
         other._catalogue, other._view = self._catalogue, view
-        other._rules, other._ready, other._routes = self._rules, self._ready, self._routes
+        other._rules, other._routes = self._rules, self._routes
         other._active, other.rules_version = self._active, self.rules_version
         return other
 
@@ -135,7 +126,7 @@ class Router:
             misfit = pick.candidate.acceptance.misfit(features)
             if misfit is not None:
                 raise InputInvalid(f"the inputs do not fit {pick.candidate.key}: {misfit}")
-            reasons.append(Reason(Step.INPUTS, "the inputs fit {0}", (pick.candidate.key,)))
+            reasons.append(pick.candidate.fits)
         else:
             pick = self._narrowed(meant, features, seed, reasons)
         candidate, ready, _ = pick
@@ -170,68 +161,53 @@ class Router:
     def _ruled(
         self, meant: Resolution, features: Features, reasons: list[Reason]
     ) -> tuple[Resolution, Selector | None]:
-        for place, rule, text, test, target in self._rules:
+        for test, target, selector, place, rule, reason in self._rules:
             if not test(features, meant):
                 continue
-            facts = (place, self.rules_version, text)
+            pinned = meant.pinned
+            if pinned is not None and not _leads_to(target, pinned):
+                reasons.append(
+                    reason._replace(sentence=f"{_RULE}; but the hint names a version, and gets that")
+                )
+                continue
+            reasons.append(reason)
             if target is None:
-                reasons.append(Reason(Step.RULE, _RULE, facts))
                 raise ModelNotFound(
-                    f"rule {place} ({text:.200}) leads to {rule.target:.80}, which is not deployed; deploy it, "
-                    "or change the rule",
+                    f"rule {place} ({rule!s:.200}) leads to {rule.target:.80}, which is not deployed; deploy "
+                    "it, or change the rule",
                     details={"candidates": self._catalogue.names()[:CANDIDATES_MAX], "rule": place},
                 )
-            pinned = meant.pinned
-            if pinned is None:
-                reasons.append(Reason(Step.RULE, _RULE, facts))
-                return target, rule.selector
-            if target.model == pinned.model and target.pinned in (None, pinned):
-                reasons.append(Reason(Step.RULE, _RULE, facts))
-                return meant, rule.selector
-            reasons.append(Reason(Step.RULE, f"{_RULE}; but the hint names a version, and gets that", facts))
+            return (meant if pinned is not None else target), selector
         return meant, None
 
     # -- versions ---------------------------------------------------------------------------------
 
-    def _pick(self, meant: Resolution, model: str, features: Features, seed: int) -> _Pick:
+    def _pick(self, meant: Resolution, model: str, features: Features, seed: int) -> Pick:
         if meant.pinned is not None:
-            return _Pick(
+            return Pick(
                 meant.pinned, None, Reason(Step.ROUTE, "{0} is named, so no route counts", (meant.hint,))
             )
-        entries = self._ready.get(meant.asked) or self._ready.get(model)
+        routes = self._routes
+        entries = routes.get(meant.asked) or routes.get(model)
         if entries is None:
-            return self._active[model]
+            return self._active.get(model) or self._without_route(model)
         headers = features.headers
         for ready in entries:
             if ready.holds(headers):
-                return self._weighted(ready, features, seed)
+                return ready.pick(features, seed)
         active = self._catalogue.active(model)
         facts = (entries[0].host, active.key)
-        return _Pick(
+        return Pick(
             active, None, Reason(Step.ROUTE, "no entry of the route of {0} matches: {1} is active", facts)
         )
 
-    def _weighted(self, ready: Ready, features: Features, seed: int) -> _Pick:
-        destinations = ready.entry.destinations
-        if len(destinations) == 1:
-            place, by = 0, "there is no other"
-        elif features.session:
-            place, by = ready.choice.place(digest(features.session)), "the same for this session"
-        elif features.trace_id:
-            place, by = ready.choice.place(digest(features.trace_id)), "the same for this trace"
-        else:
-            place, by = ready.choice.place(mix(seed ^ _NO_ID)), "drawn, for want of a session and a trace"
-        found, candidate = destinations[place], ready.candidates[place]
-        if candidate is None:
-            raise ModelNotFound(
-                f"entry {ready.place} of the route of {ready.host:.80} leads to {found}, which is not deployed"
-                "; deploy it, or change the route",
-                details={"candidates": [each.key for each in ready.candidates if each is not None]},
-            )
-        facts = (ready.place, ready.host, candidate.key, found.weight, ready.total, by)
-        return _Pick(candidate, ready, Reason(Step.ROUTE, _ROUTE, facts))
+    def _without_route(self, model: str) -> Pick:
+        active = self._catalogue.active(model)
+        reason = Reason(Step.ROUTE, "{0} has no route: {1} is active", (model, active.key))
+        self._active[model] = Pick(active, None, reason)
+        return self._active[model]
 
-    def _narrowed(self, meant: Resolution, features: Features, seed: int, reasons: list[Reason]) -> _Pick:
+    def _narrowed(self, meant: Resolution, features: Features, seed: int, reasons: list[Reason]) -> Pick:
         """Of several candidates, the one that the inputs fit."""
         models = meant.models
         # So many are never told apart by their inputs, and looking at all of them is what an attacker wants.
@@ -261,12 +237,11 @@ class Router:
         self, candidate: Candidate, selector: Selector | None, features: Features, reasons: list[Reason]
     ) -> tuple[NodeRecord, ...]:
         need_bytes = (features.size or 0) + candidate.record.run_bytes
-        found = self._view.eligible(candidate, selector, features.position, need_bytes)
-        if not found.nodes:
+        nodes, reason = self._view.eligible(candidate, selector, features.position, need_bytes)
+        if reason is None:
             raise self._nobody(candidate, selector, features.position, need_bytes)
-        facts = (len(found.nodes), len(self._view.nodes), candidate.key, _where(found, selector))
-        reasons.append(Reason(Step.NODES, "{0} of {1} nodes may answer for {2}{3}", facts))
-        return found.nodes
+        reasons.append(reason)
+        return nodes
 
     def _nobody(
         self, candidate: Candidate, selector: Selector | None, position: int, need_bytes: int
@@ -276,8 +251,8 @@ class Router:
         told = ", ".join(f"{count} {obstacle}" for obstacle, count in sorted(obstacles.items()))
         kind = ModelNotReady if obstacles.get("not ready", 0) == nodes else Unavailable
         return kind(
-            f"no node may answer for {candidate.key}; of {nodes}: {told or 'none is known'}. Try again later, "
-            "or see that a node has it ready",
+            f"no node may answer for {candidate.key}; of {nodes}: {told or 'none is known'}. Try again "
+            "later, or see that a node has it ready",
             details={"obstacles": obstacles},
         )
 
@@ -287,13 +262,10 @@ class Router:
         self, ready: Ready, features: Features, seed: int, choose: Choose, reasons: list[Reason]
     ) -> tuple[Mirrored, ...]:
         found: list[Mirrored] = []
-        draw = mix(seed ^ _MIRROR)
-        for mirror, candidate in zip(ready.entry.mirrors, ready.mirrors, strict=True):
-            draw = mix(draw)
+        for place, (mirror, candidate, passed) in enumerate(ready.mirrors, 1):
+            draw = mix(seed ^ (_MIRROR * place))
             if unit(draw) * 100 >= mirror.percent:
-                reasons.append(
-                    Reason(Step.MIRROR, "no copy for {0}: {1:g} % get one", (mirror, mirror.percent))
-                )
+                reasons.append(passed)
                 continue
             obstacle, nodes = self._mirror(candidate, features, draw, choose)
             if candidate is None or obstacle:
@@ -332,19 +304,20 @@ def decide(
     return Router(catalogue, view, rules, routes).decide(features, seed, choose)
 
 
-def _active(catalogue: Catalogue, model: str) -> _Pick:
-    active = catalogue.active(model)
-    return _Pick(active, None, Reason(Step.ROUTE, "{0} has no route: {1} is active", (model, active.key)))
+def _ready_rule(rule: Rule, place: int, version: int, catalogue: Catalogue) -> _ReadyRule:
+    reason = Reason(Step.RULE, _RULE, (place, version, str(rule)))
+    target = catalogue.target(rule.target)
+    return _ReadyRule(compiled(rule.condition), target, rule.selector, place, rule, reason)
 
 
-def _where(found: Eligible, selector: Selector | None) -> str:
-    on = "" if selector is None else f" on {selector}"
-    return f"{on}, all of them suspected to be gone" if found.suspect else on
+def _leads_to(target: Resolution | None, pinned: Candidate) -> bool:
+    """Whether a rule's target is the version that a hint names, or its model."""
+    return target is not None and target.model == pinned.model and target.pinned in (None, pinned)
 
 
 def _ambiguous(hint: str, models: list[str]) -> InvalidArgument:
     return InvalidArgument(
-        f"{hint!r:.80} may be any of {len(models)} models: {listed(models)}. Name one of them, or say more in "
-        "the hint",
+        f"{hint!r:.80} may be any of {len(models)} models: {listed(models)}. Name one of them, or say "
+        "more in the hint",
         details={"candidates": models[:CANDIDATES_MAX]},
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mcp.cluster.router.fields import SECONDS_MAX, Fields, number, text, whole
-from mcp.cluster.router.patterns import Pattern
+from mcp.cluster.router.patterns import pattern
 from mcp.errors import InvalidArgument, TooLarge
 
 ROUTES_MAX: Final = 1000
@@ -200,7 +200,7 @@ def text_match(fields: Fields) -> TextMatch:
     fields.done()
     if given[0] == "regex":
         try:
-            Pattern(value)
+            pattern(value)
         except InvalidArgument as error:
             raise fields.refuse("regex", error.message) from None
     return TextMatch(given[0], value)
@@ -304,7 +304,5 @@ def _entry_plain(entry: Entry) -> dict[str, Any]:
             {"model": each.model, "version": each.version, "percent": each.percent} for each in entry.mirrors
         ],
         "timeout_s": entry.timeout_s,
-        "retries": None
-        if retries is None
-        else {"attempts": retries.attempts, "timeout_s": retries.timeout_s},
+        "retries": None if retries is None else retries.to_plain(),
     }

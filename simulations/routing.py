@@ -139,7 +139,7 @@ def times_us(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def measure(seconds: float, seed: int) -> dict[str, Any]:
-    """The figures, in microseconds: of decisions by request, and of what is made anew when something changes."""
+    """The figures in microseconds: of decisions, by request, and of what is made anew after a change."""
     generator = random.Random(seed)
     models, nodes, ruled, routed = catalogue(), view(generator), rules(), routes()
     router = Router(models, nodes, ruled, routed)

@@ -30,6 +30,15 @@ _ASCII: Final = 128
 _CHUNK_BITS: Final = 8
 
 
+def _positions(node: Node) -> int:
+    """How many positions a part will have, its repetitions counted."""
+    if isinstance(node, CharacterSet):
+        return 1
+    if isinstance(node, Repeat):
+        return _positions(node.part) * (max(1, node.least) if node.most is None else node.most)
+    return sum(map(_positions, node.parts))
+
+
 @functools.lru_cache(PATTERNS_MAX)
 def pattern(written: str) -> Pattern:
     """Return the pattern of a text, and the same one for the same text. Raises what :class:`Pattern` does."""
@@ -52,7 +61,13 @@ class Pattern:
     def __init__(self, written: str) -> None:
         self._sets: list[CharacterSet] = []
         self._follow: list[int] = []
-        whole = self._build(parse_pattern(written))
+        node = parse_pattern(written)
+        if _positions(node) > POSITIONS_MAX:
+            raise InvalidArgument(
+                f"a pattern with more than positions_max={POSITIONS_MAX} characters, counting repetitions: "
+                "write a shorter one, or use a prefix"
+            )
+        whole = self._build(node)
         self._empty, self._first, self._last = whole
         self._masks = [self._mask(chr(code)) for code in range(_ASCII)]
         self._steps = self._tables()
@@ -110,11 +125,6 @@ class Pattern:
         return whole
 
     def _position(self, characters: CharacterSet) -> _Part:
-        if len(self._sets) >= POSITIONS_MAX:
-            raise InvalidArgument(
-                f"a pattern with more than positions_max={POSITIONS_MAX} characters, counting repetitions: "
-                "write a shorter one, or use a prefix"
-            )
         bit = 1 << len(self._sets)
         self._sets.append(characters)
         self._follow.append(0)
@@ -137,6 +147,8 @@ class Pattern:
     def _repeated(self, node: Repeat) -> _Part:
         """``least`` copies that have to be there, and one that repeats or ``most - least`` that may be."""
         whole = _Part(True, 0, 0)
+        if not _positions(node.part):
+            return whole  # Nothing, however often: without this, ((){100}){100} would be built for ever.
         for _ in range(node.least - 1 if node.most is None and node.least else node.least):
             whole = self._joined(whole, self._build(node.part))
         if node.most is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from router_worlds import features, request, versions
 
 from mcp.cluster.router.features import Features, Tensor, measured
@@ -44,6 +44,7 @@ def one(tensor: Tensor, spec: TensorSpec) -> bool:
     )
 
 
+@settings(max_examples=60)
 @given(features(), versions("1"))
 def test_what_fits_is_what_is_declared(features: Features, record: VersionRecord) -> None:
     misfit = candidate("a", record).acceptance.misfit(features)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_worlds import NAMES, model, models
 
@@ -46,6 +46,7 @@ HINTS = st.one_of(
 )
 
 
+@settings(max_examples=40)
 @given(models(), st.lists(HINTS, min_size=1, max_size=4))
 def test_a_hint_means_what_the_declared_order_says(records: list[ModelRecord], hints: list[str]) -> None:
     catalogue = Catalogue(records)
@@ -64,6 +65,7 @@ def test_a_hint_means_what_the_declared_order_says(records: list[ModelRecord], h
         assert hint in str(found.reason)
 
 
+@settings(max_examples=40)
 @given(models(), st.builds(Hint, *[NAMES | st.just("")] * 5, tags=st.lists(NAMES, max_size=2).map(tuple)))
 def test_of_a_hint_in_parts_every_part_holds(records: list[ModelRecord], hint: Hint) -> None:
     catalogue = Catalogue(records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_worlds import node, nodes, versions
 
@@ -46,6 +46,7 @@ def may_answer(
     )
 
 
+@settings(max_examples=40)
 @given(
     nodes(["a@1", "a@2"]),
     versions("1"),

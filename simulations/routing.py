@@ -104,11 +104,21 @@ def routes() -> RouteSet:
     )
 
 
-def request(hint: str | Hint, *, length: int = 128, session: str = "session-1", **headers: str) -> Features:
+def request(
+    hint: str | Hint, headers: dict[str, str] | None = None, *, length: int = 128, session: str = "session-1"
+) -> Features:
     """A request with two inputs of one row."""
     tensors = tuple(Tensor(name, "INT64", (1, length), 8 * length) for name in ("ids", "mask"))
     return Features(
-        hint, tensors, length, 1, 16 * length, session=session, headers=headers, client="client-1", position=5
+        hint,
+        tensors,
+        length,
+        1,
+        16 * length,
+        session=session,
+        headers=headers or {},
+        client="client-1",
+        position=5,
     )
 
 
@@ -117,7 +127,7 @@ REQUESTS: Final[dict[str, Features]] = {
     "by name and version": request("model-7@2"),
     "by alias": request("alias-7"),
     "by alias, without an id": request("alias-7", session=""),
-    "by alias, a header matched": request("alias-7", **{"x-tester": "true"}),
+    "by alias, a header matched": request("alias-7", {"x-tester": "true"}),
     "by family, a rule with a selector": request("family-3", length=4096),
     "by family, one of five fits": request("family-4", length=4400),
     "by family and tag, in parts": request(Hint(family="family-7", tags=("tag-27",))),

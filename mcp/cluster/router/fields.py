@@ -48,6 +48,10 @@ class Fields:
         """Return the fields that were not taken yet."""
         return list(self._left)
 
+    def rest(self) -> dict[str, Any]:
+        """Return what was not taken yet."""
+        return dict(self._left)
+
     def missing(self, name: str) -> bool:
         """Say whether a field is not there, null, or taken already."""
         return self._left.get(name) is None

@@ -68,8 +68,8 @@ def features_of(
         client=client,
         session=session,
         trace_id=message.trace_id,
-        headers={**_headers(fields.take("headers", _map, {})), **_headers(headers or {})},
-        parameters=fields.take("parameters", _map, {}),
+        headers={**_headers(_map(fields, "headers")), **_headers(headers or {})},
+        parameters=_map(fields, "parameters"),
         position=message.vector.get("log"),
     )
 
@@ -81,9 +81,8 @@ def _any_text(value: object) -> str:
     return value if value == "" and isinstance(value, str) else text(value, 2**31)
 
 
-def _map(value: object) -> dict[str, Any]:
-    Fields(value, "headers and parameters")
-    return dict(value)  # type: ignore[call-overload,no-any-return]
+def _map(fields: Fields, name: str) -> dict[str, Any]:
+    return {} if fields.missing(name) else fields.fields(name).rest()
 
 
 def _hint(value: object, path: str) -> str | Hint:

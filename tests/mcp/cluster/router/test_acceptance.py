@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from router_worlds import features, request, versions
 
 from mcp.cluster.router.features import Features, Tensor, measured
@@ -49,6 +52,67 @@ def one(tensor: Tensor, spec: TensorSpec) -> bool:
 def test_what_fits_is_what_is_declared(features: Features, record: VersionRecord) -> None:
     misfit = candidate("a", record).acceptance.misfit(features)
     assert (misfit is None) is fits(features, record)
+
+
+@given(st.data(), versions("1"))
+def test_what_is_nearly_as_declared_fits_if_it_is(data: st.DataObject, record: VersionRecord) -> None:
+    """Inputs made from what is declared, in which at most one thing is another."""
+    given = [near(data, spec) for spec in record.inputs]
+    if given and data.draw(st.booleans()):
+        given.append(given[0])
+    features = Features("a", tuple(data.draw(st.permutations(given))))
+    misfit = candidate("a", record).acceptance.misfit(features)
+    assert (misfit is None) is fits(features, record)
+
+
+def near(data: st.DataObject, spec: TensorSpec) -> Tensor:
+    shape = tuple(
+        size if isinstance(size, int) and size >= 0 else data.draw(st.integers(0, 3))
+        for size in spec.shape or ()
+    )
+    change = data.draw(st.sampled_from(["nothing"] * 3 + ["name", "dtype", "rank", "size", "text"]))
+    if change == "rank":
+        shape += (1,)
+    elif change == "size" and shape:
+        shape = (shape[0] + 1, *shape[1:])
+    return Tensor(
+        "" if change == "name" else spec.name,
+        "BOOL" if change == "dtype" else spec.dtype,
+        None if change == "text" else shape,
+        8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "shape", "fitting"),
+    [
+        ((None, 3), (7, 3), True),
+        ((-1, "n", 3), (1, 2, 3), True),
+        ((2, 3), (2, 4), False),
+        ((2,), (2, 1), False),
+        ((2, 1), (2,), False),
+        ((), (), True),
+        (None, (1, 2, 3), True),
+        ((None, 1), None, True),
+        ((None, 2), None, False),
+        ((0,), (0,), True),
+    ],
+)
+def test_a_shape_fits_axis_by_axis(declared: Any, shape: Any, fitting: bool) -> None:
+    spec = TensorSpec("text", "BYTES", declared)
+    acceptance = candidate("a", VersionRecord(version="1", inputs=(spec,))).acceptance
+    assert (acceptance.misfit(request("a", Tensor("text", "BYTES", shape, 1))) is None) is fitting
+    assert (acceptance.misfit(request("a", Tensor("", "BYTES", shape, 1))) is None) is fitting
+
+
+def test_two_inputs_of_one_name_are_not_the_two_that_are_declared() -> None:
+    inputs = tuple(TensorSpec(name, "INT64", (None,)) for name in ("ids", "mask"))
+    acceptance = candidate("a", VersionRecord(version="1", inputs=inputs)).acceptance
+    ids, mask = (Tensor(name, "INT64", (1,), 8) for name in ("ids", "mask"))
+    assert acceptance.misfit(request("a", mask, ids)) is None
+    assert acceptance.misfit(request("a", ids, ids))
+    assert acceptance.misfit(request("a", ids))
+    assert acceptance.misfit(request("a", ids, Tensor("", "INT64", (1,), 8)))
 
 
 def test_a_misfit_says_what_is_taken_and_what_came() -> None:

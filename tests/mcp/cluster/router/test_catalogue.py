@@ -97,6 +97,38 @@ def test_of_a_hint_in_parts_every_part_holds(records: list[ModelRecord], hint: H
         assert [(found.pinned.model, found.pinned.version)] == expected
 
 
+def test_one_text_may_mean_everything_and_the_first_step_decides() -> None:
+    """The same hint, while what answered it is taken away step by step."""
+    records = [
+        model("x"),
+        model("by-alias", aliases=("x",)),
+        model("by-family", family="x"),
+        model("by-task", task="x"),
+        model("by-tag", tags=("x",)),
+    ]
+    assert Catalogue([records[0], *records[2:]]).resolve("x").stage is Stage.NAME
+    stages = [Catalogue(records[taken:]).resolve("x").stage for taken in range(1, 5)]
+    assert stages == [Stage.ALIAS, Stage.FAMILY, Stage.TASK, Stage.TAGS]
+    versioned = Catalogue([model("x"), model("y", aliases=("x@1",), family="x:1", tags=("x@1",))])
+    assert versioned.resolve("x@1").stage is versioned.resolve("x:1").stage is Stage.VERSION
+
+
+def test_a_version_in_a_hint_in_parts_has_to_be_what_the_other_parts_say() -> None:
+    old, new = (VersionRecord(version=v, family=f"f{v}", task="t", tags=(f"tag{v}",)) for v in "12")
+    catalogue = Catalogue([ModelRecord("a", "2", (old, new))])
+    meant = Hint(name="a", version="1", family="f1", task="t", tags=("tag1",))
+    assert catalogue.resolve(meant).pinned == catalogue.version("a", "1")
+    for other in (
+        Hint(name="a", version="1", family="f2"),
+        Hint(name="a", version="1", task="u"),
+        Hint(name="a", version="1", tags=("tag1", "tag2")),
+        Hint(name="a", version="3"),
+        Hint(name="b", version="1"),
+    ):
+        with pytest.raises(ModelNotFound):
+            catalogue.resolve(other)
+
+
 def test_what_candidates_have_in_common_is_known() -> None:
     catalogue = Catalogue([model("a", family="glm", task="chat"), model("b", family="glm", task="text")])
     found = catalogue.resolve("glm")

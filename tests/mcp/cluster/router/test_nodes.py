@@ -9,6 +9,7 @@ from router_worlds import node, nodes, versions
 
 from mcp.cluster.router.models import VersionRecord, candidate
 from mcp.cluster.router.nodes import NODES_MAX, POOLS_MAX, NodeRecord, NodeState, View
+from mcp.cluster.router.rules import Rule
 from mcp.cluster.router.selector import About, Requirement, Selector
 from mcp.errors import InvalidArgument, TooLarge
 
@@ -81,6 +82,52 @@ def test_a_version_that_was_deployed_anew_is_another() -> None:
     old, new = (candidate("a", VersionRecord(version="1", index=index)) for index in (5, 11))
     assert view.eligible(old, None, 0, 0).nodes
     assert not view.eligible(new, None, 0, 0).nodes
+
+
+def test_memory_and_position_are_each_looked_at() -> None:
+    view = View(
+        [
+            node("n1", "a@1", at=5, memory_free_bytes=100),
+            node("n2", "a@1", at=9, memory_free_bytes=50),
+            node("n3", "a@1", at=9),
+        ]
+    )
+    version = candidate("a", VersionRecord(version="1"))
+
+    def able(position: int, need_bytes: int) -> list[str]:
+        return [each.node for each in view.eligible(version, None, position, need_bytes).nodes]
+
+    assert able(5, 50) == ["n1", "n2", "n3"]
+    assert able(5, 51) == ["n1", "n3"]
+    assert able(6, 50) == ["n2", "n3"]
+    assert able(6, 51) == ["n3"]
+    assert able(5, 101) == ["n3"]
+    assert able(10, 0) == []
+
+
+def test_one_of_the_providers_will_do() -> None:
+    view = View([node("n1", "a@1", providers=("cpu",)), node("n2", "a@1", providers=("cpu", "cuda"))])
+    version = candidate("a", VersionRecord(version="1", providers=("cuda", "rocm")))
+    assert [each.node for each in view.eligible(version, None, 0, 0).nodes] == ["n2"]
+
+
+def test_a_selector_means_labels_with_and_without_values() -> None:
+    def selects(written: str, **labels: str) -> bool:
+        selector = Rule.parse(f"when length > 1 use a on {written}").selector
+        assert selector is not None
+        return selector.selects("n1", labels, ("cpu",))
+
+    assert selects("label:gpu", gpu="")
+    assert selects("label:gpu", gpu="a100")
+    assert selects("label:zone=eu", zone="eu")
+    assert not selects("label:zone=eu", zone="us")
+    assert not selects("label:gpu", zone="eu")
+    assert selects("node:n1")
+    assert not selects("node:n2")
+    assert selects("provider:cpu")
+    assert not selects("provider:cuda")
+    assert not selects("node:n1, provider:cuda")
+    assert selects("node:n1, provider:cpu")
 
 
 def test_nobody_is_told_by_reason() -> None:

@@ -101,12 +101,12 @@ def test_what_is_not_the_routers_is_left_alone() -> None:
         ({"inputs": [{"dtype": "FP32", "shape": []}] * 70_000}, "inputs: 70000 items"),
         ({"timeout_ms": -1}, "timeout_ms: an integer"),
         ({"priority": 2**31}, "priority: an integer"),
-        ({"headers": []}, "headers: a map|a map is expected"),
+        ({"headers": []}, "headers: a map is expected"),
         ({"headers": {"x": 1}}, "headers.x: a text"),
         ({"headers": {"x": "y" * (HEADER_CHARS_MAX + 1)}}, "headers.x: a text"),
         ({"headers": {"x" * 129: "y"}}, "headers.x+: a text"),
         ({"headers": {str(number): "" for number in range(HEADERS_MAX + 1)}}, "headers_max=64"),
-        ({"parameters": 7}, "a map is expected"),
+        ({"parameters": 7}, "parameters: a map is expected"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_field(payload: dict[str, Any], said: str) -> None:

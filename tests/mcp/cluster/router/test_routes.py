@@ -207,6 +207,26 @@ def test_an_entry_holds_if_any_of_its_matches_does(matches: list[Match], headers
     assert ready.holds(headers) is (not matches or any(holds(match, headers) for match in matches))
 
 
+@pytest.mark.parametrize(
+    ("headers", "holding"),
+    [
+        ({"user": "tim"}, True),
+        ({"user": "tim", "x": "no"}, True),
+        ({"user": "tim", "x": "yes"}, False),
+        ({"user": "tim", "y": ""}, False),
+        ({"user": "jim"}, False),
+        ({"x": "no"}, False),
+    ],
+)
+def test_headers_that_are_not_wanted_keep_a_match_from_holding(
+    headers: dict[str, str], holding: bool
+) -> None:
+    without = (("x", TextMatch("exact", "yes")), ("y", TextMatch("present")))
+    match = Match((("user", TextMatch("prefix", "ti")),), without)
+    route = Route("a", (Entry((Destination("a"),), (match,)),))
+    assert Ready(route, 1, Catalogue([model("a")])).holds(headers) is holding
+
+
 def test_what_is_not_deployed_is_a_problem() -> None:
     catalogue = Catalogue([model("a", "1", "2", aliases=("x",))])
     entry = Entry((Destination("a", "1"), Destination("x", "3", 0)), mirrors=(Mirror("b"),))

@@ -326,6 +326,34 @@ def test_a_condition_holds_if_its_parts_say_so(
     assert compiled(condition)(features, resolution) is holds(condition, has)
 
 
+@pytest.mark.parametrize(
+    ("condition", "holding"),
+    [
+        ("dtype == FP16", True),
+        ("dtype != FP16", False),
+        ("dtype == FP64", False),
+        ("dtype != FP64", True),
+        ("length > 1", False),
+        ("length <= 1", False),
+        ("length != 1", True),
+        ("not length > 1", True),
+        ("batch == 1 and priority >= 0", True),
+        ("batch == 2 and priority >= 0", False),
+        ("batch == 2 or priority >= 0", True),
+        ("batch == 2 or not priority >= 0", False),
+        ("header.x == yes", True),
+        ("header.y != yes", True),
+        ('client == ""', False),
+        ('client != ""', True),
+    ],
+)
+def test_what_is_missing_is_equal_to_nothing(condition: str, holding: bool) -> None:
+    tensors = tuple(Tensor("x", dtype, (1,), 1) for dtype in ("FP16", "FP32"))
+    wanted = Features("a", tensors, batch=1, headers={"x": "yes"})
+    test = compiled(Rule.parse(f"when {condition} use a").condition)
+    assert test(wanted, Catalogue([model("a")]).resolve("a")) is holding
+
+
 def test_deciding_looks_at_nothing_else() -> None:
     resolution: Resolution = Catalogue([model("a")]).resolve("a")
     test = compiled(Rule.parse("when header.x == 1 and header.y == 2 and length > 3 use a").condition)

@@ -7,6 +7,7 @@ checks the real tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mcp.cluster.router.features import Features, Tensor
@@ -47,7 +48,7 @@ class _Input:
 class Acceptance:
     """What one version takes. ``inputs`` are ``(name, dtype, shape)``; with none, nothing is declared."""
 
-    __slots__ = ("_batch_max", "_inputs", "_length_max", "_limited", "_size_max")
+    __slots__ = ("_batch_max", "_inputs", "_length_max", "_size_max")
 
     def __init__(
         self,
@@ -58,42 +59,51 @@ class Acceptance:
         size_max: int | None = None,
     ) -> None:
         self._inputs = {name: _Input(dtype, shape) for name, dtype, shape in inputs}
-        self._length_max = length_max
-        self._batch_max = batch_max
-        self._size_max = size_max
-        self._limited = (length_max, batch_max, size_max) != (None, None, None)
+        self._length_max = math.inf if length_max is None else length_max
+        self._batch_max = math.inf if batch_max is None else batch_max
+        self._size_max = math.inf if size_max is None else size_max
 
-    def misfit(self, features: Features) -> str | None:
-        """Return what does not fit, for a message, or ``None`` if nothing that is known speaks against it."""
-        if self._limited:
-            over = self._over(features)
-            if over is not None:
-                return over
+    def fits(self, features: Features) -> bool:
+        """Say whether nothing that is known of the request speaks against it."""
+        if (
+            (features.length or 0) > self._length_max
+            or (features.batch or 0) > self._batch_max
+            or (features.size or 0) > self._size_max
+        ):
+            return False
         tensors, inputs = features.tensors, self._inputs
         if tensors is None or not inputs:
-            return None
+            return True
         count = len(tensors)
         if count != len(inputs):
-            return self._account(tensors)
+            return False
         for tensor in tensors:
             declared = inputs.get(tensor.name)
             if declared is None and count == 1 and not tensor.name:
                 (declared,) = inputs.values()
             if declared is None or not declared.fits(tensor):
-                return self._account(tensors)
-        if count > 1 and len({tensor.name for tensor in tensors}) < count:
-            return self._account(tensors)
-        return None
+                return False
+        return count == 1 or len({tensor.name for tensor in tensors}) == count
 
-    def _over(self, features: Features) -> str | None:
-        limits = (
+    def misfit(self, features: Features) -> str | None:
+        """Return what does not fit, for a message, or ``None`` if :meth:`fits`."""
+        if self.fits(features):
+            return None
+        over = self._over(features)
+        if over is None:
+            return self._account(features.tensors or ())
+        what, value, limit, unit = over
+        return f"a {what} of {value} {unit} is over its {what}_max={limit}"
+
+    def _over(self, features: Features) -> tuple[str, int, float, str] | None:
+        """The first limit that is passed: of what, the value, the limit and their unit."""
+        for what, value, limit, unit in (
             ("length", features.length, self._length_max, "elements"),
             ("batch", features.batch, self._batch_max, "rows"),
             ("size", features.size, self._size_max, "bytes"),
-        )
-        for what, value, limit, unit in limits:
-            if value is not None and limit is not None and value > limit:
-                return f"a {what} of {value} {unit} is over its {what}_max={limit}"
+        ):
+            if value is not None and value > limit:
+                return what, value, limit, unit
         return None
 
     def _account(self, tensors: tuple[Tensor, ...]) -> str:

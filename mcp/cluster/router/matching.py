@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from mcp.cluster.router.acceptance import Acceptance
 from mcp.cluster.router.catalogue import Catalogue
 from mcp.cluster.router.features import Features
 from mcp.cluster.router.hashing import WeightedChoice, digest, mix
@@ -50,6 +51,15 @@ _SENTENCES: Final = {
 _ALONE: Final = "entry {0} of the route of {1}: {2}, and no other"
 
 
+def told_apart(features: Features, seed: int) -> tuple[By, int]:
+    """Return what a request is told apart by, and 64 bits of it."""
+    if features.session:
+        return By.SESSION, digest(features.session)
+    if features.trace_id:
+        return By.TRACE, digest(features.trace_id)
+    return By.SEED, mix(seed ^ _NO_ID)
+
+
 class Pick(NamedTuple):
     """The version that answers, if the inputs fit; ``ready`` is the entry that says so, if one does."""
 
@@ -61,7 +71,7 @@ class Pick(NamedTuple):
 class Ready:
     """An entry, ready for decisions. ``place`` counts the entries of its host from 1."""
 
-    __slots__ = ("_alternatives", "_choice", "_picks", "entry", "host", "mirrors", "place")
+    __slots__ = ("_alternatives", "_choice", "_picks", "acceptance", "entry", "host", "mirrors", "place")
 
     def __init__(self, route: Route, place: int, catalogue: Catalogue) -> None:
         entry = route.entries[place - 1]
@@ -70,6 +80,13 @@ class Ready:
         self._choice = WeightedChoice((str(each), each.weight) for each in entry.destinations)
         self._picks = [self._pick(each, catalogue) for each in entry.destinations]
         self.mirrors = tuple(ReadyMirror.of(each, catalogue) for each in entry.mirrors)
+        self.acceptance = self._common()
+        """What all destinations take, where that is the same: then it can be told before one is drawn."""
+
+    def _common(self) -> Acceptance | None:
+        candidates = [picks[0].candidate for picks in self._picks if picks is not None]
+        taken = {(r.inputs, r.length_max, r.batch_max, r.size_max) for r in (c.record for c in candidates)}
+        return candidates[0].acceptance if len(taken) == 1 and len(candidates) == len(self._picks) else None
 
     def _pick(self, destination: Destination, catalogue: Catalogue) -> tuple[Pick, ...] | None:
         candidate = _candidate(destination, catalogue)
@@ -89,19 +106,15 @@ class Ready:
                 return True
         return False
 
-    def pick(self, features: Features, seed: int) -> Pick:
+    def pick(self, features: Features, seed: int, told: tuple[By, int] | None = None) -> Pick:
         """Return the version that the weights give a request: for one id always the same.
 
-        Raises :class:`~mcp.errors.ModelNotFound` if it is not deployed.
+        ``told`` is what :func:`told_apart` says of the request, for who asks several. Raises
+        :class:`~mcp.errors.ModelNotFound` if the version is not deployed.
         """
         by, place = By.SESSION, 0
         if len(self._picks) > 1:
-            if features.session:
-                key = digest(features.session)
-            elif features.trace_id:
-                by, key = By.TRACE, digest(features.trace_id)
-            else:
-                by, key = By.SEED, mix(seed ^ _NO_ID)
+            by, key = told or told_apart(features, seed)
             place = self._choice.place(key)
         picks = self._picks[place]
         if picks is None:

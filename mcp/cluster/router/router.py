@@ -29,7 +29,7 @@ from mcp.cluster.router.conditions import Test, compiled
 from mcp.cluster.router.decision import Decision, Mirrored
 from mcp.cluster.router.features import Features
 from mcp.cluster.router.hashing import mix, unit
-from mcp.cluster.router.matching import Pick, Ready, ReadyRoutes
+from mcp.cluster.router.matching import Pick, Ready, ReadyRoutes, told_apart
 from mcp.cluster.router.models import Candidate
 from mcp.cluster.router.nodes import NodeRecord, View
 from mcp.cluster.router.reasons import Reason, Step
@@ -123,9 +123,11 @@ class Router:
         if len(meant.models) == 1:
             pick = self._pick(meant, meant.models[0], features, seed)
             reasons.append(pick.reason)
-            misfit = pick.candidate.acceptance.misfit(features)
-            if misfit is not None:
-                raise InputInvalid(f"the inputs do not fit {pick.candidate.key}: {misfit}")
+            acceptance = pick.candidate.acceptance
+            if not acceptance.fits(features):
+                raise InputInvalid(
+                    f"the inputs do not fit {pick.candidate.key}: {acceptance.misfit(features)}"
+                )
             reasons.append(pick.candidate.fits)
         else:
             pick = self._narrowed(meant, features, seed, reasons)
@@ -183,10 +185,14 @@ class Router:
     # -- versions ---------------------------------------------------------------------------------
 
     def _pick(self, meant: Resolution, model: str, features: Features, seed: int) -> Pick:
+        found = self._route(meant, model, features)
+        return found.pick(features, seed) if isinstance(found, Ready) else found
+
+    def _route(self, meant: Resolution, model: str, features: Features) -> Pick | Ready:
+        """The version, or the entry of a route that has it."""
         if meant.pinned is not None:
-            return Pick(
-                meant.pinned, None, Reason(Step.ROUTE, "{0} is named, so no route counts", (meant.hint,))
-            )
+            reason = Reason(Step.ROUTE, "{0} is named, so no route counts", (meant.hint,))
+            return Pick(meant.pinned, None, reason)
         routes = self._routes
         entries = routes.get(meant.asked) or routes.get(model)
         if entries is None:
@@ -194,12 +200,11 @@ class Router:
         headers = features.headers
         for ready in entries:
             if ready.holds(headers):
-                return ready.pick(features, seed)
+                return ready
         active = self._catalogue.active(model)
         facts = (entries[0].host, active.key)
-        return Pick(
-            active, None, Reason(Step.ROUTE, "no entry of the route of {0} matches: {1} is active", facts)
-        )
+        reason = Reason(Step.ROUTE, "no entry of the route of {0} matches: {1} is active", facts)
+        return Pick(active, None, reason)
 
     def _without_route(self, model: str) -> Pick:
         active = self._catalogue.active(model)
@@ -213,14 +218,21 @@ class Router:
         # So many are never told apart by their inputs, and looking at all of them is what an attacker wants.
         if len(models) > CANDIDATES_MAX:
             raise _ambiguous(meant.hint, list(models))
-        picks = [self._pick(meant, model, features, seed) for model in models]
-        misfits = [pick.candidate.acceptance.misfit(features) for pick in picks]
-        fitting = [pick for pick, misfit in zip(picks, misfits, strict=True) if misfit is None]
+        told = told_apart(features, seed)
+        fitting: list[Pick] = []
+        for model in models:
+            found = self._route(meant, model, features)
+            if isinstance(found, Ready):
+                if found.acceptance is not None and not found.acceptance.fits(features):
+                    continue
+                found = found.pick(features, seed, told)
+            if found.candidate.acceptance.fits(features):
+                fitting.append(found)
         if len(fitting) > 1:
             raise _ambiguous(meant.hint, [pick.candidate.model for pick in fitting])
         if not fitting:
-            told = zip(picks[:_MISFITS_MAX], misfits, strict=False)
-            accounts = "; ".join(f"{pick.candidate.key}: {misfit}" for pick, misfit in told)
+            some = [self._pick(meant, model, features, seed).candidate for model in models[:_MISFITS_MAX]]
+            accounts = "; ".join(f"{each.key}: {each.acceptance.misfit(features)}" for each in some)
             raise InputInvalid(
                 f"the inputs fit none of the {len(models)} models that {meant.hint!r:.80} may be: {accounts}",
                 details={"candidates": list(models)},

@@ -19,7 +19,7 @@ from mcp.cluster.router.catalogue import CANDIDATES_MAX, Catalogue
 from mcp.cluster.router.choosing import least_queue
 from mcp.cluster.router.decision import Decision
 from mcp.cluster.router.features import Features, Hint, Tensor
-from mcp.cluster.router.models import ModelRecord, TensorSpec
+from mcp.cluster.router.models import ModelRecord, TensorSpec, VersionRecord
 from mcp.cluster.router.nodes import NodeRecord, NodeState, View
 from mcp.cluster.router.requests import features_of
 from mcp.cluster.router.router import Router, decide
@@ -163,6 +163,26 @@ def test_the_inputs_decide_between_candidates() -> None:
     with pytest.raises(InputInvalid, match="the inputs fit none of the 2 models") as refused:
         found.decide(request("chat", Tensor("image", "FP32", (1, 3, 224, 224), 1)), 0)
     assert refused.value.details["candidates"] == ["glm-4", "glm-large-130b"]
+
+
+def test_the_version_that_the_route_gives_is_what_the_inputs_have_to_fit() -> None:
+    """Of one candidate only the new version takes longer inputs, and only some sessions get it."""
+    old, new = (
+        VersionRecord(version=v, family="glm", length_max=limit) for v, limit in (("1", 10), ("2", 99))
+    )
+    records = [ModelRecord("a", "1", (old, new)), model("b", family="glm", length_max=99)]
+    half = Entry((Destination("a", "1", 50), Destination("a", "2", 50)))
+    found = router(records, routes=[Route("a", (half,))])
+    for number in range(40):
+        version = found.decide(Features("a", length=5, session=f"s{number}"), 0).version
+        long = Features("glm", length=50, session=f"s{number}")
+        if version == "1":
+            assert found.decide(long, 0).model == "b"
+        else:
+            with pytest.raises(InvalidArgument, match="may be any of 2 models: a, b"):
+                found.decide(long, 0)
+    with pytest.raises(InputInvalid, match=r"a@[12]: a length of 100 elements is over its length_max"):
+        found.decide(Features("glm", length=100, session="s"), 0)
 
 
 def test_which_nodes_are_there_never_changes_what_a_hint_means() -> None:

@@ -1,16 +1,17 @@
 """The account of the nodes that all strategies share: what is under way, what was reported, what failed.
 
-A report is old when it arrives and gets older. Whoever takes it for the present sends everything to the node
-that looked idle, and so does everybody else, until the next report: the herd of Mitzenmacher, "How Useful Is Old
-Information?", IEEE TPDS 11(1), 2000, sections 1 and 3. So a report is *interpreted* by its age and by what was
-sent since (Dahlin, "Interpreting Stale Load Information", IEEE TPDS 11(10), 2000, section 3):
+A report is old when it arrives and gets older. Whoever takes it for the present sends everything to the
+node that looked idle, and so does everybody else, until the next report: such a herd does worse than
+choosing blindly (Mitzenmacher, "How Useful Is Old Information?", IEEE TPDS 11(1), 2000). So a report is
+*interpreted*, by its age and by what was sent since (Dahlin, "Interpreting Stale Load Information", IEEE
+TPDS 11(10), 2000):
 
 - the queue that it tells of is worked off while it ages;
 - what this scheduler sent since is added, at once;
 - other schedulers are taken to do as this one does. How many requests there are to each of its own is learned
   from the reports themselves, and what it sent since counts so many times;
-- once a request that was sent after the report has been answered, what the report told of was before it in the
-  queue and is done, so the report's queue is not believed any more.
+- once a request that was sent after the report has been answered, what the report told of was before it
+  in the queue and is done, so the report's queue is not believed any more.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class NodeAccount:
     """What this scheduler sent since the report, ended or not,"""
     since_work_s: float = 0.0
     """and the service times of that."""
+    gone_count: int = 0
+    """How many of this scheduler's requests ended since the report, wherever in its queue they were."""
     overtaken: bool = False
     """A request that was sent after the report has ended."""
     failures: int = 0
@@ -181,6 +184,7 @@ class Account:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
         kept = self._kept(node)
         sent = self._take(kept, request.id)
+        kept.gone_count += sent is not None
         if outcome is Outcome.FAULTED or outcome is Outcome.FAILED:
             self._set_aside(kept, now)
         elif outcome is Outcome.REFUSED:
@@ -229,9 +233,10 @@ class Account:
         kept.reported_count = report.in_system
         kept.reported_work_s = self._reported_work(node, report)
         since = [sent for sent in kept.in_flight.values() if sent.at > at]
-        kept.since_count = len(since)
-        kept.since_work_s = sum(sent.work_s for sent in since)
         answered = [sent_at for sent_at, answered_at in kept.ended if answered_at > at]
+        kept.since_count = len(since) + sum(sent_at > at for sent_at in answered)
+        kept.since_work_s = sum(sent.work_s for sent in since)
+        kept.gone_count = len(answered)
         kept.overtaken = any(sent_at > at for sent_at in answered)
         own = len(kept.in_flight) - len(since) + sum(sent_at <= at for sent_at in answered)
         self._learn_others(kept.reported_count, own)
@@ -276,7 +281,7 @@ class Account:
         own = len(kept.in_flight) * self._others
         if not self._believed(kept, now):
             return own
-        return max(own, kept.reported_count + kept.since_count * self._others)
+        return max(own, kept.reported_count - kept.gone_count + kept.since_count * self._others)
 
     def _believed(self, kept: NodeAccount, now: float) -> bool:
         return not kept.overtaken and now - kept.reported_at <= self.limits.report_age_max_s

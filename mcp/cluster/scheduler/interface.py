@@ -61,8 +61,8 @@ class Request:
     def __post_init__(self) -> None:
         if not 0.0 <= self.size <= SIZE_MAX:  # not a number compares as false
             raise InvalidArgument(
-                f"the size of request {self.id!r:.80} is {self.size!r:.40}, not a number from 0 to {SIZE_MAX:g}; "
-                "give its rows, or its rows times their bytes"
+                f"the size of request {self.id!r:.80} is {self.size!r:.40}, "
+                f"not a number from 0 to {SIZE_MAX:g}; give its rows, or its rows times their bytes"
             )
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise InvalidArgument(

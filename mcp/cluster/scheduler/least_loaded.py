@@ -101,6 +101,6 @@ class LeastLoaded:
             load += lack * 0.5 ** ((now - kept.reported_at) / self._half_life_s)
         return load
 
-    def touched(self, node: str) -> None:
+    def touched(self, node: str, request: Request | None, now: float) -> None:
         """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
         self._loads.pop(node, None)

@@ -64,18 +64,16 @@ class LoadReport:
 
     def to_plain(self) -> dict[str, Any]:
         """The report as plain values for any codec. What is as by default is left out."""
-        plain: dict[str, Any] = {}
-        for name, value in (
-            ("cpu", round(self.cpu, 3)),
-            ("memory_free", round(self.memory_free, 3)),
-            ("concurrency", self.concurrency),
-            ("running", self.running),
-            ("queued", {model: count for model, count in sorted(self.queued.items()) if count}),
-            ("service_s", {model: _digits(time_s) for model, time_s in sorted(self.service_s.items())}),
-            ("age_s", round(self.age_s, 3)),
-        ):
-            if value != _DEFAULTS[name]:
-                plain[name] = value
+        values: dict[str, Any] = {
+            "cpu": round(self.cpu, 3),
+            "memory_free": round(self.memory_free, 3),
+            "concurrency": self.concurrency,
+            "running": self.running,
+            "queued": {model: count for model, count in sorted(self.queued.items()) if count},
+            "service_s": {model: _digits(time_s) for model, time_s in sorted(self.service_s.items())},
+            "age_s": round(self.age_s, 3),
+        }
+        plain = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
         if self.device_memory_free is not None:
             plain["device_memory_free"] = round(self.device_memory_free, 3)
         return plain

@@ -9,28 +9,39 @@ service time, which depends on the node and on the input's size
 What is unknown is taken to be good (optimism under uncertainty: Lai and Robbins, "Asymptotically Efficient
 Adaptive Allocation Rules", 1985), within bounds: a node without a measurement is as fast as the fastest, and
 one that has not been measured for a while comes nearer to that as time passes. One request at a time is
-enough to find out, so as soon as one is under way the estimate counts as it is, and the unknown node has a queue.
+enough to find out: as soon as one is under way the estimate counts as it is, and the unknown node is busy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from random import Random
 
 from mcp.cluster.scheduler.account import SERVICE_FIRST_S, Account
 from mcp.cluster.scheduler.interface import Choice, Request
 from mcp.cluster.scheduler.strategy import REFRESH_S, TABLES_MAX, drawn
 
-Row = tuple[float, float, float, float]
-"""Of a node, for a model: when a request would begin at the earliest, what has to run before it however
-late it is, what it takes whatever its size, and what each unit of size adds. All in seconds."""
+Row = tuple[float, float, float, float, str]
+"""Of a node, for a model: when a request of size 0 would be answered at the earliest; how long that takes at
+least, however late the node is; what each unit of size adds (all in seconds); the relative standard deviation
+of that, or less than 0 where nothing was measured; and the node."""
+
+
+@dataclass(slots=True)
+class _Table:
+    """What was worked out for a model, and the nodes about which something is not as it was then."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
 
 
 class PredictedCompletion:
     """Compares all candidates, or ``draws`` of them.
 
-    ``half_life_s``: an estimate that is not measured again comes half as near to the fastest node's after this time.
+    ``half_life_s``: an estimate that is not measured again is halved after this time, though never below
+    the fastest node's.
     ``deviations``: a deadline is given up when it is missed even by a node that takes so many standard
     deviations less than is expected of it.
     """
@@ -47,7 +58,7 @@ class PredictedCompletion:
         self._draws = draws
         self._half_life_s = half_life_s
         self._deviations = deviations
-        self._tables: dict[str, dict[str, Row]] = {}
+        self._tables: dict[str, _Table] = {}
         self._refresh_at = -math.inf
 
     def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
@@ -55,41 +66,34 @@ class PredictedCompletion:
         if now >= self._refresh_at or len(self._tables) > TABLES_MAX:
             self._tables.clear()
             self._refresh_at = now + REFRESH_S
-        rows = self._tables.get(request.model)
-        if rows is None:
-            rows = self._tables[request.model] = {}
-        size = request.size
-        earliest, chosen = math.inf, candidates[0]
-        for node in drawn(candidates, self._draws, random):
-            row = rows.get(node)
-            if row is None:
-                row = rows[node] = self._row(node, request, now)
-            begins, behind_s, base_s, slope_s = row
-            after = now + behind_s
-            completes = (begins if begins > after else after) + base_s + slope_s * size
-            if completes < earliest:
-                earliest, chosen = completes, node
-        return self._choice(chosen, candidates, request, now, earliest - now)
+        table = self._tables.get(request.model)
+        if table is None:
+            table = self._tables[request.model] = _Table()
+        rows = table.rows
+        for node in table.stale:
+            rows[node] = self._row(node, request, now)
+        table.stale.clear()
+        compared = drawn(candidates, self._draws, random)
+        try:
+            chosen, earliest = _earliest(compared, rows, request.size, now)
+        except KeyError:
+            for node in compared:
+                if node not in rows:
+                    rows[node] = self._row(node, request, now)
+            chosen, earliest = _earliest(compared, rows, request.size, now)
+        predicted_s, deviation = earliest - now, rows[chosen][3]
+        if deviation < 0.0:
+            return Choice(chosen, predicted_s, "never measured, so taken to be as fast as the fastest")
+        deadline = request.deadline
+        if deadline is not None and earliest > deadline:
+            late = not any(self._can_meet(node, request, deadline, now) for node in candidates)
+            reason = "earliest, and too late for the deadline" if late else "earliest, and it may be in time"
+            return Choice(chosen, predicted_s, reason, predicted_s * deviation, late)
+        return Choice(chosen, predicted_s, "earliest predicted completion", predicted_s * deviation)
 
-    def _choice(
-        self, node: str, candidates: Sequence[str], request: Request, now: float, predicted_s: float
-    ) -> Choice:
-        known = self._account.times.get(node, request.model)
-        if known is None:
-            return Choice(node, predicted_s, "never measured, so taken to be as fast as the fastest")
-        deviation_s = predicted_s * known.time.relative_deviation
-        late = request.deadline is not None and not any(
-            self._can_meet(each, request, now) for each in (node, *candidates)
-        )
-        if late:
-            return Choice(
-                node, predicted_s, "earliest, and too late for the deadline", deviation_s, too_late=True
-            )
-        return Choice(node, predicted_s, "earliest predicted completion", deviation_s)
-
-    def _can_meet(self, node: str, request: Request, now: float) -> bool:
+    def _can_meet(self, node: str, request: Request, deadline: float, now: float) -> bool:
         """Whether ``node`` could answer before the deadline, with some luck."""
-        left_s = (request.deadline or 0.0) - now
+        left_s = deadline - now
         known = self._account.times.get(node, request.model)
         if known is None:
             return left_s > 0.0
@@ -101,15 +105,17 @@ class PredictedCompletion:
         free_at, behind_s = account.wait(node, now)
         known = account.times.get(node, request.model)
         if known is None:
-            return (free_at, behind_s, *self._guess(node, request))
-        base_s, slope_s = known.time.base_s, known.time.slope_s
+            base_s, slope_s = self._guess(node, request)
+            return free_at + base_s, behind_s + base_s, slope_s, -1.0, node
+        time = known.time
+        base_s, slope_s = time.base_s, time.slope_s
         idle_s = now - known.measured_at
         if idle_s > REFRESH_S and not account.in_flight(node):
-            fastest = account.times.fastest(request.model, request.size) or known.time
-            share = fastest.at(request.size) / known.time.at(request.size)
+            fastest = account.times.fastest(request.model, request.size) or time
+            share = fastest.at(request.size) / time.at(request.size)
             share = max(share, 0.5 ** (idle_s / self._half_life_s))
             base_s, slope_s = base_s * share, slope_s * share
-        return free_at, behind_s, base_s, slope_s
+        return free_at + base_s, behind_s + base_s, slope_s, time.relative_deviation, node
 
     def _guess(self, node: str, request: Request) -> tuple[float, float]:
         """What is assumed of a node without a measurement: what it says itself, or the best that is known."""
@@ -120,7 +126,30 @@ class PredictedCompletion:
         fastest = self._account.times.fastest(request.model, request.size)
         return (fastest.base_s, fastest.slope_s) if fastest else (SERVICE_FIRST_S, 0.0)
 
-    def touched(self, node: str) -> None:
-        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
-        for rows in self._tables.values():
-            rows.pop(node, None)
+    def touched(self, node: str, request: Request | None, now: float) -> None:
+        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`.
+
+        What the next choice is likely to need is worked out here, where nobody waits for it.
+        """
+        for model, table in self._tables.items():
+            if node in table.rows:
+                if request is not None and request.model == model:
+                    table.rows[node] = self._row(node, request, now)
+                else:
+                    table.stale.add(node)
+
+
+def _earliest(nodes: Sequence[str], rows: dict[str, Row], size: float, now: float) -> tuple[str, float]:
+    """The first of the nodes with the earliest completion, and that time: what every choice pays for.
+
+    Raises ``KeyError`` where a node has no row.
+    """
+    earliest, chosen = math.inf, nodes[0]
+    for soonest, least_s, slope_s, _, node in map(rows.__getitem__, nodes):
+        completes = now + least_s
+        if soonest > completes:  # noqa: PLR1730 (max costs more than this)
+            completes = soonest
+        completes += slope_s * size
+        if completes < earliest:
+            earliest, chosen = completes, node
+    return chosen, earliest

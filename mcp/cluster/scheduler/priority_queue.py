@@ -6,13 +6,14 @@ off. The price is that a node stands idle from its answer until the next request
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Final
 
 from mcp.cluster.scheduler.account import Account
 from mcp.cluster.scheduler.interface import Choice, Request
-from mcp.cluster.scheduler.strategy import drawn
+from mcp.cluster.scheduler.strategy import REFRESH_S, drawn
 from mcp.cluster.scheduler.waiting_queue import AGING_S, PATIENCE_S, WAITING_MAX, WaitingQueue
 from mcp.errors import Busy
 
@@ -43,6 +44,8 @@ class PriorityQueue:
         self._aging_s = aging_s
         self._patience_s = patience_s
         self._queues: dict[str, WaitingQueue] = {}
+        self._taken: dict[str, float] = {}
+        self._refresh_at = -math.inf
 
     def __len__(self) -> int:
         """How many requests wait."""
@@ -75,8 +78,8 @@ class PriorityQueue:
     def next(self, eligible: Eligible, now: float, random: Random) -> tuple[Request, Choice] | None:
         """The next request that can go to a node, and where; ``None`` while none can.
 
-        It waits no longer. Call it after every :meth:`finished`, :meth:`observed` and choice that waits, until it gives
-        ``None``, with :meth:`started` for each request that it gives.
+        It waits no longer. Call it after everything that may have freed a place, until it gives ``None``,
+        and tell :meth:`~mcp.cluster.scheduler.interface.Scheduler.started` of each request that it gives.
         """
         for model, queue in self._in_turn(random):
             first = queue.first(now)
@@ -95,18 +98,27 @@ class PriorityQueue:
 
     def _free(self, candidates: Sequence[str], now: float, random: Random) -> str | None:
         """The candidate with the smallest share of its places taken, if it has a free one."""
-        account = self._account
+        if now >= self._refresh_at:
+            self._taken.clear()
+            self._refresh_at = now + REFRESH_S
+        taken = self._taken
         least, chosen = 1.0, None
         for node in drawn(candidates, None, random):
-            kept = account.node(node)
-            if kept is None:
-                return node
-            if kept.aside_until <= now:
-                # A report tells of all places that are taken; only one that is fresh, and counts nobody twice.
-                taken = account.in_front(node, now) / kept.concurrency
-                if taken < least:
-                    least, chosen = taken, node
+            share = taken.get(node)
+            if share is None:
+                share = taken[node] = self._share(node, now)
+            if share < least:
+                least, chosen = share, node
         return chosen
+
+    def _share(self, node: str, now: float) -> float:
+        """The share of a node's places that are taken; a node that is left alone has none to give."""
+        kept = self._account.node(node)
+        if kept is None:
+            return 0.0
+        if kept.aside_until > now:
+            return math.inf
+        return self._account.in_front(node, now) / kept.concurrency
 
     def _drop_empty(self, model: str) -> None:
         if not self._queues[model]:
@@ -128,5 +140,6 @@ class PriorityQueue:
             self._drop_empty(model)
         return found
 
-    def touched(self, node: str) -> None:
-        """Everything is looked up when a place is wanted."""
+    def touched(self, node: str, request: Request | None, now: float) -> None:
+        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
+        self._taken.pop(node, None)

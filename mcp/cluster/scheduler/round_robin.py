@@ -34,5 +34,5 @@ class RoundRobin:
         self._turns[request.model] = turn + 1
         return Choice(candidates[turn], None, "its turn")
 
-    def touched(self, node: str) -> None:
+    def touched(self, node: str, request: Request | None, now: float) -> None:
         """Nothing is remembered of a node."""

@@ -3,15 +3,15 @@
 The time is taken to be affine in the size: something for every call and something for every row. The fit is
 recursive least squares with exponential forgetting, in the centred form, which updates a weighted mean and a
 weighted covariance and so never inverts a matrix that forgetting has emptied (Åström and Wittenmark,
-"Adaptive Control", 2nd edition, 1995, section 2.2, equations 2.20 to 2.22, and section 11.5 on what goes wrong
-without excitation; Finch, "Incremental calculation of weighted mean and variance", 2009, sections 4 and 9).
+"Adaptive Control", 2nd edition, 1995, section 2.2, and chapter 11 on what goes wrong without excitation;
+Finch, "Incremental Calculation of Weighted Mean and Variance", 2009).
 A measurement weighs the less the longer it was expected to be. While all sizes are equal the slope is not
 determined; a weak prior then says that half of the time depends on the size. Both parts are kept from being
 negative, so that every estimate is positive whatever was measured. Costs that grow faster than the size are
 taken to be proportional to it, with the proportion of the sizes seen lately.
 
 Two things tell a disturbance from a change. How far a measurement is from what was expected is limited to a
-few times what is usual (Huber, "Robust Estimation of a Location Parameter", 1964, section 4), so one outlier
+few times what is usual (Huber, "Robust Estimation of a Location Parameter", 1964), so one outlier
 moves the estimate by a few percent. But if several in a row are far off on the same side, the node has
 changed: everything is scaled by their median, and what was learned before counts less.
 """

@@ -73,6 +73,7 @@ class Strategies:
             PRIORITY_QUEUE: self._waiting,
             PREDICTED_COMPLETION: PredictedCompletion(self._account, draws=settings.draws),
         }
+        self._told = tuple(self._strategies.values())
         self._default = self._named(settings.default)
         self._of_model: dict[str, Strategy] = {}
         for model, name in settings.of_model.items():
@@ -119,7 +120,7 @@ class Strategies:
     def started(self, node: str, request: Request, now: float) -> None:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
         self._account.started(node, request, now)
-        self._touch(node)
+        self._touch(node, request, now)
 
     def finished(
         self,
@@ -133,16 +134,16 @@ class Strategies:
     ) -> None:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
         self._account.finished(node, request, outcome, took_s, now, service_s)
-        self._touch(node)
+        self._touch(node, request, now)
 
     def observed(self, node: str, report: LoadReport, now: float) -> None:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
         self._account.observed(node, report, now)
-        self._touch(node)
+        self._touch(node, None, now)
 
-    def _touch(self, node: str) -> None:
-        for strategy in self._strategies.values():
-            strategy.touched(node)
+    def _touch(self, node: str, request: Request | None, now: float) -> None:
+        for strategy in self._told:
+            strategy.touched(node, request, now)
 
     # -- requests that wait here ------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ class Strategy(Protocol):
     def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
         """One of ``candidates``, of which there is at least one. See :class:`~.interface.Scheduler`."""
 
-    def touched(self, node: str) -> None:
-        """Something about ``node`` is not as it was."""
+    def touched(self, node: str, request: Request | None, now: float) -> None:
+        """Something about ``node`` is not as it was, because ``request`` began or ended there or otherwise."""
 
 
 def drawn(candidates: Sequence[str], draws: int | None, random: Random) -> Sequence[str]:

@@ -4,9 +4,9 @@ Two rules keep that promise. *Aging*: after each ``aging_s`` of waiting a reques
 urgent, up to the most urgent one. *Patience*: within a priority the earlier due comes first, and a request
 is due at its deadline, but no later than ``patience_s`` after its arrival. So a request that waited for
 ``(PRIORITY_MAX - priority) * aging_s``, and then for ``patience_s`` since its arrival, has nothing before it
-that arrived after that. Aging is the classical cure for the starvation that priorities bring (Silberschatz, Galvin
-and Gagne, "Operating System Concepts", section on priority scheduling); earliest deadline first is due to Liu and
-Layland, 1973, section 7.
+that arrived after that. Aging is the classical cure for the starvation that priorities bring (Silberschatz,
+Galvin and Gagne, "Operating System Concepts", on priority scheduling); earliest deadline first is that of Liu
+and Layland, "Scheduling Algorithms for Multiprogramming in a Hard-Real-Time Environment", 1973, section 7.
 
 Each priority has a heap. A request that ages is put into the heap of its new priority and what is left of
 it in the old one is passed over later, so that every step costs the logarithm of what waits.

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from mcp.cluster.scheduler.interface import Outcome, Request
 from mcp.cluster.scheduler.load_report import LoadReport
-from mcp.cluster.scheduler.service_time import DEFAULT_SETTINGS, EstimatorSettings
+from mcp.cluster.scheduler.service_time import DEFAULT_SETTINGS, TIME_MIN_S, EstimatorSettings
 from mcp.cluster.scheduler.service_times import PAIRS_MAX, ServiceTimes
 
 NODES_MAX: Final = 1024
@@ -59,6 +59,7 @@ class AccountLimits:
     """and never longer than this. The caller's own breakers may say more."""
     refusal_s: float = 0.05
     """A node that refused is left alone for so long."""
+    others_max: float = OTHERS_MAX
     others_memory: float = 0.98
     """How much a report counts less with each one after it, in how many requests the others have."""
     estimator: EstimatorSettings = DEFAULT_SETTINGS
@@ -257,7 +258,7 @@ class Account:
         memory = self.limits.others_memory
         self._all_seen = memory * self._all_seen + everyone
         self._own_seen = memory * self._own_seen + own
-        self._others = min(OTHERS_MAX, max(1.0, (self._all_seen + 1.0) / (self._own_seen + 1.0)))
+        self._others = min(self.limits.others_max, max(1.0, (self._all_seen + 1.0) / (self._own_seen + 1.0)))
 
     # -- what follows from it ---------------------------------------------------------------------
 
@@ -269,7 +270,7 @@ class Account:
         kept = self._nodes.get(node)
         told = kept.report.service_s.get(model) if kept and kept.report else None
         if told:
-            return told
+            return max(TIME_MIN_S, told)
         fastest = self.times.fastest(model, size)
         return fastest.at(size) if fastest else SERVICE_FIRST_S
 

@@ -98,7 +98,7 @@ class LeastLoaded:
             lack = weights.cpu * report.cpu + weights.memory * (1.0 - report.memory_free)
             if report.device_memory_free is not None:
                 lack += weights.device_memory * (1.0 - report.device_memory_free)
-            load += lack * 0.5 ** ((now - kept.reported_at) / self._half_life_s)
+            load += lack * 0.5 ** (max(0.0, now - kept.reported_at) / self._half_life_s)
         return load
 
     def touched(self, node: str, request: Request | None, now: float) -> None:

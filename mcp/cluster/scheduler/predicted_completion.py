@@ -21,6 +21,7 @@ from random import Random
 
 from mcp.cluster.scheduler.account import SERVICE_FIRST_S, Account
 from mcp.cluster.scheduler.interface import Choice, Request
+from mcp.cluster.scheduler.service_time import ServiceTime
 from mcp.cluster.scheduler.strategy import REFRESH_S, TABLES_MAX, drawn
 
 Row = tuple[float, float, float, float, str]
@@ -35,6 +36,8 @@ class _Table:
 
     rows: dict[str, Row] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)
+    fastest: ServiceTime | None = None
+    """Of the node that ran such a request fastest, when that was last looked at."""
 
 
 class PredictedCompletion:
@@ -69,9 +72,10 @@ class PredictedCompletion:
         table = self._tables.get(request.model)
         if table is None:
             table = self._tables[request.model] = _Table()
+            table.fastest = self._account.times.fastest(request.model, request.size)
         rows = table.rows
         for node in table.stale:
-            rows[node] = self._row(node, request, now)
+            rows[node] = self._row(table, node, request, now)
         table.stale.clear()
         compared = drawn(candidates, self._draws, random)
         try:
@@ -79,7 +83,7 @@ class PredictedCompletion:
         except KeyError:
             for node in compared:
                 if node not in rows:
-                    rows[node] = self._row(node, request, now)
+                    rows[node] = self._row(table, node, request, now)
             chosen, earliest = _earliest(compared, rows, request.size, now)
         predicted_s, deviation = earliest - now, rows[chosen][3]
         if deviation < 0.0:
@@ -100,30 +104,30 @@ class PredictedCompletion:
         expected_s = self._account.wait(node, now).seconds(now) + known.time.at(request.size)
         return expected_s * (1.0 - self._deviations * known.time.relative_deviation) <= left_s
 
-    def _row(self, node: str, request: Request, now: float) -> Row:
+    def _row(self, table: _Table, node: str, request: Request, now: float) -> Row:
         account = self._account
         free_at, behind_s = account.wait(node, now)
         known = account.times.get(node, request.model)
         if known is None:
-            base_s, slope_s = self._guess(node, request)
+            base_s, slope_s = self._guess(table, node, request)
             return free_at + base_s, behind_s + base_s, slope_s, -1.0, node
         time = known.time
         base_s, slope_s = time.base_s, time.slope_s
         idle_s = now - known.measured_at
         if idle_s > REFRESH_S and not account.in_flight(node):
-            fastest = account.times.fastest(request.model, request.size) or time
+            fastest = table.fastest or time
             share = fastest.at(request.size) / time.at(request.size)
             share = max(share, 0.5 ** (idle_s / self._half_life_s))
             base_s, slope_s = base_s * share, slope_s * share
         return free_at + base_s, behind_s + base_s, slope_s, time.relative_deviation, node
 
-    def _guess(self, node: str, request: Request) -> tuple[float, float]:
+    def _guess(self, table: _Table, node: str, request: Request) -> tuple[float, float]:
         """What is assumed of a node without a measurement: what it says itself, or the best that is known."""
         kept = self._account.node(node)
         told = kept.report.service_s.get(request.model) if kept and kept.report else None
         if told:
             return told, 0.0
-        fastest = self._account.times.fastest(request.model, request.size)
+        fastest = table.fastest or self._account.times.fastest(request.model, request.size)
         return (fastest.base_s, fastest.slope_s) if fastest else (SERVICE_FIRST_S, 0.0)
 
     def touched(self, node: str, request: Request | None, now: float) -> None:
@@ -134,7 +138,7 @@ class PredictedCompletion:
         for model, table in self._tables.items():
             if node in table.rows:
                 if request is not None and request.model == model:
-                    table.rows[node] = self._row(node, request, now)
+                    table.rows[node] = self._row(table, node, request, now)
                 else:
                     table.stale.add(node)
 

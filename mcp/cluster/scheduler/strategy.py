@@ -22,7 +22,7 @@ class Strategy(Protocol):
         """One of ``candidates``, of which there is at least one. See :class:`~.interface.Scheduler`."""
 
     def touched(self, node: str, request: Request | None, now: float) -> None:
-        """Something about ``node`` is not as it was, because ``request`` began or ended there or otherwise."""
+        """Something about ``node`` is not as it was, for example because ``request`` began there."""
 
 
 def drawn(candidates: Sequence[str], draws: int | None, random: Random) -> Sequence[str]:

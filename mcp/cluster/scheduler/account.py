@@ -35,6 +35,9 @@ IN_FLIGHT_MAX: Final = 4096
 OTHERS_MAX: Final = 32.0
 """How many requests there can be, at most, for each of this scheduler's own."""
 
+OTHERS_PRIOR: Final = 4.0
+"""So many requests, all of them its own, are taken to have been reported before the first report."""
+
 ENDED_MAX: Final = 256
 """Answered requests of one node that are remembered, to tell how many were under way when it looked."""
 
@@ -258,7 +261,8 @@ class Account:
         memory = self.limits.others_memory
         self._all_seen = memory * self._all_seen + everyone
         self._own_seen = memory * self._own_seen + own
-        self._others = min(self.limits.others_max, max(1.0, (self._all_seen + 1.0) / (self._own_seen + 1.0)))
+        ratio = (self._all_seen + OTHERS_PRIOR) / (self._own_seen + OTHERS_PRIOR)
+        self._others = min(self.limits.others_max, max(1.0, ratio))
 
     # -- what follows from it ---------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def test_knowing_the_sizes_beats_knowing_the_queues(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_counting_what_others_send_dampens_the_herd(seed: int) -> None:
-    """Six schedulers with old reports: where each takes itself for the only one, they crowd the same nodes."""
+    """Six schedulers with old reports: where each takes itself for the only one, all crowd one node."""
     together = trial("one-slow", PREDICTED_COMPLETION, 500.0, seed, 6)
     alone = replace(together.settings, account=AccountLimits(others_max=1.0))
     assert run(together).at(0.5) < 0.85 * run(replace(together, settings=alone)).at(0.5)

@@ -97,7 +97,7 @@ class Scheduler(Protocol):
     :meth:`finished` once when it ended there, whatever its outcome.
     """
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """One of ``candidates``, which are distinct.
 
         Raises :class:`~mcp.errors.Unavailable` where there are none, and :class:`~mcp.errors.Busy` where

@@ -67,14 +67,14 @@ class LeastLoaded:
         self._loads: dict[str, float] = {}
         self._refresh_at = -math.inf
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """The candidate with the least load; any of them where several have it."""
         if now >= self._refresh_at:
             self._loads.clear()
             self._refresh_at = now + REFRESH_S
         loads = self._loads
         least, chosen = math.inf, candidates[0]
-        for node in drawn(candidates, self._draws, random):
+        for node in drawn(candidates, self._draws, generator):
             load = loads.get(node)
             if load is None:
                 load = loads[node] = self.load(node, now)

@@ -64,7 +64,7 @@ class PredictedCompletion:
         self._tables: dict[str, _Table] = {}
         self._refresh_at = -math.inf
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """The candidate with the earliest predicted completion; any of them where several have it."""
         if now >= self._refresh_at or len(self._tables) > TABLES_MAX:
             self._tables.clear()
@@ -77,7 +77,7 @@ class PredictedCompletion:
         for node in table.stale:
             rows[node] = self._row(table, node, request, now)
         table.stale.clear()
-        compared = drawn(candidates, self._draws, random)
+        compared = drawn(candidates, self._draws, generator)
         try:
             chosen, earliest = _earliest(compared, rows, request.size, now)
         except KeyError:
@@ -111,15 +111,15 @@ class PredictedCompletion:
         if known is None:
             base_s, slope_s = self._guess(table, node, request)
             return free_at + base_s, behind_s + base_s, slope_s, -1.0, node
-        time = known.time
-        base_s, slope_s = time.base_s, time.slope_s
+        service = known.time
+        base_s, slope_s = service.base_s, service.slope_s
         idle_s = now - known.measured_at
         if idle_s > REFRESH_S and not account.in_flight(node):
-            fastest = table.fastest or time
-            share = fastest.at(request.size) / time.at(request.size)
+            fastest = table.fastest or service
+            share = fastest.at(request.size) / service.at(request.size)
             share = max(share, 0.5 ** (idle_s / self._half_life_s))
             base_s, slope_s = base_s * share, slope_s * share
-        return free_at + base_s, behind_s + base_s, slope_s, time.relative_deviation, node
+        return free_at + base_s, behind_s + base_s, slope_s, service.relative_deviation, node
 
     def _guess(self, table: _Table, node: str, request: Request) -> tuple[float, float]:
         """What is assumed of a node without a measurement: what it says itself, or the best that is known."""

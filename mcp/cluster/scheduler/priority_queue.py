@@ -51,14 +51,14 @@ class PriorityQueue:
         """How many requests wait."""
         return sum(len(queue) for queue in self._queues.values())
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """A candidate with a free place, if nobody waits for that model; otherwise the request waits.
 
         Raises :class:`~mcp.errors.Busy` where too many wait.
         """
         queue = self._queues.get(request.model)
         if queue is None:
-            free = self._free(candidates, now, random)
+            free = self._free(candidates, now, generator)
             if free is not None:
                 return Choice(free, None, "has a free place, and nobody waits")
             queue = self._new_queue(request.model)
@@ -75,35 +75,35 @@ class PriorityQueue:
         )
         return queue
 
-    def next(self, eligible: Eligible, now: float, random: Random) -> tuple[Request, Choice] | None:
+    def next(self, eligible: Eligible, now: float, generator: Random) -> tuple[Request, Choice] | None:
         """The next request that can go to a node, and where; ``None`` while none can.
 
         It waits no longer. Call it after everything that may have freed a place, until it gives ``None``,
         and tell :meth:`~mcp.cluster.scheduler.interface.Scheduler.started` of each request that it gives.
         """
-        for model, queue in self._in_turn(random):
+        for model, queue in self._in_turn(generator):
             first = queue.first(now)
             candidates = eligible(first) if first is not None else ()
-            free = self._free(candidates, now, random) if candidates else None
+            free = self._free(candidates, now, generator) if candidates else None
             if first is not None and free is not None:
                 queue.remove(first.id)
                 self._drop_empty(model)
                 return first, Choice(free, None, "has a free place, and it is the next in turn")
         return None
 
-    def _in_turn(self, random: Random) -> Iterator[tuple[str, WaitingQueue]]:
+    def _in_turn(self, generator: Random) -> Iterator[tuple[str, WaitingQueue]]:
         models = list(self._queues)
-        for model in drawn(models, None, random) if models else models:
+        for model in drawn(models, None, generator) if models else models:
             yield model, self._queues[model]
 
-    def _free(self, candidates: Sequence[str], now: float, random: Random) -> str | None:
+    def _free(self, candidates: Sequence[str], now: float, generator: Random) -> str | None:
         """The candidate with the smallest share of its places taken, if it has a free one."""
         if now >= self._refresh_at:
             self._taken.clear()
             self._refresh_at = now + REFRESH_S
         taken = self._taken
         least, chosen = 1.0, None
-        for node in drawn(candidates, None, random):
+        for node in drawn(candidates, None, generator):
             share = taken.get(node)
             if share is None:
                 share = taken[node] = self._share(node, now)

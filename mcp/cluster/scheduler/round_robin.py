@@ -23,11 +23,11 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turns: OrderedDict[str, int] = OrderedDict()
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """The next in the order of ``candidates``."""
         turn = self._turns.pop(request.model, None)
         if turn is None:
-            turn = int(random.random() * len(candidates))
+            turn = int(generator.random() * len(candidates))
             if len(self._turns) >= TURNS_MAX:
                 self._turns.popitem(last=False)
         turn %= len(candidates)

@@ -40,11 +40,11 @@ class ServiceTimes:
         known = self._by_model.setdefault(model, {})
         before = known.get(node)
         if before is None:
-            time = ServiceTime(size, took_s, self._settings)
+            service = ServiceTime(size, took_s, self._settings)
         else:
-            time = before.time
-            time.measured(size, took_s)
-        known[node] = Known(time, now)
+            service = before.time
+            service.measured(size, took_s)
+        known[node] = Known(service, now)
         self._order[node, model] = None
         self._order.move_to_end((node, model))
         if len(self._order) > self._pairs_max:
@@ -59,4 +59,8 @@ class ServiceTimes:
     def fastest(self, model: str, size: float) -> ServiceTime | None:
         """The node's that runs a request of ``size`` in the least time, of those that are known."""
         known = self._by_model.get(model)
-        return min((each.time for each in known.values()), key=lambda time: time.at(size)) if known else None
+        return (
+            min((each.time for each in known.values()), key=lambda service: service.at(size))
+            if known
+            else None
+        )

@@ -109,13 +109,13 @@ class Strategies:
             raise InvalidArgument(f"a strategy is named for {MODELS_MAX} models already; make it the default")
         self._of_model[model] = strategy
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
         if not candidates:
             raise Unavailable(
                 f"no node can run {request.model!r:.80} now; see which nodes hold it, and send it again later"
             )
-        return self._of_model.get(request.model, self._default).choose(candidates, request, now, random)
+        return self._of_model.get(request.model, self._default).choose(candidates, request, now, generator)
 
     def started(self, node: str, request: Request, now: float) -> None:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
@@ -147,9 +147,9 @@ class Strategies:
 
     # -- requests that wait here ------------------------------------------------------------------
 
-    def next(self, eligible: Eligible, now: float, random: Random) -> tuple[Request, Choice] | None:
+    def next(self, eligible: Eligible, now: float, generator: Random) -> tuple[Request, Choice] | None:
         """See :meth:`~mcp.cluster.scheduler.priority_queue.PriorityQueue.next`."""
-        return self._waiting.next(eligible, now, random)
+        return self._waiting.next(eligible, now, generator)
 
     def cancel(self, request: Request) -> bool:
         """Nobody wants ``request`` any more: whether it waited here."""

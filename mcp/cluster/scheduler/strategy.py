@@ -18,14 +18,14 @@ REFRESH_S: Final = 0.1
 class Strategy(Protocol):
     """One way to choose. It is told which nodes changed and looks them up in the account."""
 
-    def choose(self, candidates: Sequence[str], request: Request, now: float, random: Random) -> Choice:
+    def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """One of ``candidates``, of which there is at least one. See :class:`~.interface.Scheduler`."""
 
     def touched(self, node: str, request: Request | None, now: float) -> None:
         """Something about ``node`` is not as it was, for example because ``request`` began there."""
 
 
-def drawn(candidates: Sequence[str], draws: int | None, random: Random) -> Sequence[str]:
+def drawn(candidates: Sequence[str], draws: int | None, generator: Random) -> Sequence[str]:
     """The candidates to compare: all of them from a random one on, or ``draws`` that are drawn.
 
     Whoever takes the first of the best then takes any of them with equal chance. That a few random ones
@@ -37,10 +37,10 @@ def drawn(candidates: Sequence[str], draws: int | None, random: Random) -> Seque
     if count == 1:
         return candidates
     if draws is None or draws >= count:
-        first = int(random.random() * count)
+        first = int(generator.random() * count)
         return [*candidates[first:], *candidates[:first]] if first else candidates
     if draws == 2:  # quicker than a sample
-        one = int(random.random() * count)
-        other = int(random.random() * (count - 1))
+        one = int(generator.random() * count)
+        other = int(generator.random() * (count - 1))
         return candidates[one], candidates[other + (other >= one)]
-    return random.sample(candidates, draws)
+    return generator.sample(candidates, draws)

@@ -68,6 +68,14 @@ def test_a_change_is_followed_within_few_requests(seed: int, factor: float) -> N
     assert time.at(16) == pytest.approx(changed(16), rel=0.2)
 
 
+def test_a_change_scales_the_whole_line() -> None:
+    truth, changed = affine(0.004, 0.001), affine(0.016, 0.004)
+    time = learn(None, truth, 300, Random(1), noise=0.0)
+    for _ in range(3):
+        time.measured(16, changed(16))
+    assert [time.at(size) for size in (1, 128)] == pytest.approx([changed(1), changed(128)], rel=0.1)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("factor", [0.001, 50.0, 1e6])
 def test_one_outlier_moves_it_little(seed: int, factor: float) -> None:

@@ -379,3 +379,26 @@ def test_a_timeout_says_that_it_takes_at_least_that_long() -> None:
     for _ in range(4):
         scheduler.finished("a", Request("r", "m"), Outcome.TIMED_OUT, 1.0, 1.0)
     assert scheduler.account.service_s("a", "m", 1.0) > 0.4
+
+
+def test_a_place_that_was_reported_as_taken_is_free_when_its_request_ends() -> None:
+    scheduler, request = named(PRIORITY_QUEUE), Request("r", "m")
+    scheduler.started("a", request, 0.0)
+    scheduler.observed("a", LoadReport(running=1), 0.1)
+    assert scheduler.choose(("a",), Request("s", "m"), 0.2, Random(1)).node is None
+    scheduler.finished("a", request, Outcome.ANSWERED, 0.3, 0.3)
+    assert scheduler.account.in_front("a", 0.3) == 0
+    found = scheduler.next(lambda _: ("a",), 0.3, Random(1))
+    assert found is not None
+    assert found[1].node == "a"
+
+
+def test_a_request_that_is_sent_twice_is_under_way_once() -> None:
+    scheduler = named(PREDICTED_COMPLETION)
+    taught(scheduler, {"a": 0.1}, 0.0)
+    for name in ("r", "r", "s"):
+        scheduler.started("a", Request(name, "m"), 1.0)
+    kept = scheduler.account.node("a")
+    assert kept is not None
+    assert scheduler.account.in_flight("a") == 2
+    assert kept.work_s == pytest.approx(0.2, rel=0.01)

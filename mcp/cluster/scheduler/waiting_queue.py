@@ -107,11 +107,11 @@ class WaitingQueue:
     def first(self, now: float) -> Request | None:
         """The request whose turn it is, which goes on waiting; ``None`` where none waits."""
         self._age(now)
-        for level in range(PRIORITY_MAX, -1, -1):
-            heap = self._levels[level]
+        for heap in reversed(self._levels):
+            # What a request left behind when it aged is below it, so its present place is found first.
             while heap:
                 entry = heap[0][2]
-                if entry.waits and entry.level == level:
+                if entry.waits:
                     return entry.request
                 heapq.heappop(heap)
         return None

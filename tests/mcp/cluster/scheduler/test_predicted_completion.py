@@ -108,6 +108,27 @@ def test_a_node_that_was_slow_is_tried_again_with_one_request_at_a_time() -> Non
     assert {scheduler.choose(NAMES, Request("r", "m"), later, random).node for _ in range(20)} == {"fast"}
 
 
+def test_free_places_do_not_draw_more_than_one_trial() -> None:
+    scheduler, random = Strategies(), Random(1)
+    for node in NAMES:
+        scheduler.observed(node, LoadReport(concurrency=8), 0.0)
+    teach(scheduler, "slow", 0.04, 0.0, 0.0)
+    teach(scheduler, "fast", 0.01, 0.0, 60.0)
+    tried = {scheduler.choose(NAMES, Request("r", "m"), 60.01, random).node for _ in range(40)}
+    assert "slow" in tried
+    scheduler.started("slow", Request("trial", "m"), 60.01)
+    assert {scheduler.choose(NAMES, Request("r", "m"), 60.01, random).node for _ in range(20)} == {"fast"}
+
+
+def test_a_report_counts_from_the_next_choice_on() -> None:
+    scheduler, random = Strategies(), Random(1)
+    teach(scheduler, "fast", 0.01, 0.0)
+    teach(scheduler, "slow", 0.02, 0.0)
+    assert scheduler.choose(NAMES, Request("r", "m"), 0.01, random).node == "fast"
+    scheduler.observed("fast", LoadReport(running=1, queued={"m": 5}), 0.02)
+    assert scheduler.choose(NAMES, Request("r", "m"), 0.02, random).node == "slow"
+
+
 def test_a_slowed_node_loses_its_requests_after_few_answers() -> None:
     scheduler, random, now = Strategies(), Random(1), 0.0
     teach(scheduler, "fast", 0.01, 0.0)

@@ -24,10 +24,9 @@ from mcp.cluster.scheduler.interface import Choice, Request
 from mcp.cluster.scheduler.service_time import ServiceTime
 from mcp.cluster.scheduler.strategy import REFRESH_S, TABLES_MAX, drawn
 
-Row = tuple[float, float, float, float, str]
+Row = tuple[float, float, float, str]
 """Of a node, for a model: when a request of size 0 would be answered at the earliest; how long that takes at
-least, however late the node is; what each unit of size adds (all in seconds); the relative standard deviation
-of that, or less than 0 where nothing was measured; and the node."""
+least, however late the node is; what each unit of size adds (all in seconds); and the node."""
 
 
 @dataclass(slots=True)
@@ -85,15 +84,17 @@ class PredictedCompletion:
                 if node not in rows:
                     rows[node] = self._row(table, node, request, now)
             chosen, earliest = _earliest(compared, rows, request.size, now)
-        predicted_s, deviation = earliest - now, rows[chosen][3]
-        if deviation < 0.0:
+        predicted_s = earliest - now
+        known = self._account.times.get(chosen, request.model)
+        if known is None:
             return Choice(chosen, predicted_s, "never measured, so taken to be as fast as the fastest")
+        deviation_s = predicted_s * known.time.relative_deviation
         deadline = request.deadline
         if deadline is not None and earliest > deadline:
             late = not any(self._can_meet(node, request, deadline, now) for node in candidates)
             reason = "earliest, and too late for the deadline" if late else "earliest, and it may be in time"
-            return Choice(chosen, predicted_s, reason, predicted_s * deviation, late)
-        return Choice(chosen, predicted_s, "earliest predicted completion", predicted_s * deviation)
+            return Choice(chosen, predicted_s, reason, deviation_s, late)
+        return Choice(chosen, predicted_s, "earliest predicted completion", deviation_s)
 
     def _can_meet(self, node: str, request: Request, deadline: float, now: float) -> bool:
         """Whether ``node`` could answer before the deadline, with some luck."""
@@ -110,7 +111,7 @@ class PredictedCompletion:
         known = account.times.get(node, request.model)
         if known is None:
             base_s, slope_s = self._guess(table, node, request)
-            return free_at + base_s, behind_s + base_s, slope_s, -1.0, node
+            return free_at + base_s, behind_s + base_s, slope_s, node
         service = known.time
         base_s, slope_s = service.base_s, service.slope_s
         idle_s = now - known.measured_at
@@ -119,7 +120,7 @@ class PredictedCompletion:
             share = fastest.at(request.size) / service.at(request.size)
             share = max(share, 0.5 ** (idle_s / self._half_life_s))
             base_s, slope_s = base_s * share, slope_s * share
-        return free_at + base_s, behind_s + base_s, slope_s, service.relative_deviation, node
+        return free_at + base_s, behind_s + base_s, slope_s, node
 
     def _guess(self, table: _Table, node: str, request: Request) -> tuple[float, float]:
         """What is assumed of a node without a measurement: what it says itself, or the best that is known."""
@@ -149,7 +150,7 @@ def _earliest(nodes: Sequence[str], rows: dict[str, Row], size: float, now: floa
     Raises ``KeyError`` where a node has no row.
     """
     earliest, chosen = math.inf, nodes[0]
-    for soonest, least_s, slope_s, _, node in map(rows.__getitem__, nodes):
+    for soonest, least_s, slope_s, node in map(rows.__getitem__, nodes):
         completes = now + least_s
         if soonest > completes:  # noqa: PLR1730 (max costs more than this)
             completes = soonest

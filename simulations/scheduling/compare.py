@@ -63,12 +63,12 @@ class Standing:
 
 
 def capacity(fleet: str) -> float:
-    """Requests a second that a fleet runs with nothing slowed and no place idle, if all nodes get all sizes."""
+    """Requests a second that a fleet runs with nothing slowed and no place idle, all sizes everywhere."""
     return sum(kind.rate(MEAN_ROWS) for kind in FLEETS[fleet])
 
 
 def sustained(case: Case, strategy: str) -> float:
-    """The largest load that keeps the 99th percentile, found by halving; 0 where none does."""
+    """The largest load that keeps the 99th percentile, found by halving; where none does, a load near 0."""
     # Where small inputs go to one kind of node and large ones to another, more than the capacity is possible.
     least, most = 0.0, 2 * capacity(case.fleet)
     for _ in range(STEPS):
@@ -77,23 +77,23 @@ def sustained(case: Case, strategy: str) -> float:
             least = middle
         else:
             most = middle
-    return least
+    return least or most
 
 
 def compare(case: Case, strategies: Sequence[str] = STRATEGIES) -> Iterator[Standing]:
     """Every strategy's standing; round robin is the yardstick whether or not it is among them."""
     yardstick = sustained(case, ROUND_ROBIN)
-    yardstick_p99_s = run(case.trial(ROUND_ROBIN, yardstick)).at(0.99) if yardstick else P99_S
+    yardstick_p99_s = run(case.trial(ROUND_ROBIN, yardstick)).at(0.99)
     for strategy in strategies:
         rate = yardstick if strategy == ROUND_ROBIN else sustained(case, strategy)
-        latencies = run(case.trial(strategy, yardstick or rate))
+        latencies = run(case.trial(strategy, yardstick))
         yield Standing(
             case.fleet,
             case.schedulers,
             case.seed,
             strategy,
             rate,
-            rate / yardstick if yardstick else float("inf"),
+            rate / yardstick,
             yardstick,
             latencies.at(0.5),
             latencies.at(0.99),

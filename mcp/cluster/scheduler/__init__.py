@@ -1,0 +1,1 @@
+"""Which of the eligible nodes runs an inference: four strategies over one account of the nodes. Pure."""

@@ -1,0 +1,1 @@
+"""Strategies of scheduling side by side, in virtual time."""

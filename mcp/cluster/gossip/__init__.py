@@ -8,8 +8,8 @@
   Maintenance", 1987) between views whose digests differ.
 
 :mod:`core` is the node; :mod:`membership` and :mod:`view` say what becomes of an update; :mod:`detector`
-probes; :mod:`anti_entropy` and :mod:`sync` join and compare; :mod:`post`, :mod:`dissemination`, :mod:`codec` and
-:mod:`seal` are the way out and in; :mod:`limits` has every bound and time, and what they trade.
+probes; :mod:`anti_entropy` and :mod:`sync` join and compare; :mod:`post`, :mod:`dissemination`, :mod:`codec`
+and :mod:`seal` are the way out and in; :mod:`limits` has every bound and time, and what they trade.
 
 A view decides where requests go. Who votes is decided by consensus alone, so a false death costs a detour
 and no safety.

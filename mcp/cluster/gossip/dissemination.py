@@ -25,6 +25,7 @@ LOAD_TRANSMISSIONS: Final = 2
 class _Queued:
     encoded: bytes
     order: int
+    incarnation: int
     sent: int = 0
 
 
@@ -44,22 +45,16 @@ class Dissemination:
 
     def add(self, update: Update) -> None:
         """Send this from now on, and nothing any more that it overrides."""
-        name = update.name
-        if isinstance(update, Suspect):
-            # A name of a member has no space in it, so that this is no slot of another kind.
-            slot = f"suspect {update.accuser}"
-            self._queued.pop((name, "state"), None)
-        else:
-            slot = "card" if isinstance(update, Alive) and update.card is not None else "state"
-            dropped = [
-                key
-                for key in self._queued
-                if key[0] == name and (key[1] != "card" or not isinstance(update, Alive))
-            ]
-            for key in dropped:
-                del self._queued[key]
+        slot = _slot(update)
+        overridden = [
+            key
+            for key, queued in self._queued.items()
+            if key[0] == update.name and _overrides(update, key[1], queued.incarnation)
+        ]
+        for key in overridden:
+            del self._queued[key]
         self._order += 1
-        self._queued[name, slot] = _Queued(encode_update(update), self._order)
+        self._queued[update.name, slot] = _Queued(encode_update(update), self._order, update.incarnation)
 
     def forget(self, name: str) -> None:
         """Send nothing of this member any more."""
@@ -89,6 +84,24 @@ class Dissemination:
 SHORTEST_UPDATE_BYTES: Final = 5
 
 
+def _slot(update: Update) -> str:
+    """What of its member an update speaks of."""
+    if isinstance(update, Suspect):
+        # No name of a member has a space in it, so that this is no slot of another kind.
+        return f"suspect {update.accuser}"
+    return "card" if isinstance(update, Alive) and update.card is not None else "state"
+
+
+def _overrides(update: Update, slot: str, incarnation: int) -> bool:
+    """Whether what is in that slot need not be sent any more once this update is."""
+    if slot == "state":
+        return True
+    if isinstance(update, Alive):
+        # A suspicion of this incarnation holds, whatever is on the card; and a card holds in any incarnation.
+        return slot != "card" and incarnation < update.incarnation
+    return not isinstance(update, Suspect)
+
+
 class LoadRelay:
     """The loads of other members that may still be passed on; at most one for each."""
 
@@ -102,7 +115,7 @@ class LoadRelay:
     def add(self, load: LoadUpdate) -> None:
         """Pass this on, instead of an earlier one of the same member."""
         self._order += 1
-        self._queued[load.name] = _Queued(encode_load(load), self._order)
+        self._queued[load.name] = _Queued(encode_load(load), self._order, load.incarnation)
 
     def forget(self, name: str) -> None:
         """Pass nothing of this member on."""

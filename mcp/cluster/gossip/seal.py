@@ -68,7 +68,7 @@ class Seal:
         return _VERSION + self._tag(body) + body
 
     def open(self, sealed: bytes) -> bytes:
-        """The body. Raises :class:`~mcp.errors.ProtocolError` or :class:`~mcp.errors.AuthenticationFailed`."""
+        """The body. Raises :class:`~mcp.errors.ProtocolError`, :class:`~mcp.errors.AuthenticationFailed`."""
         if len(sealed) > self._bytes_max:
             raise FrameTooLarge(f"a gossip message of {len(sealed)} bytes is over {self._bytes_max}")
         if len(sealed) <= SEAL_BYTES:

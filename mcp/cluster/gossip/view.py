@@ -181,11 +181,11 @@ class View:
         card = self._adopt_card(record, said)
         if card and kind is None:
             kind = EventKind.UPDATED
+        if not (rises or newer or card):
+            return None
         self._refresh(record, now)
         if kind is not None:
             self._tell(kind, record, now)
-        if not (rises or newer or card):
-            return None
         return record.alive(with_card=card)
 
     def _take_in(self, said: Alive, now: float) -> Record | None:

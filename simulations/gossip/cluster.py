@@ -96,7 +96,7 @@ class Host:
         self._unread = []
 
     def resume(self) -> None:
-        """The process goes on: first with its timers, as an event loop does, then with what it has not read."""
+        """The process goes on: first with its timers, as event loops do, then with what it has not read."""
         unread, self._unread = self._unread or [], None
         if self.core is not None:
             self.core.tick(self._cluster.world.now)
@@ -149,28 +149,41 @@ class GossipCluster:
             self.hosts,
             names=names,
             delay_s=delay_s,
-            redial_s=1e-6,
+            redial_s=0.02,
             late_s=1.0,
             fired=lambda kind: self.fired.update((kind,)),
         )
         self._delay_s = delay_s
         self._random = self.world.stream("streams")
+        self.no_datagrams: set[tuple[str, str]] = set()
+        """Paths that carry streams only, as behind some firewalls."""
         self.announced: set[str] = set()
         self.counts: Counter[EventKind] = Counter()
         self.false_deaths = 0
 
     # -- what happens to nodes ----------------------------------------------------------------------
 
-    def start(self, name: str, seeds: Iterable[str], *, card: Mapping[str, Any] | None = None) -> None:
-        """Start the node; ``seeds`` are names of hosts, some of which may not run."""
-        host = self.hosts[name]
+    def start(
+        self,
+        host_name: str,
+        seeds: Iterable[str],
+        *,
+        name: str | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start a node on this host, named like it where nothing else is said.
+
+        ``seeds`` are names of hosts, some of which may not run.
+        """
+        host = self.hosts[host_name]
+        name = host_name if name is None else name
         now = self.world.now
         core = Gossip(
             name,
-            address_of(name),
+            address_of(host_name),
             cluster_id=CLUSTER,
             cluster_key=KEY,
-            random_=self.world.stream(f"gossip/{name}/{host.lives}"),
+            random_=self.world.stream(f"gossip/{host_name}/{host.lives}"),
             now=now,
             seeds=map(address_of, seeds),
             limits=self.limits,
@@ -180,7 +193,7 @@ class GossipCluster:
         )
         core.set_load({"queue": 0, "ms": 1.5})
         self.announced.add(name)
-        self.network.joined(name)
+        self.network.joined(host_name)
         host.start(core)
 
     def start_all(self, seeds: Collection[str], within_s: float = 0.2) -> None:
@@ -217,7 +230,7 @@ class GossipCluster:
         if len(data) > DATAGRAM_BYTES_MAX:
             raise Broken(f"{source} sends a datagram of {len(data)} bytes")
         target = address.partition(":")[0]
-        if target in self.hosts and target != source:
+        if target in self.hosts and target != source and (source, target) not in self.no_datagrams:
             self.network.send(source, target, data)
 
     def stream(self, source: Host, address: str, data: bytes) -> None:
@@ -240,7 +253,7 @@ class GossipCluster:
 
     def _packet_s(self, loss: float, again_s: float) -> float:
         took_s = self._delay_s * (0.5 + self._random.random())
-        while loss and self._random.random() < loss:
+        while took_s < GIVE_UP_S and self._random.random() < loss:
             took_s += again_s
             again_s *= 2
         return took_s
@@ -254,13 +267,13 @@ class GossipCluster:
     def heard(self, host: Host, event: Event) -> None:
         """A node has told of something. Raises :class:`Broken` where that cannot be."""
         self.counts[event.kind] += 1
-        if event.kind is EventKind.DIED and self.hosts[event.name].alive:
+        if event.kind is EventKind.DIED and any(self.is_there(core, event.name) for core in self.cores()):
             self.false_deaths += 1
         if event.name not in self.announced:
             raise Broken(f"{host.name} has {event.name} in its view, whom nobody announced")
         if event.kind is EventKind.CONFLICT:
             return
-        if event.name == host.name:
+        if host.core is not None and event.name == host.core.name:
             raise Broken(f"{host.name} holds itself for {event.state.name}")
         if event.incarnation < host.known.get(event.name, 0):
             raise Broken(f"{host.name}: the incarnation of {event.name} went back to {event.incarnation}")
@@ -268,8 +281,9 @@ class GossipCluster:
 
     def check(self) -> None:
         """Look at every view. Raises :class:`Broken` where one cannot be."""
-        for name, core in self.running().items():
+        for core in self.cores():
             for member in core.members(self.world.now):
+                name = core.name
                 if member.name not in self.announced:
                     raise Broken(f"{name} has {member.name} in its view, whom nobody announced")
                 if member.name == name and not member.state.present and not core.has_left:
@@ -281,10 +295,19 @@ class GossipCluster:
         """The nodes that run."""
         return {name: host.core for name, host in self.hosts.items() if host.core is not None}
 
+    def cores(self) -> list[Gossip]:
+        """The same, without the names of their hosts."""
+        return list(self.running().values())
+
+    @staticmethod
+    def is_there(core: Gossip, name: str) -> bool:
+        """Whether this is the node of that name, as far as the others should know."""
+        return core.name == name and not core.contested and not core.leaving
+
     def views_are_equal(self) -> bool:
         """Whether all running nodes see exactly the running ones, all alive and with all else equal."""
-        running = self.running()
-        if len({core.digest for core in running.values()}) != 1:
+        running = [core for core in self.cores() if not core.contested]
+        if len({core.digest for core in running}) != 1:
             return False
         views = {
             tuple(
@@ -292,20 +315,20 @@ class GossipCluster:
                 for m in core.members(self.world.now)
                 if m.state.present
             )
-            for core in running.values()
+            for core in running
         }
         if len(views) > 1:
             return False
         return {(name, state) for name, _, state, *_ in next(iter(views))} == {
-            (name, State.ALIVE) for name in running
+            (core.name, State.ALIVE) for core in running
         }
 
     def all_see(self, name: str, state: State) -> bool:
         """Whether every running node but the one itself sees it in this state."""
         return all(
             any(member.name == name and member.state is state for member in core.members(self.world.now))
-            for other, core in self.running().items()
-            if other != name
+            for core in self.cores()
+            if core.name != name
         )
 
     def sent_bytes(self) -> dict[str, int]:

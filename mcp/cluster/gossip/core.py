@@ -89,6 +89,11 @@ class Gossip:
         return self._membership.rival is not None
 
     @property
+    def leaving(self) -> bool:
+        """Whether :meth:`leave` was called."""
+        return self._membership.leaving
+
+    @property
     def health(self) -> int:
         """How bad this node thinks its own state is; 0: well (Lifeguard, section IV-A)."""
         return self._membership.health.score

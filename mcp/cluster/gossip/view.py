@@ -2,7 +2,8 @@
 
 The records of one name form a lattice, ordered by ``(incarnation, state)`` and apart from that by ``(card
 version, card)``, and every change goes up in it. So nodes that have heard the same updates, in any order,
-hold equal records, and an incarnation never goes back.
+hold equal records, and an incarnation never goes back. Only a suspicion of somebody who is gone is not kept:
+it would pass by itself.
 
 A name that is claimed at two addresses is a conflict. The claim with the larger incarnation holds, and of
 two with the same one that with the smaller address, so that all views come to the same result; the
@@ -326,8 +327,13 @@ class View:
 
 
 def mark_of(record: Record) -> int:
-    """64 bits over everything of a record that is to be the same everywhere, but for its state."""
-    fields = [record.name, record.incarnation, record.address, record.card_version, record.card]
+    """64 bits over everything of a record that is to be the same everywhere, but for its state.
+
+    Of somebody who is gone, address and card are as they were when each view heard of it last.
+    """
+    fields: list[object] = [record.name, record.incarnation]
+    if record.state.present:
+        fields += [record.address, record.card_version, record.card]
     return int.from_bytes(hashlib.blake2b(msgpack.packb(fields), digest_size=8).digest(), "big")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Final
 
 import click
 from rich.table import Table
@@ -13,17 +14,24 @@ from simulations.gossip import measures
 from simulations.gossip.measures import Figure
 from simulations.options import Seconds
 
-NOT_MET = 1
+NOT_MET: Final = 1
+"""The exit status where a bar is not met."""
+SEEDS: Final = 5
+"""So many seeds in a row are run for what differs from run to run."""
+PARTED_S: Final = 30.0
+"""For how long the halves are apart."""
+REST_S: Final = 60.0
+"""For how long the cost at rest is measured."""
 
 
 def figures(seed: int, nodes: int, seconds: float, loss: float, crashes: int) -> Iterator[Figure]:
     """One after the other, as they come."""
-    seeds = range(seed, seed + 5)
+    seeds = range(seed, seed + SEEDS)
     yield from measures.entry_figures(seeds, nodes)
     yield from measures.crash_figures(seeds, nodes, crashes)
     yield from measures.crash_figures(seeds, nodes, crashes, loss)
-    yield from measures.rest_figures(seed, nodes, 60.0)
-    yield from measures.healing_figures(seeds, nodes, 30.0)
+    yield from measures.rest_figures(seed, nodes, REST_S)
+    yield from measures.healing_figures(seeds, nodes, PARTED_S)
     yield from measures.loss_figures(seed, nodes, loss, seconds)
 
 

@@ -42,16 +42,16 @@ def run(cluster: GossipCluster, seconds: float) -> None:
 def test_fifty_nodes_from_one_seed_agree_know_of_a_crash_and_cost_little() -> None:
     cluster, entry_s = settled(11, 50)
     assert entry_s <= 5.0
-    rates = at_rest(cluster, 10.0)
+    rates = at_rest(cluster, 4.0)
     assert max(rates.values()) <= 1500.0
     assert crash_known_s(cluster, "n17") <= 3.0
     assert cluster.false_deaths == 0
 
 
 def test_nobody_is_held_for_dead_while_a_tenth_of_the_datagrams_is_lost() -> None:
-    cluster, _ = settled(12, 12, loss=0.1)
-    run(cluster, 200.0)
-    assert cluster.fired[FaultKind.LOSS] > 1000
+    cluster, _ = settled(12, 10, loss=0.1)
+    run(cluster, 60.0)
+    assert cluster.fired[FaultKind.LOSS] > 300
     assert cluster.false_deaths == 0
     assert cluster.counts[EventKind.DIED] == 0
     assert until(cluster, cluster.views_are_equal) < 5.0
@@ -254,9 +254,12 @@ def test_a_node_that_moved_takes_its_name_along_once_its_old_address_is_dead() -
     until(cluster, lambda: cluster.all_see("n05", State.DEAD))
     cluster.crash("n02")
     cluster.start("n05", ["n00"], name="n02")
-    assert until(cluster, cluster.views_are_equal) < 6.0
-    core = cluster.hosts["n01"].core
+    late, core = cluster.hosts["n05"].core, cluster.hosts["n01"].core
+    assert late is not None
     assert core is not None
+    assert until(cluster, lambda: late.contested) < 1.0
+    assert until(cluster, lambda: not late.contested) < 5.0
+    assert until(cluster, cluster.views_are_equal) < 3.0
     assert {m.name: m.address for m in core.members(cluster.world.now)}["n02"] == "n05:7400"
 
 
@@ -309,21 +312,26 @@ def test_the_same_seed_gives_the_same_run_and_another_another() -> None:
 
 def test_a_false_death_would_be_counted() -> None:
     hasty = dataclasses.replace(DEFAULT_LIMITS, suspicion_periods=0.01, indirect_probes=1)
-    cluster, _ = settled(63, 8, loss=0.3, limits=hasty)
-    run(cluster, 60.0)
+    cluster, _ = settled(63, 5, loss=0.3, limits=hasty)
+    run(cluster, 20.0)
     assert cluster.false_deaths > 0
 
 
 def test_the_command_prints_a_figure_a_line_and_says_whether_bars_are_met(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = ["--nodes", "4", "--seconds", "5", "--crashes", "1", "--json"]
+    monkeypatch.setattr("simulations.gossip.__main__.SEEDS", 1)
+    monkeypatch.setattr("simulations.gossip.__main__.PARTED_S", 3.0)
+    monkeypatch.setattr("simulations.gossip.__main__.REST_S", 2.0)
+    arguments = ["--nodes", "4", "--seconds", "2", "--crashes", "1", "--json"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     figures = [json.loads(line) for line in done.output.splitlines()]
     assert len(figures) == 11
     assert all(figure["met"] for figure in figures)
-    monkeypatch.setattr(measures, "entry_figures", lambda *_: [measures.Figure("entry", 9.0, "s", 5.0)])
+    for name in ("entry", "crash", "rest", "healing", "loss"):
+        figure = measures.Figure(name, float("inf"), "s", 5.0)
+        monkeypatch.setattr(measures, f"{name}_figures", lambda *_, figure=figure: [figure])
     done = CliRunner().invoke(main, arguments[:-1])
     assert done.exit_code == 1
-    assert "NO" in done.output
+    assert done.output.count("NO") == 6

@@ -34,12 +34,12 @@ from mcp.cluster.gossip.seal import SEAL_BYTES
 from mcp.cluster.gossip.updates import Alive, Dead, FullRecord, Left, LoadUpdate, State, Suspect
 from mcp.errors import ProtocolError
 
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,12}", fullmatch=True)
-addresses = st.from_regex(r"[!-~]{1,20}", fullmatch=True)
+names = st.one_of(st.sampled_from(["a", "N-9_", "n.2:x"]), st.text("abyzABYZ0189", min_size=1, max_size=9))
+addresses = st.text("!~az:1.[]", min_size=1, max_size=20)
 counts = st.integers(0, COUNT_MAX)
 marks = st.integers(0, 2**64 - 1)
-maps = st.dictionaries(st.text(max_size=4), st.one_of(st.integers(0, 99), st.text(max_size=4), st.booleans()))
-packed = maps.map(msgpack.packb).filter(lambda packed: len(packed) <= LOAD_BYTES_MAX)
+maps = st.dictionaries(st.sampled_from("abcé"), st.one_of(st.integers(0, 99), st.text(max_size=4)))
+packed = maps.map(msgpack.packb)
 cards = st.one_of(st.just(b""), packed)
 updates = st.one_of(
     st.builds(Alive, names, counts, addresses, counts, st.one_of(st.none(), cards)),
@@ -62,7 +62,7 @@ def datagrams(draw: st.DrawFn) -> Datagram:
         draw(st.one_of(st.just(""), names)),
         draw(marks),
         own,
-        tuple(draw(st.lists(updates, max_size=20))),
+        tuple(draw(st.lists(updates, max_size=8))),
         tuple(draw(st.lists(loads, max_size=3))),
     )
 

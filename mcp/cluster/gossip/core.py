@@ -85,7 +85,10 @@ class Gossip:
 
     @property
     def contested(self) -> bool:
-        """Whether another address holds this node's name, so that nobody is told of this one."""
+        """Whether another address holds this node's name, so that nobody is told of this one.
+
+        Such a node only looks on: it neither probes nor gossips, and learns of the others by comparing views.
+        """
         return self._membership.rival is not None
 
     @property
@@ -222,18 +225,24 @@ class Gossip:
         """Do what is due."""
         self._awake(now)
         if not self._membership.leaving:
-            self._detector.tick(now)
             self._entropy.tick(now)
+            if self.contested:
+                # Answers would go to the rival, so that everybody would seem to have failed.
+                self._detector.rest(now)
+                return
+            self._detector.tick(now)
         if self._gossip_at <= now and self._membership.news:
             self._gossip_at = now + self._limits.gossip_interval_s
             self._spread()
 
     def next_deadline(self) -> float:
-        """When :meth:`tick` is to be called next; infinite for a node that has left."""
+        """When :meth:`tick` is to be called next, at once if that is over; infinite for a node that has left."""
         membership = self._membership
         gossip_at = self._gossip_at if membership.news and membership.others_present() else float("inf")
         if membership.leaving:
             return gossip_at
+        if self.contested:
+            return self._entropy.next_deadline()
         return min(gossip_at, self._detector.next_deadline(), self._entropy.next_deadline())
 
     def take_output(self) -> Output:

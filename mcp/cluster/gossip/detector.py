@@ -59,6 +59,12 @@ class Detector:
             probe.postpone(seconds)
         self._membership.postpone_suspicions(seconds)
 
+    def rest(self, now: float) -> None:
+        """Probe nobody for now, and drop what is under way."""
+        self._probes.clear()
+        self._relays.clear()
+        self._next_at = now + self._limits.probe_interval_s
+
     def tick(self, now: float) -> None:
         """Begin, widen and end probes, and declare deaths."""
         for probe in [probe for probe in self._probes.values() if probe.due_at <= now]:

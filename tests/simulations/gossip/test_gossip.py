@@ -229,6 +229,7 @@ def test_a_name_at_two_addresses_stays_with_the_first_and_both_sides_report_it()
     cluster.crash("n00")
     until(cluster, lambda: cluster.all_see("n00", State.DEAD))
     forget_events(cluster)
+    suspected = cluster.counts[EventKind.SUSPECTED]
     # The address would win a draw, were there one.
     cluster.start("n00", ["n04"], name="n02")
     run(cluster, 20.0)
@@ -242,6 +243,7 @@ def test_a_name_at_two_addresses_stays_with_the_first_and_both_sides_report_it()
     assert kinds(cluster, "n00", "n02") == ["conflict"]
     assert kinds(cluster, "n04", "n02") == ["conflict"]
     assert cluster.views_are_equal()
+    assert cluster.counts[EventKind.SUSPECTED] == suspected
     # The first one is gone: the name passes to the other without anybody's help.
     cluster.crash("n02")
     assert until(cluster, lambda: not late.contested) < 5.0

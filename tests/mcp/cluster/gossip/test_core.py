@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from mcp.cluster.gossip.limits import (
     GossipLimits,
 )
 from mcp.cluster.gossip.seal import DATAGRAM_LABEL, STREAM_LABEL, Seal
-from mcp.cluster.gossip.updates import Alive, Dead, Left, State, Suspect, Update
+from mcp.cluster.gossip.updates import Alive, Dead, FullRecord, Left, State, Suspect, Update
 from mcp.errors import ConfigInvalid, InvalidArgument, TooLarge
 
 KEY = b"k" * 32
@@ -89,9 +90,8 @@ class Driven:
     def run(self, seconds: float) -> None:
         ends_at = self.now + seconds
         while (due := self.core.next_deadline()) <= ends_at:
-            assert due >= self.now
-            self.now = due
-            self.core.tick(due)
+            self.now = max(self.now, due)
+            self.core.tick(self.now)
             self.collect()
         self.now = ends_at
 
@@ -290,6 +290,24 @@ def test_once_it_has_seen_a_view_it_is_announced_to_whoever_sent_it() -> None:
     assert to == "a:1"
     assert isinstance(delta, Delta)
     assert [record.name for record in delta.records] == ["me"]
+
+
+def test_a_node_whose_name_is_contested_only_looks_on() -> None:
+    node = Driven(seeds=["a:1"])
+    mine = FullRecord("me", 3, State.ALIVE, "rival:1", 1, b"", 0)
+    others = tuple(FullRecord(name, 1, State.ALIVE, f"{name}:1", 1, b"", 0) for name in "abc")
+    node.hear_stream(Delta("a", "a:1", (mine, *others)))
+    assert node.core.contested
+    node.hear(Suspect("b", 1, "c"), kind=Kind.PING, seq=3)
+    node.run(10.0)
+    assert (node.datagrams, node.state("b")) == ([], State.ALIVE)
+    assert all(isinstance(m, Summary) and "me" not in {e.name for e in m.entries} for _, m in node.streams)
+    node.hear_stream(Delta("a", "a:1", (replace(mine, state=State.DEAD),)))
+    node.clear()
+    node.run(1.0)
+    assert not node.core.contested
+    assert node.sent(Kind.PING)
+    assert any(Alive("me", 4, "me:1", 0, b"") in m.updates for _, m in node.datagrams)
 
 
 def test_summaries_are_answered_only_so_often() -> None:

@@ -236,7 +236,7 @@ class Gossip:
             self._spread()
 
     def next_deadline(self) -> float:
-        """When :meth:`tick` is to be called next, at once if that is over; infinite for a node that has left."""
+        """When to call :meth:`tick` next, at once if that is over; infinite for a node that has left."""
         membership = self._membership
         gossip_at = self._gossip_at if membership.news and membership.others_present() else float("inf")
         if membership.leaving:

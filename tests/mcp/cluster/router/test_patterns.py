@@ -68,8 +68,9 @@ def test_a_pattern_matches_what_it_says(written: str, values: list[str], anchore
 @given(PATTERNS, st.data())
 def test_a_pattern_matches_what_was_made_from_it(written: str, data: st.DataObject) -> None:
     assume(len(written) < PATTERN_CHARS_MAX and positions(written) <= POSITIONS_MAX)
-    found = Pattern(written)
-    assert found.matches(data.draw(st.from_regex(re.compile(written, re.ASCII), fullmatch=True)))
+    value = data.draw(st.from_regex(re.compile(written, re.ASCII), fullmatch=True))
+    assume("\v" not in value)  # white space to Python, and none to RE2, which Istio's patterns are for
+    assert Pattern(written).matches(value)
 
 
 @pytest.mark.parametrize("written", ["(a*)*b", "(a|a)*b", "(a|aa)+b", "(.*a){10}b", "(a+)+(a+)+b"])

@@ -6,12 +6,11 @@ part of the state, travel in its snapshots and count in its digest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from operator import attrgetter
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from mcp.errors import ConfigInvalid
+from mcp.state.packing import reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +84,4 @@ class StateLimits:
             raise ConfigInvalid(f"every limit of the state is above 0, and these are not: {', '.join(wrong)}")
 
 
-_values: Final[Callable[[StateLimits], tuple[int | float, ...]]] = attrgetter(
-    *(field.name for field in fields(StateLimits))
-)
+_values: Final = reader(StateLimits)

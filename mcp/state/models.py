@@ -7,9 +7,7 @@ the log on every node; an alias stands for its model's active version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgpack
@@ -22,6 +20,7 @@ from mcp.state.commands import Moment
 from mcp.state.events import Event, HolderChanged, ModelActivated, ModelDeployed, ModelUndeployed
 from mcp.state.limits import StateLimits
 from mcp.state.manifests import Manifest, read_manifest
+from mcp.state.packing import reader
 
 CANDIDATES_MAX: Final = 100
 """How many names a MODEL_NOT_FOUND error lists."""
@@ -373,10 +372,7 @@ class Models:
         return models
 
 
-_values: Final[Callable[[ModelVersion], tuple[Any, ...]]] = attrgetter(
-    *(field.name for field in fields(ModelVersion))
-)
-"""What :func:`dataclasses.astuple` gives, without copies of what nobody changes."""
+_values: Final = reader(ModelVersion)
 
 
 def _fields(version: ModelVersion) -> tuple[Any, ...]:

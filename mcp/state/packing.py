@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import msgpack
@@ -13,3 +15,11 @@ pack: Final = cast("Callable[[Any], bytes]", msgpack.Packer().pack)
 Nothing of Python's runs while it works on those, so several threads may use it; after a value that it
 refuses it is as before.
 """
+
+
+def reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what gives the values of a dataclass's fields, in their order.
+
+    As :func:`dataclasses.astuple`, without copies of what nobody changes. Of two fields at least.
+    """
+    return attrgetter(*(field.name for field in fields(kind)))

@@ -14,14 +14,14 @@ Done and failed are final. Whatever is not in the table is a defect of this pack
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from mcp.state.commands import Moment
+from mcp.state.packing import reader
 
 STORY_MAX: Final = 8
 """How many of its last transitions a record remembers."""
@@ -212,4 +212,4 @@ class InferenceRecord:
 
 
 _FIELDS: Final = tuple(field.name for field in fields(InferenceRecord))
-_values: Final[Callable[[InferenceRecord], tuple[Any, ...]]] = attrgetter(*_FIELDS)
+_values: Final = reader(InferenceRecord)

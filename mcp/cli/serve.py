@@ -377,10 +377,10 @@ async def run_until_stopped(
         _stop_on_eof(loop, stop)
     node = Node(config, surroundings=surroundings)
     await node.start()
-    collect_rarely()
     stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:
         async with gateway(node, served or GatewaySettings()) as addresses:
+            collect_rarely()
             words = {"node": config.node_id, "address": node.address, "engine": config.engine, **addresses}
             click.echo(" ".join(["ready", *(f"{name}={value}" for name, value in words.items())]))
             await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)

@@ -70,13 +70,8 @@ class Keys:
 
     def put(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, value}``: write whatever is there. Return the new version and the log index."""
-        if args.keys() != _PUT:
-            only(args, _PUT)
-        key = args["key"]
-        # Most commands are these, and most keys are such: it need not be asked elsewhere.
-        if type(key) is not str or not key.isascii() or not 0 < len(key) <= self._limits.key_bytes_max:
-            key = self._key(args)
-        return self._write(key, self._value(args["value"]), moment)
+        only(args, _PUT)
+        return self._write(self._key(args), self._value(args["value"]), moment)
 
     def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, expected_version, value}``: write if the version is the expected one; 0: no such key.

@@ -38,7 +38,7 @@ ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200
 """Room that an error is always given."""
 
 _CONTAINERS: Final = frozenset({dict, list, tuple})
-_MANY_CONTAINERS: Final = 16
+_MANY_CONTAINERS: Final = 16  # of a level; from so many on it is quicker to look at all of them at once
 _SMALL_BYTES: Final = 4096
 _LARGE_CLAIM: Final = 0xDC  # array 16, array 32, map 16 and map 32; below it maps and arrays of up to 15
 _BINARY: Final = 0xC4  # bytes: the lengths of 1, 2 and 4

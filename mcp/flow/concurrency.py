@@ -117,8 +117,8 @@ class AdaptiveLimit:
 
     @property
     def limit(self) -> int:
-        """How many may be under way now."""
-        return 1 if self._probing else int(self._limit)
+        """How many may be under way now: a part of a place lets one in."""
+        return 1 if self._probing else math.ceil(self._limit)
 
     @property
     def work_s(self) -> float | None:

@@ -173,6 +173,20 @@ def test_never_more_than_the_limit_are_under_way_and_places_are_not_lost(
         assert 1 <= limit.limit <= 8
 
 
+def test_the_limit_that_is_told_is_the_one_that_holds() -> None:
+    """It shrinks by parts of a place."""
+    limit, now = AdaptiveLimit(ConcurrencyConfig(initial=3, most=8, window_calls=2)), 0.0
+    told: set[int] = set()
+    for _ in range(60):
+        let_in = [ahead for ahead in (limit.admit(now) for _ in range(10)) if ahead >= 0]
+        assert len(let_in) == limit.limit
+        told.add(limit.limit)
+        now += 0.125
+        for ahead in let_in:
+            limit.done(ahead, Outcome.SUCCEEDED, 0.125, now, 0.0625 * (limit.limit > 1))
+    assert len(told) > 3, "it went up and down"
+
+
 def test_faults_and_those_who_leave_say_nothing_about_the_load() -> None:
     limit = AdaptiveLimit(CONFIG)
     for number in range(100):

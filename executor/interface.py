@@ -102,8 +102,12 @@ class BatchingPool(Protocol):
         timeout_s: float | None = None,
         client: Hashable = "",
         options: BatchOptions = BatchOptions(),  # noqa: B008 (immutable)
+        calls: int = 1,
     ) -> dict[str, Array] | Ticket:
-        """Run a model, maybe together with other requests: the outputs at once, or ``done`` later."""
+        """Run a model, maybe together with other requests: the outputs at once, or ``done`` later.
+
+        ``calls``: so many inferences are in this request, for the figures.
+        """
 
     def cancel(self, ticket: Any) -> None:
         """Nobody waits any more: ``done`` is not called."""

@@ -339,6 +339,10 @@ class OnnxRuntime:
         """Why requests for a model are not batched under these options; ``None``: they are."""
         return self._model(key).joint(options)[1]
 
+    def changes_rows(self, key: str, reason: str) -> None:
+        """A run has shown that a model's results cannot be told apart once requests are joined."""
+        self._model(key).changes_rows(reason)
+
     def _model(self, key: str) -> Model:
         model = self._models.get(key)
         if model is None:

@@ -195,14 +195,15 @@ class InferencePool:
         timeout_s: float | None = None,
         client: Hashable = "",
         options: BatchOptions = BatchOptions(),  # noqa: B008 (immutable)
+        calls: int = 1,
     ) -> Outputs | Job:
         """Run a model, maybe together with other requests for it; no coroutine, no task.
 
         Gives the outputs at once if the run was done on the spot. Otherwise ``done(outputs, error)`` is
         called once, by the loop, unless the job that is returned is given to :meth:`cancel` before that.
         ``client`` is who is served fairly: requests of others do not wait for all of one client's.
-        Raises as :meth:`run` does, and :class:`DeadlineExceeded` for what cannot be done in time. Outputs
-        may be views of a whole batch's.
+        ``calls``: so many inferences are in this request, for the figures. Raises as :meth:`run` does, and
+        :class:`DeadlineExceeded` for what cannot be done in time. Outputs may be views of a whole batch's.
         """
         prepared = self._prepare(key, inputs, outputs)
         now = self._runtime.monotonic()
@@ -220,6 +221,7 @@ class InferencePool:
         job = Job(
             lane, prepared, joint, loop, done, client=client, rows=rows, timeout_s=timeout_s, now=now
         )  # fmt: skip
+        job.calls = calls
         self._enqueue(job, now, loop, gather=gather)
         return job
 

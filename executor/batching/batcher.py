@@ -191,7 +191,7 @@ class Batcher:
     def finished(self, batch: Batch, elapsed_s: float | None) -> None:
         """A batch has run, in so many seconds; ``None``: it did not run to its end."""
         model = self._leave(batch)
-        model.figures.ran(batch.rows, len(batch.requests))
+        model.figures.ran(batch.rows, sum(request.calls for request in batch.requests))
         for request in batch.requests:
             request.batch = None
         if elapsed_s is not None:

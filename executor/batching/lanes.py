@@ -27,10 +27,20 @@ class LaneKey:
 class Request:
     """One request on its way. ``deadline_s`` is on the clock of ``now``; infinity is none.
 
-    Subclass it to carry what the caller needs.
+    ``calls`` is how many inferences it has. Subclass it to carry what the caller needs.
     """
 
-    __slots__ = ("arrived_s", "batch", "client", "deadline_s", "lane", "rows", "size_bytes", "waiting")
+    __slots__ = (
+        "arrived_s",
+        "batch",
+        "calls",
+        "client",
+        "deadline_s",
+        "lane",
+        "rows",
+        "size_bytes",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -46,6 +56,7 @@ class Request:
         self.rows = rows
         self.size_bytes = size_bytes
         self.deadline_s = deadline_s
+        self.calls = 1
         self.arrived_s = 0.0
         self.waiting = False
         self.batch: Batch | None = None

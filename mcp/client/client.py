@@ -32,6 +32,7 @@ from mcp.client.results import (
     cluster_status,
 )
 from mcp.client.routing import Routing
+from mcp.client.stacking import Stacking
 from mcp.client.tensors import packed_inline, unpacked, unpacked_blob
 from mcp.clock import Clock, SystemClock, new_id
 from mcp.errors import DeadlineExceeded, InvalidArgument, McpError, NotFound
@@ -110,6 +111,7 @@ class Client(DirectCalls):
 
         routing = Routing(arguments.addresses(addresses), clock.random())
         self._exchange = Exchange(dial, routing, clock, hedging=None if hedge is None else Hedging(hedge))
+        self._stacking = Stacking(self._exchange)
         # Deploys have a session of their own: a slow one would hold back the window of all commands.
         self._commands = CommandLane(self._exchange, lambda: new_id(clock))
         self._deploys = CommandLane(self._exchange, lambda: new_id(clock))

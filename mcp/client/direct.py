@@ -10,6 +10,8 @@ from mcp.client.exchange import Answer, Exchange, Request
 from mcp.client.kinds import CallKind
 from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
 from mcp.client.results import Inference, ModelInputs, Step
+from mcp.client.retry import Attempts
+from mcp.client.stacking import Begun, Stacking
 from mcp.client.streaming import AHEAD, allowed_ahead, steps_of, stream_fields
 from mcp.client.tensors import packed, unpacked
 from mcp.errors import InvalidArgument, McpError
@@ -19,6 +21,7 @@ class DirectCalls:
     """The calls of a :class:`~mcp.client.client.Client` that one node answers by itself."""
 
     _exchange: Exchange
+    _stacking: Stacking
     _timeout_s: float
 
     async def infer(
@@ -38,26 +41,56 @@ class DirectCalls:
         Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
         ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
         """
-        fields, segments = packed(inputs)
-        fields["model_hint"] = arguments.text("a model", model)
-        if outputs is not None:
-            fields["outputs"] = arguments.texts("outputs", outputs)
-        request = Request(
-            CallKind.INFER,
-            "INFER_REQUEST",
-            lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
-            segments,
-            plain=True,
-            hedged_as=model,
-        )
-        attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))
-        answer = await self._exchange.call(request, attempts)
+        bound_s = arguments.timeout(timeout_s, self._timeout_s)
+        wanted = None if outputs is None else tuple(arguments.texts("outputs", outputs))
+        known = self._stacking.known(arguments.text("a model", model))
+        if known is None:
+            return await self._infer_alone(model, inputs, wanted, bound_s)
+        begun = self._stacking.begin(known, model, inputs, wanted, bound_s)
+        known.under_way += 1
+        try:
+            if begun is None:
+                return await self._infer_alone(model, inputs, wanted, bound_s)
+            try:
+                await begun.over
+            except BaseException:
+                begun.give_up()
+                raise
+            return begun.result or await self._infer_after(begun, model, inputs, wanted, bound_s)
+        finally:
+            known.under_way -= 1
+
+    async def _infer_alone(
+        self, model: str, inputs: ModelInputs, outputs: tuple[str, ...] | None, timeout_s: float
+    ) -> Inference:
+        """One inference in a request of its own."""
+        request = _request(model, inputs, outputs)
+        return await self._infer(request, self._exchange.attempts(CallKind.INFER, timeout_s))
+
+    async def _infer_after(
+        self,
+        begun: Begun,
+        model: str,
+        inputs: ModelInputs,
+        outputs: tuple[str, ...] | None,
+        timeout_s: float,
+    ) -> Inference:
+        """One that was on its way with others, to no result."""
+        attempts = self._exchange.attempts(CallKind.INFER, timeout_s, begun.began + timeout_s)
+        if begun.error is not None:
+            await self._exchange.pause("INFER_REQUEST", attempts, begun.error, {begun.address})
+        return await self._infer(_request(model, inputs, outputs), attempts, avoid=begun.address)
+
+    async def _infer(self, request: Request, attempts: Attempts, avoid: str = "") -> Inference:
+        answer = await self._exchange.call(request, attempts, avoid=avoid)
+        payload = answer.payload
+        self._stacking.learn(request.hedged_as, payload)
         what = "the answer to an inference"
         return Inference(
-            outputs=unpacked(answer.payload.get("outputs"), answer.segments),
-            model=answers.required(answer.payload, "model", str, what),
-            version=str(answer.payload.get("version", "")),
-            node=answers.required(answer.payload, "node", str, what),
+            outputs=unpacked(payload.get("outputs"), answer.segments),
+            model=answers.required(payload, "model", str, what),
+            version=str(payload.get("version", "")),
+            node=answers.required(payload, "node", str, what),
         )
 
     @overload
@@ -160,3 +193,18 @@ class DirectCalls:
             return await self._exchange.call(request, attempts)
 
         return steps_of(opened)
+
+
+def _request(model: str, inputs: ModelInputs, outputs: tuple[str, ...] | None) -> Request:
+    fields, segments = packed(inputs)
+    fields["model_hint"] = model
+    if outputs is not None:
+        fields["outputs"] = list(outputs)
+    return Request(
+        CallKind.INFER,
+        "INFER_REQUEST",
+        lambda left_s: {**fields, "timeout_ms": max(1, int(left_s * 1000))},
+        segments,
+        plain=True,
+        hedged_as=model,
+    )

@@ -34,6 +34,7 @@ from mcp.errors import (
     McpError,
     ModelNotReady,
     NoLeader,
+    OutcomeUnknown,
     PermissionDenied,
     ProtocolError,
     ProviderUnavailable,
@@ -105,20 +106,38 @@ class Answer:
     """What comes after the first part, of an answer in parts."""
 
 
-@dataclass(slots=True)
-class _Sent:
-    """A request that has left, with its place, before anybody awaits the answer."""
+Done = Callable[[Answer | McpError], None]
+"""Takes what came of a request: its answer, or why there is none."""
 
-    node: NodeConnection
-    call: Call
-    awaited: bool = False
 
-    def over(self, _task: asyncio.Task[Any]) -> None:
-        """Give up what nobody came to await: the client was closed in the same moment."""
-        if not self.awaited:
+class Sent:
+    """A request that has left by itself, as a callback: no task waits for its answer."""
+
+    __slots__ = ("address", "ahead", "began", "call", "done", "kind", "node")
+
+    def __init__(
+        self,
+        kind: CallKind,
+        node: NodeConnection,
+        address: str,
+        call: Call,
+        began: float,
+        ahead: float,
+        done: Done,
+    ) -> None:
+        self.kind = kind
+        self.node = node
+        self.address = address
+        self.call = call
+        self.began = began
+        self.ahead = ahead
+        self.done = done
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: the node is told."""
+        if not self.call.future.done():
             self.node.connection.abandon(self.call)
             self.call.future.cancel()
-            self.node.places(CallKind.COMMAND).give()
 
 
 class Exchange:
@@ -214,7 +233,7 @@ class Exchange:
         if delay_s:
             await asyncio.sleep(delay_s)
 
-    # -- commands that go together (mcp.client.gathering.Carrier) -----------------------------------
+    # -- calls that go together (mcp.client.gathering.Carrier, mcp.client.stacking.Carrier) ---------
 
     def commands_at(self) -> tuple[str, int] | None:
         """Which node takes commands, and how many in one message; ``None``: one, or it is not there yet."""
@@ -223,37 +242,68 @@ class Exchange:
         most = 1 if node is None else node.connection.peer.limits.commands_max
         return (address, most) if most > 1 else None
 
-    def first_attempt_s(self, left_s: float) -> float:
-        """How long the first attempt of a command may take, of the time that is left for it."""
-        return min(left_s, self._retries.attempt_min_s)
+    def infers_at(self) -> str | None:
+        """The node that takes the next inference, if it is connected."""
+        address = self.routing.pick(CallKind.INFER, self.clock.monotonic())
+        return None if self._connections.at_hand(address) is None else address
 
-    def send_commands(
-        self, address: str, payload: dict[str, Any], timeout_s: float
-    ) -> asyncio.Task[list[Any]] | None:
-        """One attempt of many commands, which leaves at once; its end raises what any attempt does."""
+    def first_attempt_s(self, kind: CallKind, left_s: float, address: str = "") -> float:
+        """How long a call's first attempt, at ``address``, may take of the time that is left for it."""
+        least_s = self._retries.attempt_min_s
+        if kind is CallKind.INFER:
+            others = self.routing.untried(self.clock.monotonic(), (address,))
+            return min(left_s, max(least_s, left_s * self._retries.infer_share)) if others else left_s
+        return min(left_s, least_s)
+
+    def send_now(
+        self, request: Request, address: str, timeout_s: float, calls: int, done: Done
+    ) -> Sent | None:
+        """One attempt for so many calls, which leaves at once: ``done`` is called with what came of it, once.
+
+        ``None``: there is no place for it just now, and nothing was sent.
+        """
         node = self._connections.at_hand(address)
-        if node is None or not node.places(CallKind.COMMAND).take():
+        if node is None or self.closed:
             return None
-        self._budget.deposit(len(payload["commands"]))
-        request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
+        places = node.places(request.kind)
+        if not places.take():
+            return None
+        self._budget.deposit(calls)
+        began = self.clock.monotonic()
         try:
-            call = self._begin(request, node, timeout_s, self.clock.monotonic(), self.fresh_id())
-            node.connection.flush()
+            call = self._begin(request, node, timeout_s, began, self.fresh_id())
         except McpError:
-            node.places(CallKind.COMMAND).give()
+            places.give()
             return None
-        sent = _Sent(node, call)
-        task = self.spawn(self._results(request, address, timeout_s, sent))
-        task.add_done_callback(sent.over)
-        return task
+        node.connection.flush()
+        ahead = self.routing.started(request.kind, address, began)
+        sent = Sent(request.kind, node, address, call, began, ahead, done)
+        call.future.add_done_callback(functools.partial(self._over, sent))
+        return sent
 
-    async def _results(self, request: Request, address: str, timeout_s: float, sent: _Sent) -> list[Any]:
-        sent.awaited = True
-        answer = await self.attempt(request, address, timeout_s, begun=(sent.node, sent.call))
-        results = answer.payload.get("results")
-        if type(results) is not list:
-            raise ProtocolError("an answer to COMMANDS has no results")
-        return results
+    def _over(self, sent: Sent, reply: asyncio.Future[Reply]) -> None:
+        """What was sent by itself has its answer, or will have none."""
+        sent.node.places(sent.kind).give()
+        outcome, queue = Outcome.ABANDONED, None
+        result: Answer | McpError
+        if reply.cancelled():
+            result = OutcomeUnknown("the call was cancelled before the answer came")
+        elif (error := reply.exception()) is None:
+            came = reply.result()
+            outcome, queue = Outcome.ANSWERED, _queue(came.message.payload)
+            result = self._take(came, sent.address)
+        elif isinstance(error, McpError):
+            outcome = self._judge(sent.kind, sent.address, sent.node, error)
+            self._met(error.details.get("index"))
+            result = error
+        else:
+            result = OutcomeUnknown(f"{type(error).__name__} while waiting for the answer")
+        now = self.clock.monotonic()
+        self.routing.finished(
+            sent.kind, sent.address, outcome, now, now - sent.began, ahead=sent.ahead, queue=queue
+        )
+        self._maintain(now)
+        sent.done(result)
 
     def commands_failed(self, address: str, error: McpError) -> None:
         """Note what the error of a command says about the node."""
@@ -281,33 +331,22 @@ class Exchange:
         refusals[address] = reason
         return reason if set(self.routing.addresses) <= refusals.keys() else error
 
-    async def attempt(
-        self,
-        request: Request,
-        address: str,
-        timeout_s: float,
-        trace_id: str = "",
-        begun: tuple[NodeConnection, Call] | None = None,
-    ) -> Answer:
-        """Send ``request`` once, to the node at ``address``, and note how that went.
-
-        ``begun``: it was sent just now, and has its place.
-        """
+    async def attempt(self, request: Request, address: str, timeout_s: float, trace_id: str = "") -> Answer:
+        """Send ``request`` once, to the node at ``address``, and note how that went."""
         began = self.clock.monotonic()
-        outcome = Outcome.ABANDONED
-        node, call = (None, None) if begun is None else begun
+        outcome, node = Outcome.ABANDONED, None
         ahead, queue = self.routing.started(request.kind, address, began), None
         try:
-            node = node or self._connections.at_hand(address) or await self._connect(address, timeout_s)
+            node = self._connections.at_hand(address) or await self._connect(address, timeout_s)
             if request.credit:
                 opened = await self._open(request, node, address, timeout_s, trace_id)
                 outcome = Outcome.ANSWERED
                 return opened
             places = node.places(request.kind)
-            if call is None and not places.take():
+            if not places.take():
                 await node.wait_for_place(places, timeout_s)
             try:
-                call = call or self._begin(request, node, timeout_s, began, trace_id)
+                call = self._begin(request, node, timeout_s, began, trace_id)
                 try:
                     reply = await call.future
                 except asyncio.CancelledError:

@@ -15,6 +15,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from mcp.client.exchange import Answer, Done, Request, Sent
+from mcp.client.kinds import CallKind
 from mcp.client.session import Session, Ticket
 from mcp.errors import McpError, OutcomeUnknown, ProtocolError, from_wire
 
@@ -33,13 +35,10 @@ class Carrier(Protocol):
     def commands_at(self) -> tuple[str, int] | None:
         """The node that takes commands now, and how many in one message; ``None``: not known, or one."""
 
-    def send_commands(
-        self, address: str, payload: dict[str, Any], timeout_s: float
-    ) -> asyncio.Task[list[Any]] | None:
-        """Send them now, and give what will come of each: ``[index, value]``, or an error as a map.
-
-        Cancelled when the client is closed. ``None``: there is no place for them just now.
-        """
+    def send_now(
+        self, request: Request, address: str, timeout_s: float, calls: int, done: Done
+    ) -> Sent | None:
+        """Send them now, and tell ``done`` what came of it. ``None``: there is no place for them just now."""
 
     def commands_failed(self, address: str, error: McpError) -> None:
         """A node could not take a command."""
@@ -110,30 +109,29 @@ class Gathering:
     def _send(self, begun: list[Begun], session: Session, address: str, timeout_s: float) -> None:
         commands = [[each.ticket.seq, each.op, each.args] for each in begun if each.ticket is not None]
         payload = {"session": session.id, "ack": session.ack, "commands": commands}
-        results = self._carrier.send_commands(address, payload, timeout_s)
-        if results is None:
+        request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
+        over = functools.partial(self._over, begun, address)
+        if self._carrier.send_now(request, address, timeout_s, len(begun), over) is None:
             _end(begun)
             return
         for each in begun:
             each.address = address
-        # Not a task of its own: one that is cancelled before it began would leave them waiting for ever.
-        results.add_done_callback(functools.partial(self._over, begun, address))
 
-    def _over(self, begun: list[Begun], address: str, results: asyncio.Task[list[Any]]) -> None:
+    def _over(self, begun: list[Begun], address: str, answer: Answer | McpError) -> None:
         """The attempt has ended, in whatever way. These were sent, so without a result they are in doubt."""
         try:
-            if results.cancelled():
-                raise OutcomeUnknown("the client was closed before the answer came")
-            came = results.result()
-            if len(came) != len(begun):
-                raise ProtocolError(f"{len(came)} results came for {len(begun)} commands")
+            if isinstance(answer, McpError):
+                raise answer
+            came = answer.payload.get("results")
+            if type(came) is not list or len(came) != len(begun):
+                raise ProtocolError(f"an answer to {len(begun)} commands has not as many results")
             self._note(begun, came, address)
         except McpError as error:
             for each in begun:
                 each.error = type(error)(error.message, details=error.details)
         except BaseException as error:
             for each in begun:
-                each.error = OutcomeUnknown(f"{type(error).__name__} while waiting for the answer")
+                each.error = OutcomeUnknown(f"{type(error).__name__} while reading the answer")
             raise
         finally:
             _end(begun)

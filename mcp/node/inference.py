@@ -3,7 +3,8 @@
 The model is what the hint resolves to at this node's position in the log. A model that is known to be
 quick is run at once, on the loop: handing it to a thread would cost more than the run. Requests that come
 while others are served are run together with them where the model allows it; they wait as callbacks, not as
-tasks.
+tasks. Each answer says whether that is so (``rows_max``): then a client may join the rows of several
+inferences itself, and say in ``stacked`` how many are whose.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from executor.inspection import ModelInfo
 from executor.interface import Ticket
-from mcp.errors import InputInvalid, InvalidArgument, McpError
+from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
 from mcp.node.order import Order
 from mcp.node.payload import integer, names, text
@@ -32,6 +33,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _DIGEST_SHOWN_CHARS: Final = 16
 """What a message shows of a digest at least: the runtime shortens it."""
+_ONE: Final = (1,)
 
 
 class DirectInference:
@@ -68,6 +70,8 @@ class DirectInference:
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)
         inputs = received_inputs(exchange, info)
+        if "stacked" in payload:
+            self._check_stacked(payload["stacked"], model, inputs)
         if self._shelf.batches:
             self._submit(exchange, model, inputs, wanted, timeout_s)
             return None
@@ -83,8 +87,9 @@ class DirectInference:
     ) -> None:
         done = functools.partial(self._done, exchange, model)
         client = exchange.connection.peer.node_id
+        calls = len(exchange.message.payload.get("stacked", _ONE))
         try:
-            taken = self._shelf.submit(model, inputs, wanted, timeout_s, client, done)
+            taken = self._shelf.submit(model, inputs, wanted, timeout_s, client, done, calls)
         except McpError as error:
             raise naming(model, error) from error
         if isinstance(taken, dict):
@@ -92,6 +97,24 @@ class DirectInference:
         else:
             self.waiting += 1
             exchange.on_cancel(functools.partial(self._cancel, taken))
+
+    def _check_stacked(self, stacked: object, model: ModelVersion, inputs: Arrays) -> None:
+        """Whether the rows of several inferences may be joined, and are what they are said to be."""
+        rows_max = self._shelf.rows_max(model)
+        if not rows_max:
+            raise Unsupported(
+                f"the rows of {model.name} {model.version} may not be joined: send one inference"
+            )
+        if type(stacked) is not list or not all(type(rows) is int and rows > 0 for rows in stacked):
+            raise InvalidArgument(f'"stacked" is a list of numbers of rows from 1 on, not {stacked!r:.80}')
+        total = sum(stacked)
+        if not 0 < total <= rows_max:
+            raise InvalidArgument(f'"stacked" has {total} rows, and 1 to rows_max={rows_max} are run at once')
+        for name, array in inputs.items():
+            if array.ndim == 0 or len(array) != total:
+                raise InputInvalid(
+                    f'"stacked" has {total} rows, the input {name!r:.80} the shape {list(array.shape)}'
+                )
 
     def _cancel(self, taken: Ticket) -> None:
         self.waiting -= 1
@@ -102,7 +125,10 @@ class DirectInference:
     ) -> None:
         self.waiting -= 1
         if outputs is not None:
-            self._reply(exchange, model, outputs)
+            try:
+                self._reply(exchange, model, outputs)
+            except McpError as refused:
+                exchange.fail(refused)
         elif error is not None:
             exchange.fail(naming(model, translated(error)))
 
@@ -111,6 +137,8 @@ class DirectInference:
     ) -> None:
         info = await self._shelf.ensure_within(model, timeout_s)
         inputs = received_inputs(exchange, info)
+        if "stacked" in exchange.message.payload:
+            self._check_stacked(exchange.message.payload["stacked"], model, inputs)
         if self._shelf.batches:
             self._submit(exchange, model, inputs, wanted, timeout_s)
         else:
@@ -131,6 +159,9 @@ class DirectInference:
         self._reply(exchange, model, outputs)
 
     def _reply(self, exchange: Exchange, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
+        stacked = exchange.message.payload.get("stacked")
+        if stacked is not None:
+            self._check_rows(sum(stacked), model, outputs)
         specs, segments = pack_all(outputs)
         payload = {
             "model": model.name,
@@ -138,8 +169,17 @@ class DirectInference:
             "node": self._node_id,
             "outputs": specs,
             "queue": self.waiting,
+            "rows_max": self._shelf.rows_max(model),
         }
         exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
+
+    def _check_rows(self, rows: int, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != rows:
+                self._shelf.changes_rows(model, f"of {rows} rows, {name!r:.80} has the shape {array.shape}")
+                raise Unsupported(
+                    f"{model.name} {model.version} does not give a row for each row: send one inference"
+                )
 
 
 def naming(model: ModelVersion, error: McpError) -> McpError:

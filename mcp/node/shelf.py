@@ -156,8 +156,11 @@ class Shelf:
         timeout_s: float,
         client: Hashable,
         done: Done,
+        calls: int = 1,
     ) -> Outputs | Ticket:
         """Run a model that is ready, maybe together with other requests for it, without a task.
+
+        ``calls``: how many inferences the request has.
 
         The outputs, if they are there at once; otherwise ``done(outputs, error)`` is called later, once, with
         the pool's own error, or :meth:`cancel` is.
@@ -172,6 +175,7 @@ class Shelf:
                 timeout_s=timeout_s,
                 client=client,
                 options=self.options_of(model),
+                calls=calls,
             )
         except ModelNotLoaded as error:
             raise ModelNotReady(str(error)) from error
@@ -186,6 +190,17 @@ class Shelf:
     def options_of(self, model: ModelVersion) -> BatchOptions:
         """How requests for a version are batched here."""
         return batch_options(model.batching) if self._batching else UNBATCHED
+
+    def rows_max(self, model: ModelVersion) -> int:
+        """How many rows of several inferences are run at once; 0: they may not be joined."""
+        if self._batching_pool is None or model.digest not in self._ready:
+            return 0
+        options = self.options_of(model)
+        return 0 if self._runtime.not_joined(model.digest, options) is not None else options.rows_max
+
+    def changes_rows(self, model: ModelVersion, reason: str) -> None:
+        """A run has shown that results cannot be told apart once inferences are joined."""
+        self._runtime.changes_rows(model.digest, f"it does not give a row for each row: {reason}")
 
     def not_batched(self, digest: str, options: BatchOptions) -> str | None:
         """Why requests for a model that is ready are not batched; ``None``: they are."""

@@ -279,7 +279,13 @@ class StandIn:
             arrays = unpack_all(p["inputs"], exchange.segments)
             outputs = {f"{name or 'only'} twice": array * 2 for name, array in arrays.items()}
         specs, segments = pack_all(outputs)  # type: ignore[arg-type]
-        answer = {"model": p["model_hint"], "version": "1", "node": self.node_id, "outputs": specs}
+        answer = {
+            "model": p["model_hint"],
+            "version": "1",
+            "node": self.node_id,
+            "outputs": specs,
+            "rows_max": self.cluster.rows_max,
+        }
         return "INFER_RESPONSE", answer, segments
 
     async def _on_infer_stream(self, exchange: Any) -> tuple[Any, ...]:
@@ -364,6 +370,8 @@ class Cluster:
     directory: Path | None = None
     limits: Limits = DEFAULT_LIMITS
     state_limits: StateLimits = field(default_factory=StateLimits)
+    rows_max: int = 0
+    """What nodes say of models' rows."""
 
     def __post_init__(self) -> None:
         self.network = MemoryNetwork()

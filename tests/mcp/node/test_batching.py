@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from executor.compare import compare_outputs
 from mcp.client.client import Client
+from mcp.client.exchange import Request
+from mcp.client.kinds import CallKind
 from mcp.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -24,6 +26,7 @@ from mcp.errors import (
 )
 from mcp.node.config import NodeConfig
 from mcp.node.node import Node
+from mcp.wire.tensors import pack_all
 from simulations.in_process import in_process_cluster, until
 
 MODELS = Path(__file__).parents[2] / "executor" / "models"
@@ -192,5 +195,108 @@ def test_a_cluster_that_does_not_know_it_yet_says_so(tmp_path: Path) -> None:
             with pytest.raises(Unsupported, match=r"model\.deploy with these arguments needs schema 2"):
                 await client.deploy("m", MODELS / "dense.onnx", batching={"mode": "off"})
             await client.deploy("m", MODELS / "dense.onnx")
+
+    asyncio.run(scenario())
+
+
+# -- inferences that a client joined ------------------------------------------------------------------
+
+
+def asked_for(node: Node) -> int:
+    return int(node.status()["metrics"]["requests"]["INFER_REQUEST"])
+
+
+async def sent(client: Client, model: str, inputs: Any, stacked: Any) -> Any:
+    """An ``INFER_REQUEST`` as any client may send it."""
+    specs, segments = pack_all(inputs)
+    payload = {"model_hint": model, "inputs": specs, "stacked": stacked}
+    request = Request(CallKind.INFER, "INFER_REQUEST", payload, segments)
+    return await client._exchange.call(request, client._exchange.attempts(CallKind.INFER, GUARD_S))
+
+
+def test_callers_of_one_client_share_requests_and_each_gets_its_own_rows(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (node, client):
+            alone = [(await client.infer("dense", row(n))).outputs for n in range(40)]
+            before = asked_for(node)
+            together = await asyncio.gather(*(client.infer("dense", row(n)) for n in range(40)))
+            assert asked_for(node) - before == 2
+            for expected, answer in zip(alone, together, strict=True):
+                assert (answer.node, answer.version) == ("n1", "1")
+                assert compare_outputs(expected, answer.outputs).equal
+
+    asyncio.run(scenario())
+
+
+def test_a_joined_request_counts_as_so_many_inferences(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (node, client):
+            busy = await occupied(node, client)
+            inputs = {"x": np.concatenate([row(1)] * 6)}
+            task = asyncio.ensure_future(sent(client, "dense", inputs, [1, 2, 3]))
+            await until(lambda: queued(node) == 1)
+            busy.cancel()
+            answer = await task
+            assert answer.payload["rows_max"] == 64
+            found = figures(node, "dense")
+            assert (found["requests_total"], found["batch_rows"]) == (3, {"8": 1})
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("stacked", "rows", "error"),
+    [
+        ([1, 1], 3, InputInvalid),
+        ([2, 2], 3, InputInvalid),
+        ([], 1, InvalidArgument),
+        ([0, 1], 1, InvalidArgument),
+        ([True], 1, InvalidArgument),
+        (3, 3, InvalidArgument),
+        ([-1, 2], 1, InvalidArgument),
+        ([2**64 - 1], 1, InvalidArgument),
+        ([1] * 65, 65, InvalidArgument),
+        ([33, 32], 65, InvalidArgument),
+    ],
+)
+def test_rows_that_are_not_what_they_are_said_to_be_are_refused(
+    stacked: Any, rows: int, error: type[Exception], tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (_, client):
+            inputs = {"x": np.zeros((rows, 64), np.float32)}
+            with pytest.raises(error, match="stacked"):
+                await sent(client, "dense", inputs, stacked)
+            assert (await client.infer("dense", inputs)).output.shape == (rows, 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_not_batched_takes_no_joined_request(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, batching=False) as (node, client):
+            with pytest.raises(Unsupported, match="may not be joined"):
+                await sent(client, "dense", {"x": np.concatenate([row(1), row(2)])}, [1, 1])
+            before = asked_for(node)
+            await asyncio.gather(*(client.infer("dense", row(n)) for n in range(5)))
+            assert asked_for(node) - before == 5
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_changes_rows_is_found_out_by_a_joined_request(tmp_path: Path) -> None:
+    """Its owner says that its rows are independent, and they are not even as many."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as (node, client):
+            said = {"mode": "dynamic"}
+            await client.deploy("positive", MODELS / "positive.onnx", batching=said)
+            inputs = {"x": np.repeat(np.array([[1], [-1], [2]], np.float32), 4, axis=1)}
+            assert (await client.infer("positive", inputs)).output[:, 0].tolist() == [1, 2]
+            with pytest.raises(Unsupported, match="a row for each row"):
+                await sent(client, "positive", inputs, [1, 2])
+            assert "does not give a row for each row" in str(figures(node, "positive")["not_batched"])
+            answers = await asyncio.gather(*(client.infer("positive", inputs) for _ in range(4)))
+            assert [answer.output[:, 0].tolist() for answer in answers] == [[1, 2]] * 4
 
     asyncio.run(scenario())

@@ -1,0 +1,339 @@
+"""Inferences that begin in one turn of the event loop, stacked into one request.
+
+A client of many callers has most of its costs in messages: one for each inference, and one for each answer.
+A node says in its answers which models treat their rows independently, and how many rows it runs at once
+(``rows_max``). While inferences of such a model are under way, those that begin in the same turn and fit each
+other go as one request whose inputs are joined along the first axis; of the outputs each caller gets a view
+of its own rows. A lone inference waits for nobody and goes by itself.
+
+What is stacked is an inference's first attempt alone. Whatever does not come of it is the business of each
+inference by itself, as after any first attempt that failed. One that fails for what is in it must not take
+others down again and again, so a model's inferences go apart for a while after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from mcp.client import answers
+from mcp.client.exchange import Answer, Done, Request, Sent
+from mcp.client.hedging import Hedging
+from mcp.client.kinds import CallKind
+from mcp.client.results import Array, Inference, ModelInputs
+from mcp.client.retry import retryable
+from mcp.client.tensors import ONLY_INPUT, unpacked
+from mcp.clock import Clock
+from mcp.errors import McpError, ProtocolError
+from mcp.wire.tensors import DTYPES, pack_all
+
+STACKED_BYTES_MAX: Final = 64 * 1024
+"""An inference with larger inputs goes by itself: copying them would cost more than a message."""
+STACK_BYTES_MAX: Final = 4 * 1024 * 1024
+"""All inputs of one request that was stacked."""
+STACK_ROWS_MAX: Final = 256
+"""Rows of one request that was stacked, whatever a node says that it runs at once."""
+INPUTS_MAX: Final = 8
+"""An inference with more inputs goes by itself."""
+APART_S: Final = 1.0
+"""For so long a model's inferences go by themselves after a stack failed for what was in it."""
+MODELS_MAX: Final = 1024
+"""Of so many names of models it is remembered whether they are stacked."""
+
+_WHAT: Final = "the answer to an inference"
+_SENT: Final = frozenset(DTYPES.values())
+"""Element types that are copied as they are. Strings are not, nor is what is not little endian."""
+
+
+class Carrier(Protocol):
+    """What a stack goes with: the exchange of the client."""
+
+    clock: Clock
+    hedging: Hedging | None
+
+    def infers_at(self) -> str | None:
+        """The node that takes the next inference, if it is connected."""
+
+    def first_attempt_s(self, kind: CallKind, left_s: float, address: str = "") -> float:
+        """How long a call's first attempt, at ``address``, may take of the time that is left for it."""
+
+    def send_now(
+        self, request: Request, address: str, timeout_s: float, calls: int, done: Done
+    ) -> Sent | None:
+        """Send it now, and tell ``done`` what came of it. ``None``: there is no place for it just now."""
+
+
+class Known:
+    """What is known of a model under one name. ``under_way`` counts this client's inferences of it."""
+
+    __slots__ = ("apart_until", "rows_max", "under_way")
+
+    def __init__(self) -> None:
+        self.rows_max = 0
+        self.apart_until = -math.inf
+        self.under_way = 0
+
+
+class Begun:
+    """An inference on its way with others, whose caller awaits ``over`` and then looks at what came of it.
+
+    Without a ``result`` it goes on by itself; ``error`` is that of the attempt at ``address``, if it is this
+    inference's own, or may be repeated. It began at ``began``.
+    """
+
+    __slots__ = ("address", "arrays", "began", "error", "over", "result", "rows", "stack")
+
+    def __init__(
+        self, arrays: tuple[Array, ...], rows: int, began: float, over: asyncio.Future[None]
+    ) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        self.began = began
+        self.over = over
+        self.stack: Stack | None = None
+        self.result: Inference | None = None
+        self.error: McpError | None = None
+        self.address = ""
+
+    def give_up(self) -> None:
+        """Its caller has gone away. A stack whose callers have all done so is cancelled."""
+        if self.stack is not None:
+            self.stack.one_less()
+
+
+class Stack:
+    """The inferences of one request, in the order of their rows."""
+
+    __slots__ = ("address", "begun", "known", "live", "model", "sent")
+
+    def __init__(self, known: Known, model: str, address: str, begun: list[Begun]) -> None:
+        self.known = known
+        self.model = model
+        self.address = address
+        self.begun = begun
+        self.live = len(begun)
+        self.sent: Sent | None = None
+        for each in begun:
+            each.stack = self
+
+    def one_less(self) -> None:
+        """One of the callers has gone away."""
+        self.live -= 1
+        if not self.live and self.sent is not None:
+            self.sent.cancel()
+
+
+class _Kind:
+    """What inferences that are stacked have in common."""
+
+    __slots__ = ("begun", "bytes", "known", "model", "names", "outputs", "rows", "timeout_s")
+
+    def __init__(
+        self,
+        known: Known,
+        model: str,
+        names: tuple[str, ...],
+        outputs: tuple[str, ...] | None,
+        timeout_s: float,
+    ) -> None:
+        self.known = known
+        self.model = model
+        self.names = names
+        self.outputs = outputs
+        self.timeout_s = timeout_s
+        self.empty()
+
+    def empty(self) -> list[Begun]:
+        """Take out what has gathered."""
+        begun = getattr(self, "begun", [])
+        self.begun: list[Begun] = []
+        self.rows = 0
+        self.bytes = 0
+        return begun
+
+
+class Stacking:
+    """The inferences of one client that begin in this turn, by what they have in common."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier = carrier
+        self._known: dict[str, Known] = {}
+        self._gathered: dict[object, _Kind] = {}
+
+    # -- what nodes say of models -------------------------------------------------------------------
+
+    def known(self, model: str) -> Known | None:
+        """What is known of a model, if a node ever said that it runs several rows at once."""
+        return self._known.get(model)
+
+    def learn(self, model: str, payload: Mapping[str, Any]) -> None:
+        """Take in what a node's answer says of a model."""
+        rows_max = payload.get("rows_max", 0)
+        if type(rows_max) is not int or rows_max < 2:
+            rows_max = 0
+        known = self._known.get(model)
+        if known is None:
+            if not rows_max:
+                return
+            if len(self._known) >= MODELS_MAX:
+                self._known.clear()
+            known = self._known[model] = Known()
+        known.rows_max = min(rows_max, STACK_ROWS_MAX)
+
+    # -- gathering ----------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        known: Known,
+        model: str,
+        inputs: ModelInputs,
+        outputs: tuple[str, ...] | None,
+        timeout_s: float,
+    ) -> Begun | None:
+        """Send an inference now if it is alone, or with others at the end of this turn.
+
+        ``None``: it cannot be stacked.
+        """
+        now = self._carrier.clock.monotonic()
+        if known.rows_max < 2 or known.apart_until > now or self._carrier.hedging is not None:
+            return None
+        read = _read(inputs)
+        if read is None:
+            return None
+        names, arrays, kind, rows, size_bytes = read
+        if rows > known.rows_max or size_bytes > STACKED_BYTES_MAX:
+            return None
+        loop = asyncio.get_running_loop()
+        begun = Begun(arrays, rows, now, loop.create_future())
+        if not known.under_way:
+            self._go(_Kind(known, model, names, outputs, timeout_s), [begun])
+            return begun
+        if not self._gathered:
+            loop.call_soon(self._turn_over)
+        place = (model, kind, outputs, timeout_s)
+        group = self._gathered.get(place)
+        if group is None:
+            group = self._gathered[place] = _Kind(known, model, names, outputs, timeout_s)
+        if group.rows + rows > known.rows_max or group.bytes + size_bytes > STACK_BYTES_MAX:
+            self._go(group, group.empty())
+        group.begun.append(begun)
+        group.rows += rows
+        group.bytes += size_bytes
+        return begun
+
+    def _turn_over(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for group in gathered.values():
+            self._go(group, group.empty())
+
+    def _go(self, group: _Kind, begun: list[Begun]) -> None:
+        waiting = [each for each in begun if not each.over.done()]
+        address = self._carrier.infers_at() if waiting else None
+        if address is None:
+            _end(waiting)
+            return
+        timeout_s = self._carrier.first_attempt_s(CallKind.INFER, group.timeout_s, address)
+        request = _request(group, waiting, timeout_s)
+        stack = Stack(group.known, group.model, address, waiting)
+        over = functools.partial(self._over, stack)
+        stack.sent = self._carrier.send_now(request, address, timeout_s, len(waiting), over)
+        if stack.sent is None:
+            _end(waiting)
+
+    # -- what came of it ----------------------------------------------------------------------------
+
+    def _over(self, stack: Stack, answer: Answer | McpError) -> None:
+        """The attempt has ended, in whatever way."""
+        try:
+            if isinstance(answer, McpError):
+                raise answer
+            self.learn(stack.model, answer.payload)
+            _part(answer, stack.begun)
+        except McpError as error:
+            if len(stack.begun) == 1 or retryable(error):
+                for each in stack.begun:
+                    each.error = type(error)(error.message, details=error.details)
+                    each.address = stack.address
+            else:
+                # It may be one of them, or that they are stacked: each finds out by itself.
+                stack.known.apart_until = self._carrier.clock.monotonic() + APART_S
+        finally:
+            _end(stack.begun)
+
+
+def _read(
+    inputs: ModelInputs,
+) -> tuple[tuple[str, ...], tuple[Array, ...], object, int, int] | None:
+    """Names, arrays, what makes them fit others, rows and bytes; ``None``: not to be stacked."""
+    if type(inputs) is np.ndarray:
+        shape = inputs.shape
+        if not shape or not shape[0] or inputs.dtype not in _SENT:
+            return None
+        return (ONLY_INPUT,), (inputs,), (inputs.dtype.num, shape[1:]), shape[0], inputs.nbytes
+    if type(inputs) is not dict or not 1 <= len(inputs) <= INPUTS_MAX:
+        return None
+    rows, size_bytes = 0, 0
+    kind: list[object] = []
+    for name, array in inputs.items():
+        if type(name) is not str or not name or type(array) is not np.ndarray or array.dtype not in _SENT:
+            return None
+        shape = array.shape
+        if not shape or not shape[0] or (rows and shape[0] != rows):
+            return None
+        rows = shape[0]
+        size_bytes += array.nbytes
+        kind += (name, array.dtype.num, shape[1:])
+    return tuple(inputs), tuple(inputs.values()), tuple(kind), rows, size_bytes
+
+
+def _request(group: _Kind, begun: Sequence[Begun], timeout_s: float) -> Request:
+    if len(begun) == 1:
+        joined = dict(zip(group.names, begun[0].arrays, strict=True))
+    else:
+        joined = {
+            name: np.concatenate([each.arrays[place] for each in begun])
+            for place, name in enumerate(group.names)
+        }
+    specs, segments = pack_all(joined)
+    payload: dict[str, Any] = {
+        "model_hint": group.model,
+        "inputs": specs,
+        "timeout_ms": max(1, int(timeout_s * 1000)),
+    }
+    if len(begun) > 1:
+        payload["stacked"] = [each.rows for each in begun]
+    if group.outputs is not None:
+        payload["outputs"] = list(group.outputs)
+    return Request(CallKind.INFER, "INFER_REQUEST", payload, segments, plain=True)
+
+
+def _part(answer: Answer, begun: Sequence[Begun]) -> None:
+    """Give each its rows of the outputs. Raises :class:`~mcp.errors.ProtocolError`."""
+    outputs = unpacked(answer.payload.get("outputs"), answer.segments)
+    model = answers.required(answer.payload, "model", str, _WHAT)
+    node = answers.required(answer.payload, "node", str, _WHAT)
+    version = str(answer.payload.get("version", ""))
+    if len(begun) == 1:  # a model may well give other rows than it got
+        begun[0].result = Inference(outputs, model, version, node)
+        return
+    rows = sum(each.rows for each in begun)
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != rows:
+            raise ProtocolError(f"{_WHAT} to {rows} rows: output {name!r:.80} has the shape {array.shape}")
+    start = 0
+    for each in begun:
+        stop = start + each.rows
+        own = {name: array[start:stop] for name, array in outputs.items()}
+        each.result = Inference(own, model, version, node)
+        start = stop
+
+
+def _end(begun: Sequence[Begun]) -> None:
+    for each in begun:
+        if not each.over.done():
+            each.over.set_result(None)

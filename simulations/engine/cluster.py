@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from consensus.interface import Role
 from consensus.ports import Applied
 from simulations.chaos import Chaos
 from simulations.chronicle import SILENT, Chronicle, Ended
+from simulations.collector import collected_by_hand
 from simulations.engine.ambush import Ambush
 from simulations.engine.node import READS_WHAT_IT_LEFT, STOPS_FOR_FAULTS, Node, State
 from simulations.engine.observer import Observer
@@ -297,4 +299,7 @@ def how_it_ended(outcome: Applied | ConsensusError) -> Ended:
 
 def run(scenario: Scenario, chronicle: Chronicle = SILENT) -> Outcome:
     """Run ``scenario`` to its end. The same scenario gives the same outcome, in any process."""
-    return Cluster(scenario, chronicle).run()
+    with collected_by_hand():
+        outcome = Cluster(scenario, chronicle).run()
+        gc.collect()
+    return outcome

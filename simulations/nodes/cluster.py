@@ -31,6 +31,7 @@ from simulations.checking.history import History
 from simulations.checking.operations import Absent, Found, Put, Written
 from simulations.checking.verdict import Status
 from simulations.chronicle import SILENT, Chronicle
+from simulations.collector import collected_by_hand
 from simulations.engine.cluster import COMES_BACK, NotRecovered
 from simulations.faults import FaultKind
 from simulations.invariants import Violation
@@ -145,7 +146,7 @@ class Cluster:
 
     def run(self) -> Outcome:
         """Run it to its end, or to the first thing that is wrong."""
-        with _steady_memory(), _logs_heard(self):
+        with collected_by_hand(), _logs_heard(self):
             outcome = self._outcome(*self._verdict())
             self._bury()
         return outcome
@@ -502,20 +503,6 @@ class Cluster:
             for loop in (self._outside, *(loop for m in self.machines.values() for loop in m.graves)):
                 loop.bury()
             gc.collect()
-
-
-@contextmanager
-def _steady_memory() -> Iterator[None]:
-    """Collect at points that the run decides, and only what the run has made."""
-    was = gc.isenabled()
-    gc.disable()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was:
-            gc.enable()
 
 
 class _Ear(logging.Handler):

@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Se
 from typing import Any, Literal, overload
 
 from mcp.client import answers, arguments
+from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Request
 from mcp.client.kinds import CallKind
 from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
 from mcp.client.results import Inference, ModelInputs, Step
 from mcp.client.retry import Attempts
-from mcp.client.stacking import Begun, Stacking
+from mcp.client.stacking import Stack, Stacking
 from mcp.client.streaming import AHEAD, allowed_ahead, steps_of, stream_fields
 from mcp.client.tensors import packed, unpacked
 from mcp.errors import InvalidArgument, McpError
@@ -41,9 +42,9 @@ class DirectCalls:
         Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
         ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
         """
-        bound_s = arguments.timeout(timeout_s, self._timeout_s)
+        bound_s = self._timeout_s if timeout_s is None else arguments.timeout(timeout_s, self._timeout_s)
         wanted = None if outputs is None else tuple(arguments.texts("outputs", outputs))
-        known = self._stacking.known(arguments.text("a model", model))
+        known = self._stacking.known(model)
         if known is None:
             return await self._infer_alone(model, inputs, wanted, bound_s)
         begun = self._stacking.begin(known, model, inputs, wanted, bound_s)
@@ -51,12 +52,13 @@ class DirectCalls:
         try:
             if begun is None:
                 return await self._infer_alone(model, inputs, wanted, bound_s)
+            stack, over = begun
             try:
-                await begun.over
+                result = await over
             except BaseException:
-                begun.give_up()
+                stack.one_less()
                 raise
-            return begun.result or await self._infer_after(begun, model, inputs, wanted, bound_s)
+            return result or await self._infer_after(stack, model, inputs, wanted, bound_s)
         finally:
             known.under_way -= 1
 
@@ -69,17 +71,17 @@ class DirectCalls:
 
     async def _infer_after(
         self,
-        begun: Begun,
+        stack: Stack,
         model: str,
         inputs: ModelInputs,
         outputs: tuple[str, ...] | None,
         timeout_s: float,
     ) -> Inference:
-        """One that was on its way with others, to no result."""
-        attempts = self._exchange.attempts(CallKind.INFER, timeout_s, begun.began + timeout_s)
-        if begun.error is not None:
-            await self._exchange.pause("INFER_REQUEST", attempts, begun.error, {begun.address})
-        return await self._infer(_request(model, inputs, outputs), attempts, avoid=begun.address)
+        """One that was on its way, maybe with others, to no result."""
+        attempts = self._exchange.attempts(CallKind.INFER, timeout_s, stack.began + timeout_s)
+        if stack.error is not None:
+            await self._exchange.pause("INFER_REQUEST", attempts, again(stack.error), {stack.address})
+        return await self._infer(_request(model, inputs, outputs), attempts, avoid=stack.address)
 
     async def _infer(self, request: Request, attempts: Attempts, avoid: str = "") -> Inference:
         answer = await self._exchange.call(request, attempts, avoid=avoid)
@@ -197,7 +199,7 @@ class DirectCalls:
 
 def _request(model: str, inputs: ModelInputs, outputs: tuple[str, ...] | None) -> Request:
     fields, segments = packed(inputs)
-    fields["model_hint"] = model
+    fields["model_hint"] = arguments.text("a model", model)
     if outputs is not None:
         fields["outputs"] = list(outputs)
     return Request(

@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -44,6 +44,8 @@ APART_S: Final = 1.0
 """For so long a model's inferences go by themselves after a stack failed for what was in it."""
 MODELS_MAX: Final = 1024
 """Of so many names of models it is remembered whether they are stacked."""
+
+Over: TypeAlias = "asyncio.Future[Inference | None]"
 
 _WHAT: Final = "the answer to an inference"
 _SENT: Final = frozenset(DTYPES.values())
@@ -79,59 +81,30 @@ class Known:
         self.under_way = 0
 
 
-class Begun:
-    """An inference on its way with others, whose caller awaits ``over`` and then looks at what came of it.
+class Stack:
+    """The inferences of one request, in the order of their rows.
 
-    Without a ``result`` it goes on by itself; ``error`` is that of the attempt at ``address``, if it is this
-    inference's own, or may be repeated. It began at ``began``.
+    A caller awaits its ``over``, which gives its result; or ``None``: then it goes on by itself, after the
+    ``error`` of the attempt at ``address`` if that is each one's own, or may be repeated. If it goes away
+    before that, it calls :meth:`one_less`. The first of them began at ``began``.
     """
 
-    __slots__ = ("address", "arrays", "began", "error", "over", "result", "rows", "stack")
-
-    def __init__(
-        self, arrays: tuple[Array, ...], rows: int, began: float, over: asyncio.Future[None]
-    ) -> None:
-        self.arrays = arrays
-        self.rows = rows
-        self.began = began
-        self.over = over
-        self.stack: Stack | None = None
-        self.result: Inference | None = None
-        self.error: McpError | None = None
-        self.address = ""
-
-    def give_up(self) -> None:
-        """Its caller has gone away. A stack whose callers have all done so is cancelled."""
-        if self.stack is not None:
-            self.stack.one_less()
-
-
-class Stack:
-    """The inferences of one request, in the order of their rows."""
-
-    __slots__ = ("address", "begun", "known", "live", "model", "sent")
-
-    def __init__(self, known: Known, model: str, address: str, begun: list[Begun]) -> None:
-        self.known = known
-        self.model = model
-        self.address = address
-        self.begun = begun
-        self.live = len(begun)
-        self.sent: Sent | None = None
-        for each in begun:
-            each.stack = self
-
-    def one_less(self) -> None:
-        """One of the callers has gone away."""
-        self.live -= 1
-        if not self.live and self.sent is not None:
-            self.sent.cancel()
-
-
-class _Kind:
-    """What inferences that are stacked have in common."""
-
-    __slots__ = ("begun", "bytes", "known", "model", "names", "outputs", "rows", "timeout_s")
+    __slots__ = (
+        "address",
+        "arrays",
+        "began",
+        "bytes",
+        "error",
+        "known",
+        "model",
+        "names",
+        "outputs",
+        "overs",
+        "rows",
+        "rows_of",
+        "sent",
+        "timeout_s",
+    )
 
     def __init__(
         self,
@@ -140,21 +113,49 @@ class _Kind:
         names: tuple[str, ...],
         outputs: tuple[str, ...] | None,
         timeout_s: float,
+        began: float,
     ) -> None:
         self.known = known
         self.model = model
         self.names = names
         self.outputs = outputs
         self.timeout_s = timeout_s
-        self.empty()
-
-    def empty(self) -> list[Begun]:
-        """Take out what has gathered."""
-        begun = getattr(self, "begun", [])
-        self.begun: list[Begun] = []
+        self.began = began
+        self.overs: list[Over] = []
+        self.arrays: list[tuple[Array, ...]] = []
+        self.rows_of: list[int] = []
         self.rows = 0
         self.bytes = 0
-        return begun
+        self.sent: Sent | None = None
+        self.error: McpError | None = None
+        self.address = ""
+
+    def add(self, arrays: tuple[Array, ...], rows: int, size_bytes: int, over: Over) -> None:
+        """Append one."""
+        self.overs.append(over)
+        self.arrays.append(arrays)
+        self.rows_of.append(rows)
+        self.rows += rows
+        self.bytes += size_bytes
+
+    def one_less(self) -> None:
+        """One of the callers has gone away. With the last of them the request is cancelled."""
+        if self.sent is not None and all(over.done() for over in self.overs):
+            self.sent.cancel()
+
+    def drop_those_that_are_gone(self) -> None:
+        """Leave out those whose callers went away before it was sent."""
+        kept = [place for place, over in enumerate(self.overs) if not over.done()]
+        self.overs = [self.overs[place] for place in kept]
+        self.arrays = [self.arrays[place] for place in kept]
+        self.rows_of = [self.rows_of[place] for place in kept]
+        self.rows = sum(self.rows_of)
+
+    def end(self) -> None:
+        """Whoever has no result goes on by itself."""
+        for over in self.overs:
+            if not over.done():
+                over.set_result(None)
 
 
 class Stacking:
@@ -163,13 +164,13 @@ class Stacking:
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
         self._known: dict[str, Known] = {}
-        self._gathered: dict[object, _Kind] = {}
+        self._gathered: dict[object, Stack] = {}
 
     # -- what nodes say of models -------------------------------------------------------------------
 
     def known(self, model: str) -> Known | None:
         """What is known of a model, if a node ever said that it runs several rows at once."""
-        return self._known.get(model)
+        return self._known.get(model) if type(model) is str else None
 
     def learn(self, model: str, payload: Mapping[str, Any]) -> None:
         """Take in what a node's answer says of a model."""
@@ -194,7 +195,7 @@ class Stacking:
         inputs: ModelInputs,
         outputs: tuple[str, ...] | None,
         timeout_s: float,
-    ) -> Begun | None:
+    ) -> tuple[Stack, Over] | None:
         """Send an inference now if it is alone, or with others at the end of this turn.
 
         ``None``: it cannot be stacked.
@@ -209,41 +210,46 @@ class Stacking:
         if rows > known.rows_max or size_bytes > STACKED_BYTES_MAX:
             return None
         loop = asyncio.get_running_loop()
-        begun = Begun(arrays, rows, now, loop.create_future())
+        over: Over = loop.create_future()
         if not known.under_way:
-            self._go(_Kind(known, model, names, outputs, timeout_s), [begun])
-            return begun
+            stack = Stack(known, model, names, outputs, timeout_s, now)
+            stack.add(arrays, rows, size_bytes, over)
+            self._go(stack)
+            return stack, over
         if not self._gathered:
             loop.call_soon(self._turn_over)
         place = (model, kind, outputs, timeout_s)
-        group = self._gathered.get(place)
-        if group is None:
-            group = self._gathered[place] = _Kind(known, model, names, outputs, timeout_s)
-        if group.rows + rows > known.rows_max or group.bytes + size_bytes > STACK_BYTES_MAX:
-            self._go(group, group.empty())
-        group.begun.append(begun)
-        group.rows += rows
-        group.bytes += size_bytes
-        return begun
+        gathered = self._gathered.get(place)
+        if gathered is None:
+            stack = self._gathered[place] = Stack(known, model, names, outputs, timeout_s, now)
+        elif gathered.rows + rows > known.rows_max or gathered.bytes + size_bytes > STACK_BYTES_MAX:
+            self._go(gathered)
+            stack = self._gathered[place] = Stack(known, model, names, outputs, timeout_s, now)
+        else:
+            stack = gathered
+        stack.add(arrays, rows, size_bytes, over)
+        return stack, over
 
     def _turn_over(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        for group in gathered.values():
-            self._go(group, group.empty())
+        for stack in gathered.values():
+            self._go(stack)
 
-    def _go(self, group: _Kind, begun: list[Begun]) -> None:
-        waiting = [each for each in begun if not each.over.done()]
-        address = self._carrier.infers_at() if waiting else None
-        if address is None:
-            _end(waiting)
-            return
-        timeout_s = self._carrier.first_attempt_s(CallKind.INFER, group.timeout_s, address)
-        request = _request(group, waiting, timeout_s)
-        stack = Stack(group.known, group.model, address, waiting)
-        over = functools.partial(self._over, stack)
-        stack.sent = self._carrier.send_now(request, address, timeout_s, len(waiting), over)
+    def _go(self, stack: Stack) -> None:
+        if any(over.done() for over in stack.overs):
+            stack.drop_those_that_are_gone()
+            if not stack.overs:
+                return
+        address = self._carrier.infers_at()
+        if address is not None:
+            stack.address = address
+            timeout_s = self._carrier.first_attempt_s(CallKind.INFER, stack.timeout_s, address)
+            request = _request(stack, timeout_s)
+            over = functools.partial(self._over, stack)
+            stack.sent = self._carrier.send_now(request, address, timeout_s, len(stack.overs), over)
         if stack.sent is None:
-            _end(waiting)
+            stack.address = ""
+            stack.end()
 
     # -- what came of it ----------------------------------------------------------------------------
 
@@ -253,17 +259,16 @@ class Stacking:
             if isinstance(answer, McpError):
                 raise answer
             self.learn(stack.model, answer.payload)
-            _part(answer, stack.begun)
+            _part(answer, stack)
         except McpError as error:
-            if len(stack.begun) == 1 or retryable(error):
-                for each in stack.begun:
-                    each.error = type(error)(error.message, details=error.details)
-                    each.address = stack.address
+            if len(stack.overs) == 1 or retryable(error):
+                stack.error = error
             else:
                 # It may be one of them, or that they are stacked: each finds out by itself.
+                stack.address = ""
                 stack.known.apart_until = self._carrier.clock.monotonic() + APART_S
         finally:
-            _end(stack.begun)
+            stack.end()
 
 
 def _read(
@@ -291,49 +296,44 @@ def _read(
     return tuple(inputs), tuple(inputs.values()), tuple(kind), rows, size_bytes
 
 
-def _request(group: _Kind, begun: Sequence[Begun], timeout_s: float) -> Request:
-    if len(begun) == 1:
-        joined = dict(zip(group.names, begun[0].arrays, strict=True))
+def _request(stack: Stack, timeout_s: float) -> Request:
+    if len(stack.arrays) == 1:
+        joined = dict(zip(stack.names, stack.arrays[0], strict=True))
     else:
-        joined = {
-            name: np.concatenate([each.arrays[place] for each in begun])
-            for place, name in enumerate(group.names)
-        }
+        columns = zip(*stack.arrays, strict=True)
+        joined = {name: np.concatenate(column) for name, column in zip(stack.names, columns, strict=True)}
     specs, segments = pack_all(joined)
     payload: dict[str, Any] = {
-        "model_hint": group.model,
+        "model_hint": stack.model,
         "inputs": specs,
         "timeout_ms": max(1, int(timeout_s * 1000)),
     }
-    if len(begun) > 1:
-        payload["stacked"] = [each.rows for each in begun]
-    if group.outputs is not None:
-        payload["outputs"] = list(group.outputs)
+    if len(stack.arrays) > 1:
+        payload["stacked"] = stack.rows_of
+    if stack.outputs is not None:
+        payload["outputs"] = list(stack.outputs)
     return Request(CallKind.INFER, "INFER_REQUEST", payload, segments, plain=True)
 
 
-def _part(answer: Answer, begun: Sequence[Begun]) -> None:
+def _part(answer: Answer, stack: Stack) -> None:
     """Give each its rows of the outputs. Raises :class:`~mcp.errors.ProtocolError`."""
     outputs = unpacked(answer.payload.get("outputs"), answer.segments)
     model = answers.required(answer.payload, "model", str, _WHAT)
     node = answers.required(answer.payload, "node", str, _WHAT)
     version = str(answer.payload.get("version", ""))
-    if len(begun) == 1:  # a model may well give other rows than it got
-        begun[0].result = Inference(outputs, model, version, node)
+    if len(stack.overs) == 1:  # a model may well give other rows than it got
+        if not stack.overs[0].done():
+            stack.overs[0].set_result(Inference(outputs, model, version, node))
         return
-    rows = sum(each.rows for each in begun)
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != rows:
-            raise ProtocolError(f"{_WHAT} to {rows} rows: output {name!r:.80} has the shape {array.shape}")
+        if array.ndim == 0 or len(array) != stack.rows:
+            raise ProtocolError(
+                f"{_WHAT} to {stack.rows} rows: output {name!r:.80} has the shape {array.shape}"
+            )
     start = 0
-    for each in begun:
-        stop = start + each.rows
-        own = {name: array[start:stop] for name, array in outputs.items()}
-        each.result = Inference(own, model, version, node)
+    for rows, over in zip(stack.rows_of, stack.overs, strict=True):
+        stop = start + rows
+        if not over.done():
+            own = {name: array[start:stop] for name, array in outputs.items()}
+            over.set_result(Inference(own, model, version, node))
         start = stop
-
-
-def _end(begun: Sequence[Begun]) -> None:
-    for each in begun:
-        if not each.over.done():
-            each.over.set_result(None)

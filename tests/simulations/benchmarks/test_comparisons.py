@@ -57,12 +57,12 @@ def test_serving_asks_everybody_who_is_there_and_names_who_is_not(monkeypatch: p
 
 
 def test_commit_loads_everybody_and_finds_every_write_again() -> None:
-    size = commit.Size(lone.Size(2, 3, 2), rounds=1, seconds=0.2, callers=(1, 4), sizes=(20, 1024))
+    size = commit.Size(lone.Size(1, 2, 2), rounds=1, seconds=0.1, callers=(1, 4), sizes=(20,))
     report = asyncio.run(commit.measure(size, SILENT))
     assert report.wrong == []
     found = rows(report, "Durable commands, three members")
     measured = {row["who"] for row in found}
-    assert len(found) == len(measured) * 4
+    assert len(found) == len(measured) * 2
     assert all(row["failed"] == 0 and row["commands/s"] > 0 for row in found)
     expected = {commit_parties.OURS, commit_parties.OURS_EMBEDDED, *commit_parties.SYNCOBJ.values()}
     if commit_parties.absent() is None:
@@ -96,16 +96,16 @@ def test_the_failover_of_rivals_is_measured_where_they_are_installed() -> None:
 
 def test_scale_measures_more_nodes_more_state_and_the_way_back() -> None:
     size = scale.Size(
-        nodes.Size(rounds=1, seconds=0.2, nodes=(1, 2), commands_at_once=4, requests_at_once=2),
+        nodes.Size(rounds=1, seconds=0.1, nodes=(1, 2), commands_at_once=4, requests_at_once=2),
         memory.Size(commands=200, sessions=3, models=2),
-        logs=(1, 150),
+        logs=(150,),
     )
     report = asyncio.run(scale.measure(size, SILENT))
     assert report.wrong == []
     grown = rows(report, "As the cluster grows")
     assert [row["nodes"] for row in grown] == [1, 2] * 3
     recovered = rows(report, "Killed and started again, one node")
-    assert [row["commands written"] for row in recovered] == [1, 150]
+    assert [row["commands written"] for row in recovered] == [150]
     assert all(0 < row["ready s"] <= row["first write acknowledged s"] for row in recovered)
     assert any("too few" in line for line in report.missing)
 

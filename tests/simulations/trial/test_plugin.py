@@ -95,7 +95,7 @@ def test_the_commands_that_show_a_failure_again_can_be_typed() -> None:
     assert told
     for line in told:
         pytest_as_typed(EXAMPLE, *shlex.split(line))
-        pytest_as_typed(ROOT, *shlex.split(f"{EXAMPLE.relative_to(ROOT)}/{line}"))
+    pytest_as_typed(ROOT, *shlex.split(f"{EXAMPLE.relative_to(ROOT)}/{told[0]}"))
 
 
 def test_the_documented_pytest_is_the_one_that_it_is_tested_with() -> None:

@@ -113,10 +113,10 @@ def failure_reply(told: Failure) -> Reply:
     return json_reply({"error": told.message}, told.status, headers)
 
 
-def no_path(request: Request) -> Reply:
-    """There is no such path."""
+def no_path(request: Request, headers: Mapping[str, str]) -> Reply:
+    """There is no such path; ``headers`` are told beside."""
     message = f"no such path: {request.method} {request.url.path:.200}; the routes are in docs/gateway.md"
-    return json_reply({"error": message}, 404, {ERROR_CODE: "NOT_FOUND"})
+    return json_reply({"error": message}, 404, {ERROR_CODE: "NOT_FOUND", **headers})
 
 
 def wrong_method(request: Request, allow: str) -> Reply:

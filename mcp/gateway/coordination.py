@@ -197,7 +197,7 @@ def _cluster(status: ClusterStatus) -> dict[str, Any]:
 def _node(node: NodeStatus) -> dict[str, Any]:
     told = {
         "node": node.node,
-        "address": node.address,
+        "address": node.details.get("address", node.address),
         "reachable": node.reachable,
         "problem": node.problem,
     }

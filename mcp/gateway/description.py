@@ -96,7 +96,6 @@ _STATISTICS: Final[dict[str, Any]] = {
 _ACTION: Final[dict[str, Any]] = {
     "answers": _ok("Done.", "Nothing"),
     "errors": (*_BODY_ERRORS, 403, 404, 501, 503, 504),
-    "body": "RepositoryAction",
 }
 _ENCODING: Final = (
     {"enum": ["list", "base64"], "default": "list"},
@@ -129,9 +128,17 @@ OPEN_INFERENCE: Final = (
         "POST",
         f"{_ACTIONS}/load",
         "Whether a model is known, as nodes load by themselves.",
+        body="RepositoryLoad",
         **_ACTION,
     ),
-    Operation("unload", "POST", f"{_ACTIONS}/unload", "Take a model out of service.", **_ACTION),
+    Operation(
+        "unload",
+        "POST",
+        f"{_ACTIONS}/unload",
+        "Take a model out of service.",
+        body="RepositoryAction",
+        **_ACTION,
+    ),
     Operation("infer_version", "POST", f"{_VERSION}/infer", "An inference by one version.", **_INFER),
     Operation("version_ready", "GET", f"{_VERSION}/ready", "Whether a node has it ready.", **_MODEL_READY),
     Operation("version_statistics", "GET", f"{_VERSION}/stats", "Its statistics.", **_STATISTICS),

@@ -18,6 +18,8 @@ STATUS: Final[dict[type[errors.McpError], int]] = {
     errors.InputInvalid: 400,
     errors.ModelInvalid: 400,
     errors.ConfigInvalid: 400,
+    # It had no time or no hop left when it came.
+    errors.MessageExpired: 400,
     errors.PermissionDenied: 403,
     errors.NotFound: 404,
     errors.VersionConflict: 409,
@@ -25,7 +27,6 @@ STATUS: Final[dict[type[errors.McpError], int]] = {
     errors.Busy: 429,
     errors.Unsupported: 501,
     errors.DeadlineExceeded: 504,
-    errors.MessageExpired: 504,
     # Whoever is at fault, this server cannot answer: another one may.
     errors.Unavailable: 503,
     errors.InferenceFailed: 503,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.client.results import Inference, InferenceRecord, ModelInputs, Step
-from mcp.errors import InputInvalid, InvalidArgument
+from mcp.errors import InputInvalid, InvalidArgument, VersionMismatch
 from mcp.gateway.failures import Failure
 from mcp.gateway.limits import INPUTS_MAX, JSON_ELEMENTS_MAX, TIMEOUT_S_MAX
 from mcp.gateway.requests import checked_json
@@ -65,11 +65,14 @@ class StreamAsk:
 def read_message(body: Buffer, *, new_id: str) -> Message:
     """The message in a body; ``new_id`` becomes its id where it has none.
 
-    Raises :class:`~mcp.errors.InvalidArgument`, :class:`~mcp.errors.TooLarge`,
-    :class:`~mcp.errors.VersionMismatch`, and :class:`~mcp.errors.MessageExpired` for one that may not travel
-    on: to hand it to a node is a hop.
+    Raises :class:`~mcp.errors.InvalidArgument`, also for another major version of the protocol,
+    :class:`~mcp.errors.TooLarge`, and :class:`~mcp.errors.MessageExpired` for one that may not travel on: to
+    hand it to a node is a hop.
     """
-    message = message_from_json(checked_json(body), new_id=new_id)
+    try:
+        message = message_from_json(checked_json(body), new_id=new_id)
+    except VersionMismatch as error:
+        raise InvalidArgument(f'the field "mcp_version" is wrong: {error.message}') from None
     message.ttl.hop()
     return message
 

@@ -98,6 +98,14 @@ _STREAM: Final[dict[str, Schema]] = {
     "steps": {"type": "integer", "minimum": 1},
     "until": TEXT,
 }
+
+
+def _asking(**properties: Schema) -> Schema:
+    """The payload of a message that asks a model: with a text or with tensors, not with both."""
+    one_of = [{"required": ["data_chunk"]}, {"required": ["inputs"]}]
+    return {**fields("model_hint", **_ASK, **properties), "oneOf": one_of}
+
+
 _NODE: Final = fields(
     "address reachable",
     node=nullable(TEXT),
@@ -185,12 +193,13 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "RepositoryIndex": array(
         fields("name version state reason", name=TEXT, version=TEXT, state=TEXT, reason=TEXT)
     ),
+    "RepositoryLoad": fields(parameters={"type": "object", "maxProperties": 0}),
     "RepositoryAction": fields(parameters=_PARAMETERS),
     "Message": fields(
         "mcp_version type payload",
         **_MESSAGE_HEAD,
         type={"enum": ["INFER_REQUEST", "INFER_STREAM"]},
-        payload=fields("model_hint", **_ASK, **_STREAM),
+        payload=_asking(**_STREAM),
     ),
     "MessageAnswer": fields(
         "mcp_version id type trace_id payload",
@@ -204,7 +213,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "mcp_version type payload",
         **_MESSAGE_HEAD,
         type={"const": "INFER_REQUEST"},
-        payload=fields("model_hint", **_ASK, mode={"enum": ["durable", "replicated"]}),
+        payload=_asking(mode={"enum": ["durable", "replicated"]}),
     ),
     "Submitted": fields("id url", id=TEXT, url=TEXT),
     "Record": fields(

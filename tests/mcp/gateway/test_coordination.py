@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from served_node import Answer, Gateway, gateway_of, serving
 
+from mcp.errors import NotFound
 from simulations.in_process import in_process_cluster, until
 
 EXAMPLE = (Path(__file__).parents[3] / "examples" / "infer_request.json").read_bytes()
@@ -121,6 +122,8 @@ def test_tensors_come_and_go_as_lists_or_as_bytes(tmp_path: Path) -> None:
         (message({"model_hint": "dense", "inputs": []}), 400, '"inputs" must be a list of 1 to'),
         (dense(encoding="hex"), 400, '"encoding" must be one of'),
         (dense(timeout_ms=0), 400, '"timeout_ms"'),
+        (dense(timeout_ms="1"), 400, '"timeout_ms"'),
+        (dense(timeout_ms=True), 400, '"timeout_ms"'),
         (dense(outputs="y"), 400, '"outputs" must be a list'),
         (message({"model_hint": "nope", "data_chunk": "x"}), 404, "no model answers"),
         ({**dense(), "ttl": {"ms": 0}}, 400, "expired before it could be forwarded"),
@@ -208,6 +211,36 @@ def test_a_submission_is_repeated_under_its_id_and_its_record_is_read(tmp_path: 
                 ("nobody?wait_s=5", 404),
             ):
                 assert (await gateway.get(f"{INFERENCES}/{where}")).status == status, where
+
+    asyncio.run(scenario())
+
+
+def test_a_record_that_a_node_has_not_heard_of_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node is behind until it is made to look how far the log is."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            assert (await gateway.post(INFERENCES, {**dense(), "id": "mine"})).status == 202
+            client, behind = gateway.client, [True]
+            result, position = client.result, client.position
+
+            async def lagging(*wanted: Any, **how: Any) -> Any:
+                if behind[0]:
+                    raise NotFound("not heard of")
+                return await result(*wanted, **how)
+
+            async def looked() -> int:
+                behind[0] = False
+                return await position()
+
+            monkeypatch.setattr(client, "result", lagging)
+            monkeypatch.setattr(client, "position", looked)
+            for query in ("", "?wait_s=1"):
+                behind[0] = True
+                assert (await gateway.get(f"{INFERENCES}/mine{query}")).status == 200
 
     asyncio.run(scenario())
 

@@ -57,7 +57,10 @@ TENSOR = st.fixed_dictionaries(
         "data": st.lists(st.integers(-3, 300), max_size=9) | st.just({"$bytes": "AAAAAA=="}) | PLAIN,
     },
 )
-PAYLOAD = st.dictionaries(NAMES, PLAIN | st.lists(TENSOR, max_size=3), max_size=6)
+FREE = st.dictionaries(NAMES, PLAIN | st.lists(TENSOR, max_size=3), max_size=6)
+RIGHT = {"model_hint": "m", "data_chunk": "x", "steps": 1}
+# Mostly right, so that what is looked at last is looked at.
+PAYLOAD = FREE | st.dictionaries(NAMES, PLAIN, max_size=1).map(lambda wrong: {**RIGHT, **wrong})
 
 
 @given(PAYLOAD, st.dictionaries(st.sampled_from(["id", "trace_id", "vector", "ttl"]), PLAIN, max_size=3))

@@ -28,7 +28,7 @@ from mcp.gateway.schemas import SCHEMAS
 from simulations.in_process import until
 
 VARIABLE = "SCHEMATHESIS_PYTHON"
-EXAMPLES_EACH = 40
+EXAMPLES_EACH = 25
 DESCRIPTION = openapi(OPERATIONS)
 
 
@@ -84,10 +84,34 @@ def test_what_is_published_is_that_and_each_operation_answers(tmp_path: Path) ->
                 other = await (gateway.post if operation.method == "GET" else gateway.get)(path)
                 assert other.status == 405, operation.name
                 assert operation.method in other.headers["allow"]
+            tensor = {"name": "x", "datatype": "BOOL", "shape": [0], "data": []}
+            for operation in OPEN_INFERENCE:
+                if operation.body == "Inference":
+                    path = re.sub(r"\{(\w+)\}", "nothing", operation.path)
+                    assert (await gateway.post(path, {"inputs": [tensor]})).status == 404
+                    assert 404 in operation.status_codes
             head = await asyncio.to_thread(_head, gateway.address, "/v2/health/live")
             assert head == (200, str(len('{"live":true}')), b"")
 
     asyncio.run(scenario())
+
+
+def test_a_defect_is_told_as_one_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The only way to 500: no input leads there, so the defect is put in."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+
+            async def broken() -> None:
+                raise ZeroDivisionError
+
+            gateway.operations.cluster = broken  # type: ignore[method-assign, assignment]
+            answer = await gateway.get("/mcp/v1/cluster")
+            assert (answer.status, answer.headers["mcp-error-code"]) == (500, "INTERNAL")
+            assert "ZeroDivisionError" in answer.error
+
+    asyncio.run(scenario())
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
 
 
 def _head(address: str, path: str) -> tuple[int, str | None, bytes]:

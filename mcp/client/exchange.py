@@ -272,7 +272,9 @@ class Exchange:
         self._budget.deposit(calls)
         began = self.clock.monotonic()
         try:
-            call = self._begin(request, node, timeout_s, began, self.fresh_id())
+            # Of what goes together it is the trace of the call that began it.
+            trace_id = current_trace() or self.fresh_id()
+            call = self._begin(request, node, timeout_s, began, trace_id)
         except McpError:
             places.give()
             return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,6 +129,34 @@ def test_native_requests_carry_the_trace_of_their_task(tmp_path: Path) -> None:
             assert seen[0] == TRACE
             assert len(seen[1]) == 32
             assert seen[1] != TRACE
+
+    asyncio.run(scenario())
+
+
+def test_inferences_that_go_together_carry_the_trace_of_the_first(tmp_path: Path) -> None:
+    x = np.ones((1, 64), np.float32)
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            client = gateway.client
+            seen: list[tuple[str, int]] = []
+            parts = gateway.node._parts
+            assert parts is not None
+            answering = parts.dispatch.on_request
+
+            def on_request(exchange: Any) -> None:
+                message = exchange.message
+                if message.type == "INFER_REQUEST":
+                    seen.append((message.trace_id, message.payload["inputs"][0]["shape"][0]))
+                answering(exchange)
+
+            await client.infer("dense", x)
+            parts.dispatch.on_request = on_request  # type: ignore[method-assign]
+            with traced(TRACE):
+                await asyncio.gather(*(client.infer("dense", x) for _ in range(8)))
+            assert max(rows for _, rows in seen) > 1, "nothing went together"
+            assert {trace for trace, _ in seen} == {TRACE}
 
     asyncio.run(scenario())
 

@@ -72,7 +72,7 @@ class Driver:
         self.limits = limits or DriverLimits()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        shell = _LoopShell(
+        self._shell = shell = _LoopShell(
             self._loop,
             journal,
             offload,
@@ -209,6 +209,11 @@ class Driver:
         return self._engine.leadership().leader
 
     @property
+    def term(self) -> int:
+        """The term in which this node is."""
+        return self._engine.leadership().term
+
+    @property
     def applied_index(self) -> int:
         """The last entry whose commands have all been executed here."""
         return self._pump.applied_index
@@ -222,6 +227,11 @@ class Driver:
     def dropped(self) -> dict[str, int]:
         """How many messages were dropped, by reason."""
         return self._pump.dropped
+
+    @property
+    def syncs(self) -> tuple[int, float]:
+        """How many syncs of the journal there were, and how many seconds they took together."""
+        return self._shell.syncs, self._shell.syncs_s
 
     @property
     def failure(self) -> ConsensusError | None:
@@ -255,6 +265,8 @@ class _LoopShell:
         self.failed = on_failure
         self._scheduled = False
         self._sync_s = 0.0
+        self.syncs = 0
+        self.syncs_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._deadline = math.inf
 
@@ -306,7 +318,10 @@ class _LoopShell:
         self.pump.synced(self._note_sync(begun), _error_of(done, "a sync"))
 
     def _note_sync(self, begun: float) -> float:
-        self._sync_s += 0.2 * (self._stopwatch() - begun - self._sync_s)
+        elapsed_s = self._stopwatch() - begun
+        self._sync_s += 0.2 * (elapsed_s - self._sync_s)
+        self.syncs += 1
+        self.syncs_s += elapsed_s
         return self._loop.time()
 
     def store(self, write: StoreSnapshot) -> None:

@@ -115,6 +115,9 @@ class BatchingPool(Protocol):
     def figures(self, key: str) -> dict[str, Any]:
         """What waits for a model and what became of the requests for it."""
 
+    def run_totals(self) -> dict[str, tuple[int, float]]:
+        """By model how many runs there were, and how many seconds they took together."""
+
 
 class Executor(Protocol):
     """Runs agreed commands, one at a time, in order."""

@@ -144,6 +144,11 @@ class InferencePool:
             waiting, running = self._batcher.depth(key)
             return {"queued": waiting, "running": running, **self._batcher.figures(key).to_plain()}
 
+    def run_totals(self) -> dict[str, tuple[int, float]]:
+        """By model how many runs there were, on the spot or in a thread, and their seconds together."""
+        with self._lock:
+            return self._times.totals()
+
     # -- running ------------------------------------------------------------------------------------
 
     async def run(

@@ -6,9 +6,11 @@ from collections import OrderedDict
 
 
 class _RunTime:
-    __slots__ = ("count", "inline_s", "threaded_s")
+    __slots__ = ("count", "inline_s", "runs", "runs_s", "threaded_s")
 
     def __init__(self) -> None:
+        self.runs = 0
+        self.runs_s = 0.0
         self.count = 0
         self.threaded_s = float("inf")
         self.inline_s: float | None = None
@@ -56,6 +58,8 @@ class RunTimes:
     def threaded(self, key: str, size_bytes: int, elapsed_s: float) -> None:
         """Note how long a run took in a worker thread."""
         entry = self._entry(key, size_bytes)
+        entry.runs += 1
+        entry.runs_s += elapsed_s
         entry.count += 1
         entry.threaded_s = min(elapsed_s, entry.threaded_s * self.FORGETTING)
         if entry.inline_s is not None and elapsed_s < entry.inline_s:
@@ -64,6 +68,8 @@ class RunTimes:
     def inlined(self, key: str, size_bytes: int, elapsed_s: float) -> None:
         """Note how long a run took inline."""
         entry = self._entry(key, size_bytes)
+        entry.runs += 1
+        entry.runs_s += elapsed_s
         if entry.inline_s is None:
             entry.inline_s = min(elapsed_s, entry.threaded_s)
         else:
@@ -73,6 +79,17 @@ class RunTimes:
     def overran(self, key: str, size_bytes: int, elapsed_s: float) -> None:
         """Note that an inline run had to be stopped after ``elapsed_s``: not inline again soon."""
         self._entry(key, size_bytes).inline_s = max(elapsed_s, 2 * self.inline_s_max)
+
+    def totals(self) -> dict[str, tuple[int, float]]:
+        """By model how many runs were noted, and how many seconds they took together.
+
+        A size that made room for others (``entries_max``) is not in it any more.
+        """
+        totals: dict[str, tuple[int, float]] = {}
+        for (key, _), entry in self._entries.items():
+            runs, runs_s = totals.get(key, (0, 0.0))
+            totals[key] = (runs + entry.runs, runs_s + entry.runs_s)
+        return totals
 
     def forget(self, key: str) -> None:
         """Drop what is known about a model."""

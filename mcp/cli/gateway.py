@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import ssl
@@ -18,6 +19,7 @@ from mcp.node.config import is_private
 
 if TYPE_CHECKING:
     from mcp.gateway.grpc_server import GrpcServer
+    from mcp.gateway.observer import Observer
     from mcp.gateway.operations import Operations
     from mcp.gateway.room import Room
     from mcp.gateway.server import HttpServer
@@ -78,6 +80,7 @@ async def gateway(node: Node, settings: GatewaySettings) -> AsyncIterator[dict[s
     if settings.http is None and settings.grpc is None:
         yield addresses
         return
+    from mcp.gateway.observer import Observer  # noqa: PLC0415
     from mcp.gateway.operations import Operations  # noqa: PLC0415  (only who serves it pays for it)
     from mcp.gateway.room import Room  # noqa: PLC0415
 
@@ -86,8 +89,8 @@ async def gateway(node: Node, settings: GatewaySettings) -> AsyncIterator[dict[s
         client = await stack.enter_async_context(node.client(ssl=_to_nodes(config)))
         operations = Operations(client, node=config.node_id, control=settings.control)
         stack.push_async_callback(operations.close)
-        room = Room()
-        for flag, server in _servers(config, settings, operations, room):
+        parts = operations, Room(), Observer(functools.partial(node.status, with_digest=False))
+        for flag, server in _servers(config, settings, *parts):
             await server.start()
             stack.push_async_callback(server.stop)
             addresses[flag] = server.address
@@ -96,18 +99,24 @@ async def gateway(node: Node, settings: GatewaySettings) -> AsyncIterator[dict[s
 
 
 def _servers(
-    config: NodeConfig, settings: GatewaySettings, operations: Operations, room: Room
+    config: NodeConfig, settings: GatewaySettings, operations: Operations, room: Room, observer: Observer
 ) -> Iterator[tuple[str, HttpServer | GrpcServer]]:
     if settings.http is not None:
-        from mcp.gateway.rest import application  # noqa: PLC0415
+        from mcp.gateway.application import application  # noqa: PLC0415
         from mcp.gateway.server import HttpServer  # noqa: PLC0415
 
-        yield "http", HttpServer(application(operations, room), settings.http, ssl=_to_listen(config))
+        app = application(operations, room, observer=observer)
+        server = HttpServer(app, settings.http, ssl=_to_listen(config))
+        observer.figures.connections["http"] = lambda: server.connections
+        yield "http", server
     if settings.grpc is not None:
         from mcp.gateway.grpc_server import GrpcServer, credentials  # noqa: PLC0415
 
         identity = credentials(config.tls_cert, config.tls_key, config.tls_ca)
-        yield "grpc", GrpcServer(operations, settings.grpc, room=room, credentials=identity)
+        yield (
+            "grpc",
+            GrpcServer(operations, settings.grpc, room=room, credentials=identity, observer=observer),
+        )
 
 
 def _require(flag: str) -> None:

@@ -20,6 +20,7 @@ import click
 
 from mcp.cli.credentials import cluster_key
 from mcp.cli.gateway import GatewaySettings, gateway, gateway_options, gateway_settings
+from mcp.cli.logs import FORMATS, JsonLines, begin_logging
 from mcp.cli.options import (
     DEFAULT_ADDRESS,
     FILE,
@@ -38,7 +39,6 @@ from mcp.node.node import FILES_ENOUGH
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
 
-LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 PROVIDERS: Final = ("cpu", "cuda")
 _log = logging.getLogger("mcp.node")
@@ -280,6 +280,14 @@ A file has the options' names with underscores:
     help="What is worth a line on standard error.",
 )
 @option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    envvar="MCP_LOG_FORMAT",
+    help="How these lines look: text, or JSON with term, log position and trace.",
+)
+@option(
     "--stop-on-eof",
     is_flag=True,
     envvar="MCP_STOP_ON_EOF",
@@ -288,6 +296,7 @@ A file has the options' names with underscores:
 @traceback_option
 def serve(
     log_level: str,
+    log_format: str,
     stop_on_eof: bool,
     http: str | None,
     grpc: str | None,
@@ -299,12 +308,12 @@ def serve(
     Prints one line when it is ready. A node that was killed is started again with the same command: it
     continues from its data directory.
     """
-    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    lines = begin_logging(log_level, log_format)
     config = node_config(**options)
     settings = gateway_settings(http, grpc, http_control)
     _allow_files()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run_until_stopped(config, served=settings, stop_on_eof=stop_on_eof))
+        runner.run(run_until_stopped(config, served=settings, stop_on_eof=stop_on_eof, lines=lines))
 
 
 def node_config(
@@ -363,11 +372,12 @@ async def run_until_stopped(
     served: GatewaySettings | None = None,
     stop_on_eof: bool = False,
     surroundings: Surroundings | None = None,
+    lines: JsonLines | None = None,
 ) -> None:
     """Start the node, say so on standard output, and stop it in order at the first signal.
 
     What is ``served`` beside the node is so before it says that. ``surroundings`` are the real ones unless a
-    simulation brings its own. Raises what kept the node from starting or from going on.
+    simulation brings its own. ``lines`` are told of the node. Raises what kept it from starting or going on.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -376,6 +386,8 @@ async def run_until_stopped(
     if stop_on_eof:
         _stop_on_eof(loop, stop)
     node = Node(config, surroundings=surroundings)
+    if lines is not None:
+        lines.node, lines.position = config.node_id, lambda: node.position
     await node.start()
     stopping, failing = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.wait_failed())
     try:

@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 
 from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
+from mcp.client.catalogue import CatalogueReads
 from mcp.client.commands import CommandLane
 from mcp.client.direct import DirectCalls
 from mcp.client.exchange import Answer, Exchange, Request, refusal
@@ -34,6 +35,7 @@ from mcp.client.results import (
 from mcp.client.routing import Routing
 from mcp.client.stacking import Stacking
 from mcp.client.tensors import packed_inline, unpacked, unpacked_blob
+from mcp.client.tracing import current_trace
 from mcp.clock import Clock, SystemClock, new_id
 from mcp.errors import DeadlineExceeded, InvalidArgument, McpError, NotFound
 from mcp.net.address import Scheme, parse_address
@@ -54,7 +56,7 @@ CONNECTION_LIMITS: Final = Limits(keepalive_s=1.5, dead_after_s=5.0)
 """A node that hangs without closing its connections is found out within a call's time."""
 
 
-class Client(DirectCalls):
+class Client(DirectCalls, CatalogueReads):
     """A client of one cluster. Use it on one event loop, from any number of tasks.
 
     In short::
@@ -166,7 +168,7 @@ class Client(DirectCalls):
             "model_hint": arguments.text("a model", model),
             "inputs": packed_inline(inputs),
             "mode": mode,
-            "trace_id": identifier,
+            "trace_id": current_trace() or identifier,
         }
         await self._command("inference.submit", args, timeout_s)
         return identifier

@@ -24,6 +24,7 @@ from mcp.client.results import NodeStatus
 from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once, retryable
 from mcp.client.routing import Outcome, Routing
 from mcp.client.streaming import Opened, first_part
+from mcp.client.tracing import current_trace
 from mcp.clock import Clock
 from mcp.errors import (
     AuthenticationFailed,
@@ -193,7 +194,7 @@ class Exchange:
         with: a node's definite error, ``DeadlineExceeded``, or ``OutcomeUnknown`` for a command whose answer
         was lost.
         """
-        trace_id = request.trace_id or self.fresh_id()
+        trace_id = request.trace_id or current_trace() or self.fresh_id()
         tried: set[str] = {avoid} if avoid else set()
         refusals: dict[str, McpError] = {}
         home: str | None = None
@@ -271,7 +272,9 @@ class Exchange:
         self._budget.deposit(calls)
         began = self.clock.monotonic()
         try:
-            call = self._begin(request, node, timeout_s, began, self.fresh_id())
+            # Of what goes together it is the trace of the call that began it.
+            trace_id = current_trace() or self.fresh_id()
+            call = self._begin(request, node, timeout_s, began, trace_id)
         except McpError:
             places.give()
             return None

@@ -248,6 +248,8 @@ class Attempts:
         details: dict[str, object] = {"timeout_s": self._timeout_s, "attempts": self._failed}
         if last is not None:
             details["last_code"] = last.code
+            if "retry_after_s" in last.details:
+                details["retry_after_s"] = last.details["retry_after_s"]
         return DeadlineExceeded(
             f"no answer within {self._timeout_s:g} s{story}. Nothing was changed."
             " See which nodes answer (mcpctl status, or Client.status), or allow more time (--timeout,"

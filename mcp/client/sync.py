@@ -365,6 +365,14 @@ class SyncClient:
         """The models that the cluster agreed on. See :meth:`Client.models`."""
         return self._run(lambda: self._client.models(timeout_s=timeout_s))
 
+    def model(self, hint: str, *, timeout_s: float | None = None) -> ModelStatus:
+        """What a hint stands for, also a version that is not active. See :meth:`Client.model`."""
+        return self._run(lambda: self._client.model(hint, timeout_s=timeout_s))
+
+    def position(self, *, timeout_s: float | None = None) -> int:
+        """A log index behind all that was acknowledged before. See :meth:`Client.position`."""
+        return self._run(lambda: self._client.position(timeout_s=timeout_s))
+
     def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:
         """The nodes of the cluster, and what each is in it. See :meth:`Client.members`."""
         return self._run(lambda: self._client.members(timeout_s=timeout_s))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mcp.client.results import ClusterStatus, ModelStatus
-from mcp.errors import ModelNotFound, Unsupported
+from mcp.errors import ModelNotFound
 from mcp.version import VERSION
 
 SERVER_NAME: Final = "mcp"
@@ -42,17 +42,8 @@ def find_model(models: Sequence[ModelStatus], name: str, version: str | None) ->
     return found
 
 
-def model_metadata(model: ModelStatus, version: str | None) -> dict[str, Any]:
-    """The answer to ``GET /v2/models/NAME``: dimensions that are open are -1.
-
-    Raises :class:`~mcp.errors.Unsupported` for a version that is not the active one: the cluster tells
-    nobody what its tensors are.
-    """
-    if version not in (None, model.version):
-        raise Unsupported(
-            f"the tensors of model {model.name} version {version} are not told, only those of the active"
-            f" version {model.version}; it can be asked for inferences all the same"
-        )
+def model_metadata(model: ModelStatus) -> dict[str, Any]:
+    """The answer to ``GET /v2/models/NAME``: dimensions that are open are -1."""
     return {
         "name": model.name,
         "versions": list(model.versions),

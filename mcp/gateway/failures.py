@@ -18,6 +18,8 @@ STATUS: Final[dict[type[errors.McpError], int]] = {
     errors.InputInvalid: 400,
     errors.ModelInvalid: 400,
     errors.ConfigInvalid: 400,
+    # It had no time or no hop left when it came.
+    errors.MessageExpired: 400,
     errors.PermissionDenied: 403,
     errors.NotFound: 404,
     errors.VersionConflict: 409,
@@ -25,7 +27,6 @@ STATUS: Final[dict[type[errors.McpError], int]] = {
     errors.Busy: 429,
     errors.Unsupported: 501,
     errors.DeadlineExceeded: 504,
-    errors.MessageExpired: 504,
     # Whoever is at fault, this server cannot answer: another one may.
     errors.Unavailable: 503,
     errors.InferenceFailed: 503,
@@ -47,30 +48,53 @@ STATUS: Final[dict[type[errors.McpError], int]] = {
 
 BODY_TOO_SLOW: Final = 408
 _RETRY_AFTER_S_MAX: Final = 3600
+_RETRY_AFTER_S: Final = 1.0
+"""What is told where too much was asked for and nobody has said when there is room."""
+_COME_BACK: Final = (429, 503)
+_OPEN: Final = (errors.OutcomeUnknown, errors.RemoteError)
+"""Errors of an attempt that say nothing of why there is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An answer that is none: ``status``, our ``code``, and a ``message`` for people.
 
-    ``retry_after_s`` is there exactly where the status is 429: whole seconds from 1 on.
+    ``retry_after_s`` is there where the status is 429, and where it is 503 and the error tells it.
     """
 
     status: int
     code: str
     message: str
-    retry_after_s: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def retry_after(self) -> str | None:
+        """The value of HTTP's ``Retry-After``: whole seconds, rounded up."""
+        return None if self.retry_after_s is None else str(math.ceil(self.retry_after_s))
 
 
 def failure(error: errors.McpError) -> Failure:
     """How an error is told. Never raises."""
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    wait_s = _retry_after_s(error) if status == STATUS[errors.Busy] else None
-    return Failure(status, error.code, error.message, wait_s)
+    meant = _meant(error)
+    status = _status(type(meant))
+    return Failure(status, meant.code, error.message, _retry_after_s(meant, status))
 
 
-def _retry_after_s(error: errors.McpError) -> int:
+def _status(found: type[errors.McpError]) -> int:
+    return next(STATUS[kind] for kind in found.__mro__ if kind in STATUS)
+
+
+def _meant(error: errors.McpError) -> errors.McpError:
+    """A deadline that passed while every node refused is a refusal: of what kind the last one says."""
+    last = error.details.get("last_code")
+    if not isinstance(error, errors.DeadlineExceeded) or last is None:
+        return error
+    meant = errors.from_wire({"code": last, "message": error.message, "details": error.details})
+    return meant if _status(type(meant)) in _COME_BACK and not isinstance(meant, _OPEN) else error
+
+
+def _retry_after_s(error: errors.McpError, status: int) -> float | None:
     told = error.details.get("retry_after_s")
-    if isinstance(told, int | float) and 0 < told < _RETRY_AFTER_S_MAX:
-        return math.ceil(told)
-    return 1
+    if status in _COME_BACK and isinstance(told, int | float) and 0 < told < _RETRY_AFTER_S_MAX:
+        return float(told)
+    return _RETRY_AFTER_S if status == STATUS[errors.Busy] else None

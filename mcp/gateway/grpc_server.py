@@ -7,6 +7,7 @@ Every RPC that is here is listed in :data:`RPCS`. Errors have the status of gRPC
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +19,23 @@ from google.protobuf.message import DecodeError
 from mcp.errors import ConfigInvalid, InvalidArgument, McpError
 from mcp.gateway.described import server_metadata
 from mcp.gateway.failures import Failure, failure
+from mcp.gateway.grpc_details import STATUS_DETAILS, retry_info
 from mcp.gateway.grpc_messages import inference_response, read_inference
 from mcp.gateway.grpc_schema import SERVICE, messages
 from mcp.gateway.limits import BODY_BYTES_MAX, REQUESTS_MAX
+from mcp.gateway.observer import Observer
 from mcp.gateway.operations import Operations
 from mcp.gateway.room import Room
+from mcp.gateway.trace import TRACEPARENT
 from mcp.net.address import Scheme, parse_address
 
 _log = logging.getLogger("mcp.gateway")
 
 Method = Callable[[Any, Any], Awaitable[Any]]
 """An RPC: of a request, or its bytes, and gRPC's context."""
+
+PROTOCOL: Final = "grpc"
+_TRACE_KEYS: Final = (TRACEPARENT, "tracestate")
 
 STOP_S: Final = 5.0
 """How long calls that are under way have when the server stops."""
@@ -90,14 +97,20 @@ class GrpcServer:
     """Serves the protocol's service at ``address`` (``host:port``), with TLS where credentials are given."""
 
     def __init__(
-        self, operations: Operations, address: str, *, room: Room | None = None, credentials: Any = None
+        self,
+        operations: Operations,
+        address: str,
+        *,
+        room: Room | None = None,
+        credentials: Any = None,
+        observer: Observer | None = None,
     ) -> None:
         """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
         self._address = parse_address(address)
         if self._address.scheme is not Scheme.TCP:
             raise ConfigInvalid(f"gRPC is served at host:port, not at {address!r:.200}")
         self._credentials = credentials
-        self._service = _Service(operations, room or Room())
+        self._service = _Service(operations, room or Room(), observer or Observer())
         self._server: Any = None
         self.address = ""
         """Where it listens, ``host:port``, once it does."""
@@ -129,8 +142,9 @@ class GrpcServer:
 class _Service:
     """The RPCs: a message in, a message out."""
 
-    def __init__(self, operations: Operations, room: Room) -> None:
+    def __init__(self, operations: Operations, room: Room, observer: Observer) -> None:
         self._operations = operations
+        self._observer = observer
         self._room = room
         self._messages = messages()
 
@@ -153,14 +167,21 @@ class _Service:
 
     def _answering(self, name: str, method: Method) -> Method:
         async def answer(data: bytes, context: Any) -> Any:
-            try:
-                return await method(self._parsed(f"{name}Request", data), context)
-            except McpError as error:
-                told = failure(error)
-            except Exception as error:
-                told = _defect(name, error)
-            await context.abort(CODES[told.status], told.message, _metadata(told))
-            raise AssertionError("abort raises")
+            with self._observer.request(PROTOCOL, name, _carrier(context)) as seen:
+                trace = (TRACEPARENT, seen.traceparent)
+                try:
+                    message = await method(self._parsed(f"{name}Request", data), context)
+                    context.set_trailing_metadata((trace,))
+                    seen.status = "OK"
+                    return message
+                except McpError as error:
+                    told = failure(error)
+                except Exception as error:
+                    told = _defect(name, error)
+                code = CODES[told.status]
+                seen.status, seen.code = code.name, told.code
+                await context.abort(code, told.message, (*_metadata(told, code.value[0]), trace))
+                raise AssertionError("abort raises")
 
         return answer
 
@@ -168,17 +189,23 @@ class _Service:
         """One answer to each request, in their order; what one fails with is told and ends nothing."""
         response = self._messages["ModelStreamInferResponse"]
         async for data in requests:
-            identifier = ""
+            yield response(**await self._streamed(data, context))
+
+    async def _streamed(self, data: bytes, context: Any) -> dict[str, Any]:
+        identifier = ""
+        with self._observer.request(PROTOCOL, "ModelStreamInfer", _carrier(context)) as seen:
             try:
                 request = self._parsed("ModelInferRequest", data)
                 identifier = request.id
-                yield response(infer_response=await self._ModelInfer(request, context))
-                continue
+                answer = await self._ModelInfer(request, context)
+                seen.status = "OK"
+                return {"infer_response": answer}
             except McpError as error:
                 told = failure(error)
             except Exception as error:
                 told = _defect("ModelStreamInfer", error)
-            yield response(error_message=f"{told.code}: {told.message}", infer_response={"id": identifier})
+            seen.status, seen.code = CODES[told.status].name, told.code
+        return {"error_message": f"{told.code}: {told.message}", "infer_response": {"id": identifier}}
 
     async def _ServerLive(self, _request: Any, _context: Any) -> Any:  # noqa: N802  (the RPC's name)
         return self._messages["ServerLiveResponse"](live=True)
@@ -247,9 +274,20 @@ def _serialized(message: Any) -> bytes:
     return data
 
 
-def _metadata(told: Failure) -> tuple[tuple[str, str], ...]:
-    code = (("mcp-error-code", told.code),)
-    if told.retry_after_s is None:
-        return code
-    # gRFC A6: after which a client's own policy tries again.
-    return (*code, ("grpc-retry-pushback-ms", str(told.retry_after_s * 1000)))
+def _carrier(context: Any) -> dict[str, str]:
+    """What the call's metadata say of its trace."""
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if key in _TRACE_KEYS and isinstance(value, str)}
+
+
+def _metadata(told: Failure, code: int) -> tuple[tuple[str, str | bytes], ...]:
+    named = (("mcp-error-code", told.code),)
+    if told.retry_after_s is None or told.retry_after is None:
+        return named
+    return (
+        *named,
+        ("retry-after", told.retry_after),
+        # gRFC A6: after which a client's own policy tries again.
+        ("grpc-retry-pushback-ms", str(math.ceil(told.retry_after_s * 1000))),
+        (STATUS_DETAILS, retry_info(code, told.message, told.retry_after_s)),
+    )

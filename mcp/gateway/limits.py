@@ -39,6 +39,9 @@ INFER_TIMEOUT_S: Final = 60.0
 TIMEOUT_S_MAX: Final = 600.0
 """The longest an inference may take, whatever its ``timeout`` says."""
 
+WAIT_S_MAX: Final = 60.0
+"""How long one request may wait for a submitted inference to be finished."""
+
 INPUTS_MAX: Final = 256
 """Tensors in one request, and outputs that it names."""
 
@@ -59,6 +62,15 @@ OBJECTS_MAX: Final = 256 * 1024
 
 MODELS_COUNTED_MAX: Final = 1024
 """Models, by name and version as they were asked for, whose requests are counted."""
+
+MODELS_TOLD_MAX: Final = 256
+"""Models that have metrics of their own; how many others there are is a metric too."""
+
+PEERS_TOLD_MAX: Final = 64
+"""Peers that have metrics of their own."""
+
+REQUEST_SERIES_MAX: Final = 1024
+"""Combinations of protocol, operation and status that are counted apart."""
 
 FRESH_S: Final = 1.0
 """How old an answer about the nodes may be: the cluster is asked no oftener, however many ask here."""

@@ -6,15 +6,37 @@ REST and gRPC are thin shells over this.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
 
 from mcp.client.client import Client
-from mcp.client.results import ClusterStatus, Inference, ModelStatus
-from mcp.clock import Clock, SystemClock
-from mcp.errors import InferenceFailed, InputInvalid, McpError, ModelNotReady, PermissionDenied, Unavailable
+from mcp.client.results import (
+    ClusterStatus,
+    Inference,
+    InferenceRecord,
+    Mode,
+    ModelInputs,
+    ModelStatus,
+    Step,
+)
+from mcp.clock import Clock, SystemClock, new_id
+from mcp.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InputInvalid,
+    InvalidArgument,
+    McpError,
+    ModelNotReady,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from mcp.gateway.described import find_model, is_ready, model_metadata, repository_index
 from mcp.gateway.limits import FRESH_S, STATUS_TIMEOUT_S
+from mcp.gateway.messages import Ask, StreamAsk
 from mcp.gateway.requests import InferenceRequest
 from mcp.gateway.statistics import Statistics
 
@@ -44,7 +66,9 @@ class Operations:
         self._node = node
         self._control = control
         self._clock = clock or SystemClock()
-        self._statistics = Statistics()
+        self.counted = Statistics()
+        """The inferences that were asked for here."""
+        self._position = 0
         self._told: ClusterStatus | None = None
         self._told_at = 0.0
         self._asking: asyncio.Future[ClusterStatus] | None = None
@@ -59,27 +83,96 @@ class Operations:
 
     async def infer(self, model: str, version: str | None, request: InferenceRequest) -> Inference:
         """Run the model on some node. Raises what :meth:`~mcp.client.client.Client.infer` does."""
+        return await self.infer_hint(
+            hint(model, version), request.inputs, request.names, request.wishes.timeout_s
+        )
+
+    async def infer_hint(
+        self, asked: str, inputs: ModelInputs, outputs: Sequence[str] | None, timeout_s: float
+    ) -> Inference:
+        """The same, of whatever the hint ``asked`` stands for."""
         begun = self._clock.monotonic()
         try:
-            answer = await self._client.infer(
-                hint(model, version),
-                request.inputs,
-                outputs=request.names,
-                timeout_s=request.wishes.timeout_s,
-            )
+            answer = await self._client.infer(asked, inputs, outputs=outputs, timeout_s=timeout_s)
         except McpError as error:
             exists = isinstance(error, InputInvalid | InferenceFailed | ModelNotReady)
-            self._statistics.failed(model, version, self._clock.monotonic() - begun, exists=exists)
+            model, _, version = asked.partition("@")
+            self.counted.failed(model, version, self._clock.monotonic() - begun, exists=exists)
             raise
         elapsed_s = self._clock.monotonic() - begun
-        self._statistics.succeeded(answer.model, answer.version, elapsed_s, self._clock.wall())
+        self.counted.succeeded(answer.model, answer.version, elapsed_s, self._clock.wall())
         return answer
+
+    def stream(self, ask: Ask, stream: StreamAsk) -> AsyncGenerator[Step, None]:
+        """Call a model step by step; see :meth:`~mcp.client.client.Client.stream`."""
+        return self._client.stream(
+            ask.hint,
+            ask.inputs,
+            carry=stream.carry,
+            steps=stream.steps,
+            until=stream.until,
+            outputs=ask.outputs,
+            timeout_s=ask.timeout_s,
+        )
+
+    # -- inference in the log -----------------------------------------------------------------------
+
+    async def submit(
+        self,
+        asked: str,
+        inputs: ModelInputs,
+        mode: str,
+        id: str,  # noqa: A002
+        timeout_s: float,
+    ) -> None:
+        """Have the log take an inference. Raises what :meth:`~mcp.client.client.Client.submit` does."""
+        await self._client.submit(asked, inputs, mode=cast(Mode, mode), id=id, timeout_s=timeout_s)
+
+    async def record(self, id: str, wait_s: float) -> InferenceRecord:  # noqa: A002
+        """The record of a submitted inference, ``wait_s`` later at most if it is not finished.
+
+        Raises ``NotFound`` where the cluster has none: what a node does not know yet is looked for again.
+        """
+        if wait_s > 0:
+            with contextlib.suppress(DeadlineExceeded, NotFound):
+                return await self._client.result(id, timeout_s=wait_s)
+        try:
+            return await self._client.result(id, wait=False)
+        except NotFound:
+            await self._client.position()
+            return await self._client.result(id, wait=False)
+
+    async def at_least(self, index: int) -> None:
+        """See to it that what is answered from now on is at least as new as the log position ``index``.
+
+        Raises ``InvalidArgument`` for a position that the cluster has not reached.
+        """
+        if index <= self._position:
+            return
+        self._position = max(self._position, await self._client.position())
+        if index > self._position:
+            raise InvalidArgument(
+                f'the message field "vector" has seen the log position {index}, and the cluster is at'
+                f" {self._position}; it is another cluster's, or wrong: leave it out"
+            )
+
+    async def cluster(self) -> ClusterStatus:
+        """How the nodes are, as of a second ago at most."""
+        return await self._status()
+
+    def fresh_id(self) -> str:
+        """An id for a message that came without one."""
+        return new_id(self._clock)
 
     # -- models -------------------------------------------------------------------------------------
 
     async def model_metadata(self, model: str, version: str | None) -> dict[str, Any]:
-        """What the model takes and gives. Raises ``ModelNotFound``, ``Unsupported``."""
-        return model_metadata(await self._find(model, version), version)
+        """What the model takes and gives. Raises ``ModelNotFound``; ``Unsupported`` from an old node."""
+        found = await self._find(model, version)
+        if version not in (None, found.version):
+            told = await self._client.model(hint(found.name, version))
+            found = replace(found, inputs=told.inputs, outputs=told.outputs)
+        return model_metadata(found)
 
     async def model_ready(self, model: str, version: str | None) -> bool:
         """Whether some node can run the model now. Raises ``ModelNotFound``."""
@@ -91,7 +184,7 @@ class Operations:
     async def statistics(self, model: str | None, version: str | None) -> dict[str, Any]:
         """This gateway's counts, of one model or of all. Raises ``ModelNotFound``."""
         models = await self._client.models() if model is None else [await self._find(model, version)]
-        return self._statistics.of(models, version)
+        return self.counted.of(models, version)
 
     async def repository_index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """Every version of every model, and its state."""

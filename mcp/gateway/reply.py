@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from mcp.wire.frame import Buffer
@@ -25,12 +26,11 @@ class Reply:
     pieces: Sequence[Buffer] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    async def send(self, send: Send) -> None:
-        """Send all of it; slices wait for the connection."""
+    async def send(self, send: Send, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Send all of it, with ``headers`` beside its own; slices wait for the connection."""
         size = sum(len(piece) for piece in self.pieces)
-        named = {"Content-Type": self.media_type, "Content-Length": str(size), **self.headers}
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        named = {"Content-Type": self.media_type, "Content-Length": str(size), **self.headers, **headers}
+        await send(head(self.status, named))
         left = size
         for part in _slices(self.pieces):
             left -= len(part)
@@ -41,6 +41,12 @@ class Reply:
     async def __call__(self, _scope: Any, _receive: Any, send: Send) -> None:
         """As an ASGI application that always answers this."""
         await self.send(send)
+
+
+def head(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The message that begins an answer."""
+    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

@@ -67,10 +67,10 @@ def read_header_length(text: str | None, body_bytes: int) -> int:
     return int(text)
 
 
-def read_json(data: Buffer) -> dict[str, Any]:
-    """The JSON object in a body; an empty body is an empty object.
+def checked_json(data: Buffer) -> str:
+    """The text of a body that is JSON, perhaps, and no more of it than is read.
 
-    Raises :class:`~mcp.errors.InvalidArgument`, and :class:`~mcp.errors.TooLarge` for more than is read.
+    Raises :class:`~mcp.errors.InvalidArgument` and :class:`~mcp.errors.TooLarge`.
     """
     if len(data) > JSON_BYTES_MAX:
         raise TooLarge(
@@ -80,13 +80,22 @@ def read_json(data: Buffer) -> dict[str, Any]:
         text = str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"the body is no UTF-8 text: {error}") from None
-    if not text.strip():
-        return {}
     if text.count("[") + text.count("{") > CONTAINERS_MAX:
         raise TooLarge(
             f"the JSON has more lists and objects than containers_max={CONTAINERS_MAX}; send flat data, or"
             " binary data"
         )
+    return text
+
+
+def read_json(data: Buffer) -> dict[str, Any]:
+    """The JSON object in a body; an empty body is an empty object.
+
+    Raises :class:`~mcp.errors.InvalidArgument`, and :class:`~mcp.errors.TooLarge` for more than is read.
+    """
+    text = checked_json(data)
+    if not text.strip():
+        return {}
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except RecursionError:

@@ -59,6 +59,11 @@ class HttpServer:
         self.address = ""
         """Where it listens, ``host:port``, once it does."""
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return 0 if self._server is None else len(self._server.server_state.connections)
+
     async def start(self) -> None:
         """Listen. Raises :class:`~mcp.errors.ConfigInvalid` where that is not possible."""
         listening = await self._listening()

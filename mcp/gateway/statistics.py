@@ -9,12 +9,19 @@ Source: https://github.com/triton-inference-server/server/blob/main/docs/protoco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mcp.client.results import ModelStatus
+from mcp.gateway.exposition import Histogram
 from mcp.gateway.limits import MODELS_COUNTED_MAX
+
+_MILLISECONDS: Final = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
+DURATION_BOUNDS_S: Final = tuple(bound / 1000 for bound in _MILLISECONDS)
+"""Upper bounds, in seconds, of the buckets in which durations are counted."""
 
 _NOTHING: Final = {"count": 0, "ns": 0}
 _UNSEEN: Final = ("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
@@ -29,6 +36,8 @@ class Counts:
     failed: int = 0
     failed_ns: int = 0
     last_ms: int = 0
+    durations: Histogram = field(default_factory=lambda: Histogram([0] * (len(DURATION_BOUNDS_S) + 1)))
+    """Of those that succeeded."""
 
     def add(self, other: Counts) -> None:
         """Take another's counts in."""
@@ -52,6 +61,8 @@ class Statistics:
             counts.succeeded += 1
             counts.succeeded_ns += _ns(elapsed_s)
             counts.last_ms = int(wall_s * 1000)
+            counts.durations.counts[bisect.bisect_left(DURATION_BOUNDS_S, elapsed_s)] += 1
+            counts.durations.total += elapsed_s
 
     def failed(self, model: str, version: str | None, elapsed_s: float, *, exists: bool) -> None:
         """An inference failed. ``exists``: the error says that there is this model; others may not be."""
@@ -60,6 +71,10 @@ class Statistics:
         if counts is not None:
             counts.failed += 1
             counts.failed_ns += _ns(elapsed_s)
+
+    def counts(self, most: int) -> Iterator[tuple[tuple[str, str], Counts]]:
+        """The first ``most`` of the counts, by model and version."""
+        return itertools.islice(self._counts.items(), most)
 
     def of(self, models: Sequence[ModelStatus], version: str | None = None) -> dict[str, Any]:
         """The answer to ``GET /v2/models/stats``: of all versions, or of the one that is named."""

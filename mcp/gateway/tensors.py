@@ -44,16 +44,16 @@ def read_name(where: str, name: object) -> str:
     return name
 
 
-def read_datatype(where: str, datatype: object) -> str:
-    """Check a tensor's type. BF16, which neither models here nor our wire carry, is refused by name."""
+def read_datatype(where: str, datatype: object, field: str = "datatype") -> str:
+    """Check a tensor's type, which ``field`` has. BF16, which nothing here carries, is refused by name."""
     if isinstance(datatype, str) and (datatype in DTYPES or datatype == BYTES_DTYPE):
         return datatype
     expected = ", ".join([*DTYPES, BYTES_DTYPE])
     if datatype == "BF16":
         raise InputInvalid(
-            f'{where}: "datatype" BF16 cannot be carried here, as no model takes it; use one of {expected}'
+            f'{where}: "{field}" BF16 cannot be carried here, as no model takes it; use one of {expected}'
         )
-    raise InputInvalid(f'{where}: "datatype" must be one of {expected}, got {datatype!r:.80}')
+    raise InputInvalid(f'{where}: "{field}" must be one of {expected}, got {datatype!r:.80}')
 
 
 def read_shape(where: str, shape: object) -> tuple[int, ...]:

@@ -74,6 +74,11 @@ class Listener:
         """The connections that are there now, those in their handshake included."""
         return frozenset(self._connections)
 
+    @property
+    def open(self) -> int:
+        """How many connections are there now, those in their handshake included."""
+        return len(self._connections)
+
     async def start(self) -> None:
         """Listen; once. Raises :class:`~mcp.errors.ConfigInvalid` when the address cannot be had."""
         try:

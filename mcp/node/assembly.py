@@ -19,6 +19,7 @@ from executor.onnx import OnnxRuntime, providers_available
 from executor.options import RuntimeOptions
 from mcp.errors import Unavailable
 from mcp.net.connection import Connection
+from mcp.net.listener import Listener
 from mcp.node.artefacts import Artefacts
 from mcp.node.assignments import Assignments
 from mcp.node.blobs import BlobStore
@@ -67,6 +68,8 @@ class Assembly:
         self._around = around
         self._clock = around.clock
         self._stack = stack
+        self.listeners: list[Listener] = []
+        """Where this node is heard, once it listens."""
         self.state = ReplicatedState(
             machines={name: UserMachine(e) for name, e in executors.items()}, schema_max=config.schema_max
         )

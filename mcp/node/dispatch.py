@@ -66,6 +66,8 @@ class Dispatch:
         request_timeout_s_max: float,
     ) -> None:
         self.counts: dict[str, int] = {}
+        self.expired_total = 0
+        """Requests that had expired when they arrived."""
         self._order = order
         self._reads = reads
         self._direct = direct
@@ -112,6 +114,7 @@ class Dispatch:
         self.counts[counted] = self.counts.get(counted, 0) + 1
         try:
             if exchange.message.ttl.expired:
+                self.expired_total += 1
                 raise MessageExpired("the message's ttl.ms had run out when it arrived; send it with more")
             if kind in NEEDS_STATE and not self._may_answer(exchange):
                 raise Unavailable(

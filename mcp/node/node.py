@@ -123,9 +123,19 @@ class Node:
             **settings,
         )
 
-    def status(self) -> dict[str, Any]:
-        """What this node says of itself: the payload of ``STATUS_RESULT``."""
-        return self._running().report.status(with_digest=True, rested=False)
+    def status(self, *, with_digest: bool = True) -> dict[str, Any]:
+        """What this node says of itself: the payload of ``STATUS_RESULT``.
+
+        With its digest that costs a pass over the whole state. Raises ``Unavailable`` while it does not run.
+        """
+        return self._running().report.status(with_digest=with_digest, rested=False)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The term, and the last log position that was executed here; zeros while it does not run."""
+        if self._parts is None:
+            return 0, 0
+        return self._parts.driver.term, self._parts.driver.applied_index
 
     async def wait_failed(self) -> McpError:
         """Wait until the node cannot go on (a failed disk, a broken invariant); gives the reason."""
@@ -256,6 +266,7 @@ class Node:
             )
             await listener.start()
             self._stack.push_async_callback(listener.close)
+            self._running().listeners.append(listener)
             if not inside:
                 bound.append(str(listener.bound_address))
         self.addresses = tuple(bound)

@@ -90,10 +90,15 @@ class Report:
 
     def _models(self) -> list[dict[str, Any]]:
         shelf = self._parts.shelf
+        run_totals = shelf.run_totals()
         models = []
         for model in self._parts.state.models.all():
             active = model.versions[model.active]
             problem = shelf.problems.get(active.digest)
+            figures = shelf.figures(active)
+            if figures is not None:
+                executions, seconds = run_totals.get(active.digest, (0, 0.0))
+                figures |= {"executions_total": executions, "execution_seconds_total": seconds}
             models.append(
                 {
                     "name": model.name,
@@ -104,7 +109,7 @@ class Report:
                     "ready": shelf.info(active.digest) is not None,
                     "holders": list(active.holders),
                     "problem": None if problem is None else problem.to_wire(),
-                    "inference": shelf.figures(active),
+                    "inference": figures,
                 }
             )
         return models
@@ -117,6 +122,7 @@ class Report:
 
     def _metrics(self) -> dict[str, Any]:
         parts = self._parts
+        syncs, syncs_s = parts.driver.syncs
         return {
             "requests": dict(sorted(parts.dispatch.counts.items())),
             "consensus_dropped": dict(sorted(parts.driver.dropped.items())),
@@ -129,6 +135,15 @@ class Report:
             "inference_threaded_total": parts.pool.threaded_total,
             "inference_streams": len(parts.streamed.streams),
             "inference_stream_steps_total": parts.streamed.steps_total,
+            "messages_expired_total": parts.dispatch.expired_total,
+            "syncs_total": syncs,
+            "sync_seconds_total": syncs_s,
+            "connections": {
+                "open": sum(listener.open for listener in parts.listeners),
+                "accepted_total": sum(listener.accepted for listener in parts.listeners),
+                "refused_total": sum(listener.refused for listener in parts.listeners),
+            },
+            "state": parts.state.counters(),
         }
 
     def _state_digest(self, rested: bool) -> str:

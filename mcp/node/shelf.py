@@ -214,6 +214,10 @@ class Shelf:
         batched = {"batched": reason is None, "not_batched": reason}
         return {**batched, **self._batching_pool.figures(model.digest)}
 
+    def run_totals(self) -> dict[str, tuple[int, float]]:
+        """By digest how many runs of a model there were here, and their seconds together."""
+        return {} if self._batching_pool is None else self._batching_pool.run_totals()
+
     async def ensure_within(self, model: ModelVersion, timeout_s: float) -> ModelInfo:
         """As :meth:`ensure`, for no longer than ``timeout_s``. Raises :class:`ModelNotReady`."""
         info = self._ready.get(model.digest)

@@ -30,6 +30,7 @@ _NUMBER_DIGITS_MAX: Final = 15
 _DEPLOY: Final = frozenset({"manifest", "holders"})
 _ACTIVATE: Final = frozenset({"activate"})
 _VERSION: Final = frozenset({"name", "version"})
+_HINT: Final = frozenset({"hint"})
 _HOLDER: Final = frozenset({"digest", "node"})
 _HELD: Final = frozenset({"held"})
 
@@ -76,24 +77,24 @@ class Model:
     last_number: int
     """The highest version so far that is a number."""
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the model as a client reads it: the active version, and the names of all."""
-        active = self.versions[self.active]
+    def to_wire(self, version: ModelVersion | None = None) -> dict[str, Any]:
+        """Return the model as a client reads it: that version, the active one by default, and all names."""
+        told = self.versions[self.active] if version is None else version
         return {
             "name": self.name,
-            "version": self.active,
+            "version": told.version,
             "versions": list(self.versions),
-            "digest": active.digest,
-            "size": active.size,
+            "digest": told.digest,
+            "size": told.size,
             "aliases": list(self.aliases),
-            "family": active.family,
-            "task": active.task,
-            "tags": list(active.tags),
-            "inputs": active.inputs,
-            "outputs": active.outputs,
-            "batching": None if active.batching is None else batching_of(active.batching).to_plain(),
-            "holders": list(active.holders),
-            "index": active.index,
+            "family": told.family,
+            "task": told.task,
+            "tags": list(told.tags),
+            "inputs": told.inputs,
+            "outputs": told.outputs,
+            "batching": None if told.batching is None else batching_of(told.batching).to_plain(),
+            "holders": list(told.holders),
+            "index": told.index,
         }
 
 
@@ -233,6 +234,12 @@ class Models:
         """``{}``: return every model, in the order of their names."""
         arguments.only(args, frozenset())
         return [model.to_wire() for model in self.all()]
+
+    def read_one(self, args: dict[str, Any]) -> dict[str, Any]:
+        """``{hint}``: return the model that the hint means, with that version's tensors."""
+        arguments.only(args, _HINT)
+        version = self.resolve(args["hint"])
+        return self._models[version.name].to_wire(version)
 
     def _with_digest(self, digest: str) -> list[ModelVersion]:
         return [v for model in self._models.values() for v in model.versions.values() if v.digest == digest]

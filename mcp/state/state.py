@@ -123,7 +123,7 @@ class ReplicatedState:
             return Applied(None, (VersionMismatch.code, str(error), {}))
 
     def read(self, kind: str, args: Mapping[str, Any]) -> Any:
-        """Read plain values: ``key``, ``conflicts``, ``keys``, ``inference``, ``models`` or ``members``.
+        """Read plain values: of a key, its conflicts, keys, an inference, a model, all models or the members.
 
         Raises :class:`~mcp.errors.InvalidArgument` and :class:`~mcp.errors.TooLarge` for bad arguments.
         """
@@ -256,6 +256,7 @@ class ReplicatedState:
             "keys": keys.read_list,
             "inference": inferences.read,
             "models": models.read,
+            "model": models.read_one,
             "members": members.read,
         }
 

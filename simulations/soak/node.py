@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import random
 import sys
 import time
@@ -21,7 +20,8 @@ import click
 
 from consensus.ports import DriverLimits
 from mcp.cli.gateway import gateway_settings
-from mcp.cli.serve import LOG_FORMAT, node_config, run_until_stopped, serve
+from mcp.cli.logs import begin_logging
+from mcp.cli.serve import node_config, run_until_stopped, serve
 from mcp.clock import SystemClock
 from mcp.errors import McpError
 from mcp.net.loop import loop_factory
@@ -75,18 +75,22 @@ def run(arguments: Sequence[str]) -> None:
 
     def begin(
         log_level: str,
+        log_format: str,
         stop_on_eof: bool,
         http: str | None,
         grpc: str | None,
         http_control: bool,
         **settings: Any,
     ) -> None:
-        logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+        lines = begin_logging(log_level, log_format)
         config = with_short_log(node_config(**settings), int(log_entries))
         served = gateway_settings(http, grpc, http_control)
         around = surroundings(controls)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(run_until_stopped(config, served=served, stop_on_eof=stop_on_eof, surroundings=around))
+            serving = run_until_stopped(
+                config, served=served, stop_on_eof=stop_on_eof, surroundings=around, lines=lines
+            )
+            runner.run(serving)
 
     try:
         click.Command("node", params=serve.params, callback=begin).main(options, standalone_mode=False)

@@ -444,6 +444,10 @@ def test_a_slow_disk_is_synced_in_a_thread(tmp_path: Path) -> None:
         cluster = Cluster(tmp_path, 3, DriverLimits(sync_inline_s_max=0.0))
         await settled(cluster, [b"%d" % i for i in range(50)])
         await cluster.equal(50)
+        for member in cluster.members.values():
+            syncs, seconds = member.driver.syncs
+            assert syncs > 0
+            assert 0 < seconds < 60
         cluster.stop()
 
     run(scenario)

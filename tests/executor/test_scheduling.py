@@ -70,3 +70,15 @@ def test_what_is_remembered_is_bounded():
     for number in range(100):
         known.threaded(f"m{number}", 1, 1e-5)
     assert len(known._entries) == 10
+
+
+def test_runs_are_counted_by_model_with_the_time_that_they_took():
+    known = feed_threaded(times(), 0.5, 0.25)
+    known.inlined("m", 100, 0.125)
+    known.inlined("m", 10_000, 1.0)
+    known.threaded("other", 1, 2.0)
+    assert known.totals() == {"m": (4, 1.875), "other": (1, 2.0)}
+    known.overran("m", 100, 0.02)  # not a run that ended: it is done again
+    assert known.totals()["m"] == (4, 1.875)
+    known.forget("m")
+    assert known.totals() == {"other": (1, 2.0)}

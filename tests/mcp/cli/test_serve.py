@@ -18,7 +18,7 @@ PEERS = "n1=127.0.0.1:7401,n2=127.0.0.1:7402,n3=127.0.0.1:7403"
 def config(*arguments: str) -> NodeConfig:
     """What the arguments mean to a node, with everything parsed as it is for real."""
     parameters: dict[str, Any] = serve.make_context("serve", list(arguments)).params
-    for name in ("log_level", "stop_on_eof", "http", "grpc", "http_control"):
+    for name in ("log_level", "log_format", "stop_on_eof", "http", "grpc", "http_control"):
         del parameters[name]
     return node_config(**parameters)
 

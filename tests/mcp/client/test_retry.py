@@ -159,6 +159,18 @@ def test_out_of_time_says_whether_something_may_have_been_written() -> None:
         assert type(final.value) is verdict
 
 
+def test_out_of_time_hands_on_when_to_come_back() -> None:
+    """A node that says "in five seconds" ends a call of one second at once, and the caller learns why."""
+    call = attempts(INFER, 1.0)
+    with pytest.raises(e.DeadlineExceeded) as final:
+        call.failed(e.ResourceExhausted("rate", details={"retry_after_s": 5.0}), 100.0, others=True)
+    assert final.value.details["last_code"] == "RESOURCE_EXHAUSTED"
+    assert final.value.details["retry_after_s"] == 5.0
+    call = attempts(INFER, 1.0)
+    call.failed(e.Busy("full"), 100.0, others=True)
+    assert "retry_after_s" not in call.out_of_time().details
+
+
 def test_the_end_of_a_client_does_not_hide_a_doubt() -> None:
     reason = e.Unavailable("closed")
     assert attempts(COMMAND).ended(reason, e.NoLeader("none")) is reason

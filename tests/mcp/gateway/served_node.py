@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mcp.client.client import Client
+from mcp.gateway.application import application
+from mcp.gateway.observer import Observer
 from mcp.gateway.operations import Operations
-from mcp.gateway.rest import application
 from mcp.gateway.room import Room
 from mcp.gateway.server import HttpServer
 from mcp.node.node import Node
@@ -63,6 +65,7 @@ class Gateway:
     operations: Operations
     address: str
     room: Room
+    observer: Observer
 
     async def get(self, path: str) -> Answer:
         return await ask(self.address, "GET", path)
@@ -83,10 +86,13 @@ async def gateway_of(
     async with node.client() as client:
         room = room or Room()
         operations = Operations(client, node=node.config.node_id, control=control)
-        server = HttpServer(application(operations, room, body_timeout_s), "127.0.0.1:0")
+        observer = Observer(functools.partial(node.status, with_digest=False))
+        app = application(operations, room, body_timeout_s, observer)
+        server = HttpServer(app, "127.0.0.1:0")
         await server.start()
+        observer.figures.connections["http"] = lambda: server.connections
         try:
-            yield Gateway(node, client, operations, server.address, room)
+            yield Gateway(node, client, operations, server.address, room, observer)
         finally:
             await server.stop()
             await operations.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcp.client.results import ClusterStatus, ModelStatus, NodeStatus
-from mcp.errors import ModelInvalid, ModelNotFound, Unavailable, Unsupported
+from mcp.errors import ModelInvalid, ModelNotFound, Unavailable
 from mcp.gateway.described import find_model, is_ready, model_metadata, repository_index
 from mcp.gateway.limits import MODELS_COUNTED_MAX
 from mcp.gateway.statistics import Statistics
@@ -47,13 +47,10 @@ def test_a_model_is_found_by_name_or_alias_and_with_its_versions() -> None:
 
 
 def test_metadata_have_minus_one_where_a_dimension_is_open() -> None:
-    metadata = model_metadata(DIGITS, "2")
-    assert metadata == model_metadata(DIGITS, None)
+    metadata = model_metadata(DIGITS)
     assert metadata["versions"] == ["1", "2"]
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 64, -1]}]
     assert metadata["outputs"] == [{"name": "y", "datatype": "INT64", "shape": [-1]}]
-    with pytest.raises(Unsupported, match="active version 2"):
-        model_metadata(DIGITS, "1")
 
 
 def test_a_model_is_ready_where_any_node_that_answers_has_it_ready() -> None:

@@ -19,6 +19,8 @@ def test_every_error_has_a_status_of_its_kind(kind: type[errors.McpError]) -> No
     assert (told.status == 500) == (kind is errors.McpError)
     assert (told.status == 429) == issubclass(kind, errors.Busy)
     assert (told.retry_after_s is not None) == (told.status == 429)
+    wait = failure(kind("words", details={"retry_after_s": 2.5}))
+    assert wait.retry_after_s == (2.5 if told.status in (429, 503) else None)
     if kind.retryable and told.status != 429:
         assert told.status == 503
     assert (
@@ -49,4 +51,26 @@ def test_what_clients_rely_on(kind: type[errors.McpError], status: int) -> None:
     [(0.2, 1), (1.0, 1), (2.1, 3), (-1, 1), (1e9, 1), ("x", 1), (None, 1), (float("nan"), 1)],
 )
 def test_a_time_to_come_back_is_in_whole_seconds(told: object, seconds: int) -> None:
-    assert failure(errors.Busy("", details={"retry_after_s": told})).retry_after_s == seconds
+    assert failure(errors.Busy("", details={"retry_after_s": told})).retry_after == str(seconds)
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "code", "wait_s"),
+    [
+        ("BUSY", 429, "BUSY", 5.0),
+        ("RESOURCE_EXHAUSTED", 429, "RESOURCE_EXHAUSTED", 5.0),
+        ("CIRCUIT_OPEN", 503, "CIRCUIT_OPEN", 5.0),
+        ("NO_LEADER", 503, "NO_LEADER", 5.0),
+        ("OUTCOME_UNKNOWN", 504, "DEADLINE_EXCEEDED", None),
+        ("DEADLINE_EXCEEDED", 504, "DEADLINE_EXCEEDED", None),
+        ("OF_A_LATER_VERSION", 504, "DEADLINE_EXCEEDED", None),
+        (7, 504, "DEADLINE_EXCEEDED", None),
+        (None, 504, "DEADLINE_EXCEEDED", None),
+    ],
+)
+def test_a_deadline_that_passed_while_everybody_refused_is_their_refusal(
+    last: object, status: int, code: str, wait_s: float | None
+) -> None:
+    error = errors.DeadlineExceeded("words", details={"last_code": last, "retry_after_s": 5.0})
+    told = failure(error)
+    assert (told.status, told.code, told.message, told.retry_after_s) == (status, code, "words", wait_s)

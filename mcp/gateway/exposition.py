@@ -1,0 +1,103 @@
+"""Metrics as text, in the form that Prometheus reads. Pure.
+
+A family has a name, a kind, a unit and a meaning; its samples differ in their labels. Families come in the
+order in which they were first told, each with its ``HELP`` and ``TYPE`` before its samples.
+
+Source: Prometheus, "Exposition formats", text format 0.0.4, and "Metric and label naming" (base units).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Kind(enum.StrEnum):
+    """What a family's numbers are."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. ``unit`` is for people: the name ends with it where Prometheus wants that."""
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Observations by size: ``counts`` of each bucket and of what is above the last; their ``total``."""
+
+    counts: list[int]
+    total: float = 0.0
+
+
+class Exposition:
+    """Collects samples, and writes them down."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Family, list[str]] = {}
+
+    @property
+    def families(self) -> list[Family]:
+        """The families that have samples."""
+        return list(self._lines)
+
+    def sample(self, family: Family, value: float, *labels: str) -> None:
+        """Tell a counter's or a gauge's value."""
+        self._add(family, "", family.labels, labels, value)
+
+    def summary(self, family: Family, count: int, total: float, *labels: str) -> None:
+        """Tell how many observations there were, and their total."""
+        self._add(family, "_count", family.labels, labels, count)
+        self._add(family, "_sum", family.labels, labels, total)
+
+    def histogram(self, family: Family, bounds: Sequence[float], found: Histogram, *labels: str) -> None:
+        """Tell observations by their upper bounds, which rise; ``found`` has one count more."""
+        below = 0
+        names = (*family.labels, "le")
+        for bound, count in zip((*bounds, math.inf), found.counts, strict=True):
+            below += count
+            self._add(family, "_bucket", names, (*labels, _number(bound)), below)
+        self._add(family, "_count", family.labels, labels, below)
+        self._add(family, "_sum", family.labels, labels, found.total)
+
+    def text(self) -> str:
+        """All of it."""
+        lines: list[str] = []
+        for family, samples in self._lines.items():
+            meaning = family.meaning.replace("\\", r"\\").replace("\n", r"\n")
+            lines += (f"# HELP {family.name} {meaning}", f"# TYPE {family.name} {family.kind}", *samples)
+        return "".join(f"{line}\n" for line in lines)
+
+    def _add(
+        self, family: Family, suffix: str, names: Sequence[str], labels: Sequence[str], value: float
+    ) -> None:
+        pairs = ",".join(f'{name}="{_escaped(label)}"' for name, label in zip(names, labels, strict=True))
+        shown = f"{{{pairs}}}" if pairs else ""
+        self._lines.setdefault(family, []).append(f"{family.name}{suffix}{shown} {_number(value)}")
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))

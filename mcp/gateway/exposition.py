@@ -9,12 +9,16 @@ Source: Prometheus, "Exposition formats", text format 0.0.4, and "Metric and lab
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_LABELS_CACHED_MAX: Final = 16_384
+"""Sets of labels that are remembered as they are written."""
 
 
 class Kind(enum.StrEnum):
@@ -49,12 +53,8 @@ class Exposition:
     """Collects samples, and writes them down."""
 
     def __init__(self) -> None:
-        self._lines: dict[Family, list[str]] = {}
-
-    @property
-    def families(self) -> list[Family]:
-        """The families that have samples."""
-        return list(self._lines)
+        self._families: list[Family] = []
+        self._lines: dict[int, list[str]] = {}
 
     def sample(self, family: Family, value: float, *labels: str) -> None:
         """Tell a counter's or a gauge's value."""
@@ -69,26 +69,44 @@ class Exposition:
         """Tell observations by their upper bounds, which rise; ``found`` has one count more."""
         below = 0
         names = (*family.labels, "le")
-        for bound, count in zip((*bounds, math.inf), found.counts, strict=True):
+        for bound, count in zip(_bounds(tuple(bounds)), found.counts, strict=True):
             below += count
-            self._add(family, "_bucket", names, (*labels, _number(bound)), below)
+            self._add(family, "_bucket", names, (*labels, bound), below)
         self._add(family, "_count", family.labels, labels, below)
         self._add(family, "_sum", family.labels, labels, found.total)
 
     def text(self) -> str:
         """All of it."""
         lines: list[str] = []
-        for family, samples in self._lines.items():
+        for family in self._families:
             meaning = family.meaning.replace("\\", r"\\").replace("\n", r"\n")
-            lines += (f"# HELP {family.name} {meaning}", f"# TYPE {family.name} {family.kind}", *samples)
+            lines += (f"# HELP {family.name} {meaning}", f"# TYPE {family.name} {family.kind}")
+            lines += self._lines[id(family)]
         return "".join(f"{line}\n" for line in lines)
 
     def _add(
-        self, family: Family, suffix: str, names: Sequence[str], labels: Sequence[str], value: float
+        self, family: Family, suffix: str, names: tuple[str, ...], labels: tuple[str, ...], value: float
     ) -> None:
-        pairs = ",".join(f'{name}="{_escaped(label)}"' for name, label in zip(names, labels, strict=True))
-        shown = f"{{{pairs}}}" if pairs else ""
-        self._lines.setdefault(family, []).append(f"{family.name}{suffix}{shown} {_number(value)}")
+        told = str(value) if type(value) is int else _number(value)
+        line = f"{family.name}{suffix}{_shown(names, labels)} {told}"
+        lines = self._lines.get(id(family))
+        if lines is None:
+            self._families.append(family)
+            self._lines[id(family)] = [line]
+        else:
+            lines.append(line)
+
+
+@functools.lru_cache(_LABELS_CACHED_MAX)
+def _shown(names: tuple[str, ...], labels: tuple[str, ...]) -> str:
+    """The labels of a sample as they are written: the same ones come at every scrape, in many families."""
+    pairs = ",".join(f'{name}="{_escaped(label)}"' for name, label in zip(names, labels, strict=True))
+    return f"{{{pairs}}}" if pairs else ""
+
+
+@functools.lru_cache(8)
+def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return tuple(_number(bound) for bound in (*bounds, math.inf))
 
 
 def _escaped(label: str) -> str:

@@ -21,6 +21,7 @@ from mcp.state.events import Event, HolderChanged, ModelActivated, ModelDeployed
 from mcp.state.limits import StateLimits
 from mcp.state.manifests import Manifest, read_manifest
 from mcp.state.packing import reader
+from mcp.state.requirements import requirements_of
 
 CANDIDATES_MAX: Final = 100
 """How many names a MODEL_NOT_FOUND error lists."""
@@ -51,6 +52,8 @@ class ModelVersion:
     """Nodes that hold the bytes, in the order of their ids."""
     batching: bytes | None = None
     """A :class:`~mcp.state.batching.Batching` as msgpack, if the owner said something about it."""
+    requirements: bytes | None = None
+    """:class:`~mcp.state.requirements.Requirements` as msgpack, if it has any."""
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -92,6 +95,9 @@ class Model:
             "inputs": active.inputs,
             "outputs": active.outputs,
             "batching": None if active.batching is None else batching_of(active.batching).to_plain(),
+            "requirements": (
+                None if active.requirements is None else requirements_of(active.requirements).to_plain()
+            ),
             "holders": list(active.holders),
             "index": active.index,
         }
@@ -101,6 +107,8 @@ class Models:
     """The models by name, and what stands for them."""
 
     def __init__(self, limits: StateLimits) -> None:
+        self.revision = 0
+        """How often anything changed in this process: whoever has made something of it looks here."""
         self._limits = limits
         self._models: dict[str, Model] = {}
         self._aliases: dict[str, str] = {}
@@ -173,6 +181,7 @@ class Models:
         model = self._models.get(manifest.name)
         self._check_names(manifest, model)
         holders = self._united(manifest.digest, holders)
+        self.revision += 1
         known = None if model is None or manifest.version is None else model.versions.get(manifest.version)
         if model is not None and known is not None:
             return self._deploy_again(model, known, manifest, holders, activate=activate)
@@ -186,6 +195,7 @@ class Models:
         model, version = self._named(args)
         if version is None:
             raise InvalidArgument("version is the one to activate, and cannot be None")
+        self.revision += 1
         return {}, self._activate(model.name, version)
 
     def undeploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
@@ -196,6 +206,7 @@ class Models:
         arguments.only(args, _VERSION)
         model, version = self._named(args)
         gone = list(model.versions.values()) if version is None else [version]
+        self.revision += 1
         events: list[Event] = [ModelUndeployed(v.name, v.version, v.digest) for v in gone]
         rest = {v: kept for v, kept in model.versions.items() if kept not in gone}
         if not rest:
@@ -227,6 +238,7 @@ class Models:
             return {}, []
         rest = tuple(holder for holder in self.holders(digest) if holder != node)
         self._set_holders(digest, self._united(digest, (node,)) if held else rest)
+        self.revision += 1
         return {}, [HolderChanged(digest, node, held)]
 
     def read(self, args: dict[str, Any]) -> list[dict[str, Any]]:
@@ -294,6 +306,7 @@ class Models:
             moment.index,
             holders,
             manifest.batching,
+            manifest.requirements,
         )
 
     def _add(
@@ -325,8 +338,9 @@ class Models:
     ) -> tuple[dict[str, Any], list[Event]]:
         said = (manifest.digest, manifest.size, manifest.family, manifest.task, manifest.tags)
         same = said == (known.digest, known.size, known.family, known.task, known.tags)
-        if not same or manifest.batching != known.batching:
-            batching = ", and other settings of batching" if same else ""
+        if not same or (manifest.batching, manifest.requirements) != (known.batching, known.requirements):
+            other = "settings of batching" if manifest.batching != known.batching else "requirements"
+            batching = f", and other {other}" if same else ""
             raise VersionConflict(
                 f"version {known.version} of {known.name} is deployed with digest {known.digest}, family "
                 f"{known.family}, task {known.task} and tags {list(known.tags)}{batching}, and never changes"
@@ -376,15 +390,17 @@ _values: Final = reader(ModelVersion)
 
 
 def _fields(version: ModelVersion) -> tuple[Any, ...]:
-    """A version's values; without the last, where it is ``None``: so schema 1 wrote and reads them."""
+    """A version's values, without the last ones that are ``None``: so older schemas wrote and read them."""
     values = _values(version)
-    return values if version.batching is not None else values[:-1]
+    if version.requirements is not None:
+        return values
+    return values[:-1] if version.batching is not None else values[:-2]
 
 
 def _version(fields: list[Any]) -> ModelVersion:
-    name, label, digest, size, family, task, tags, specs, index, holders, *batching = fields
+    name, label, digest, size, family, task, tags, specs, index, holders, *newer = fields
     return ModelVersion(
-        name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders), *batching
+        name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders), *newer
     )
 
 

@@ -134,7 +134,9 @@ class FlowConfig:
             raise ConfigInvalid(f"{len(self.cluster)} cluster limits are more than {LIMITS_MAX}")
         long = next((name for name in self.cluster if len(name) > NAME_LETTERS_MAX), None)
         if long is not None:
-            raise ConfigInvalid(f"the name {long!r:.80} of a cluster limit is over {NAME_LETTERS_MAX} letters")
+            raise ConfigInvalid(
+                f"the name {long!r:.80} of a cluster limit is over {NAME_LETTERS_MAX} letters"
+            )
         for name, model in self.models.items():
             if any(step.model == name for step in model.fallbacks):
                 raise ConfigInvalid(f"model {name!r:.80} cannot be its own fallback")

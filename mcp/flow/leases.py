@@ -256,7 +256,9 @@ class ShareLedger:
             ledger.declare(name, SharedLimit(Rate(amount, per_s), lease_s, skew_s))
         for name, node, seq, want, held_seq, held, held_until, given, given_until in holders:
             until = -math.inf if held_until is None else held_until
-            ledger._holders.setdefault(name, {})[node] = _Holder(seq, want, held_seq, held, until, given, given_until)
+            ledger._holders.setdefault(name, {})[node] = _Holder(
+                seq, want, held_seq, held, until, given, given_until
+            )
         return ledger
 
 

@@ -34,7 +34,9 @@ def record(kind: type[T], plain: object, where: str) -> T:
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(plain, Mapping):
         raise ConfigInvalid(f"{where} is a map with fields of {', '.join(known)}, not {shown(plain)}")
-    unknown = sorted(name[:80] if isinstance(name, str) else shown(name) for name in plain if name not in known)
+    unknown = sorted(
+        name[:80] if isinstance(name, str) else shown(name) for name in plain if name not in known
+    )
     if unknown:
         raise ConfigInvalid(f"{where} has no field {', '.join(unknown[:8])}; there are: {', '.join(known)}")
     missing = [

@@ -1,6 +1,7 @@
 """Direct inference: not in the log, one hop, on whatever node is asked.
 
-The model is what the hint resolves to at this node's position in the log. A model that is known to be
+The version is what the hint means at this node's position in the log, by its rules and routes
+(:mod:`mcp.node.routing`). A model that is known to be
 quick is run at once, on the loop: handing it to a thread would cost more than the run. Requests that come
 while others are served are run together with them where the model allows it; they wait as callbacks, not as
 tasks. Each answer says whether that is so (``rows_max``): then a client may join the rows of several
@@ -22,11 +23,12 @@ from executor.interface import Ticket
 from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
 from mcp.node.order import Order
-from mcp.node.payload import integer, names, text
+from mcp.node.payload import integer, names
+from mcp.node.routed import Routed
+from mcp.node.routing import Routing
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
-from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_all, unpack_all
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,11 +41,12 @@ _ONE: Final = (1,)
 class DirectInference:
     """Answers ``INFER_REQUEST``."""
 
-    def __init__(self, node_id: str, state: ReplicatedState, order: Order, shelf: Shelf) -> None:
+    def __init__(self, node_id: str, order: Order, shelf: Shelf, routing: Routing, routed: Routed) -> None:
         self._node_id = node_id
         self._order = order
-        self._state = state
         self._shelf = shelf
+        self._routing = routing
+        self._routed = routed
         self.waiting = 0
         """Inferences that were taken and are not answered yet."""
 
@@ -62,10 +65,33 @@ class DirectInference:
 
     def _answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         payload = exchange.message.payload
-        model = self._state.models.resolve(text(payload, "model_hint"))
+        model = self._routing.named(payload.get("model_hint"))
         wanted = names(payload, "outputs")
         if "timeout_ms" in payload:
             timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
+        if model is None:
+            return self._answer_routed(exchange, wanted, timeout_s)
+        return self._answer_with(exchange, model, wanted, timeout_s)
+
+    def _answer_routed(
+        self, exchange: Exchange, wanted: list[str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, None] | None:
+        """Answer with what the router decides, here or by another node."""
+        asked = self._routing.answers_for(exchange)
+        if asked is not None:
+            return self._answer_with(exchange, asked, wanted, timeout_s)
+        decision = self._routing.decide(exchange)
+        if decision.timeout_s is not None:
+            timeout_s = min(timeout_s, decision.timeout_s)
+        if decision.nodes[0].node != self._node_id:
+            return self._routed.forward(exchange, decision, timeout_s)
+        later = self._answer_with(exchange, self._routing.version(decision), wanted, timeout_s)
+        self._routed.copy(exchange, decision, received_inputs, timeout_s)
+        return later
+
+    def _answer_with(
+        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, None] | None:
         info = self._shelf.info(model.digest)
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)

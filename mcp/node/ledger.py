@@ -34,7 +34,7 @@ class LimitLedger:
         self._shares.return_(limit, node, seq=seq, now=now)
 
     def handed_out(self, now: float) -> dict[str, Any]:
-        """See :class:`mcp.state.shares.Ledger`: ``{units, shares}`` of each limit, in thousandths of a request."""
+        """See :class:`mcp.state.shares.Ledger`: ``{units, shares}`` of each, in thousandths of a request."""
         return {
             name: {"units": limit.units, "shares": self._shares.handed_out(name, now)}
             for name, limit in self._shares.limits.items()

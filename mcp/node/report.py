@@ -129,6 +129,9 @@ class Report:
             "inference_threaded_total": parts.pool.threaded_total,
             "inference_streams": len(parts.streamed.streams),
             "inference_stream_steps_total": parts.streamed.steps_total,
+            "inference_routed_total": parts.routing.decided_total,
+            "inference_forwarded_total": parts.routed.forwarded_total,
+            "inference_copies_total": dict(parts.routed.copies),
         }
 
     def _state_digest(self, rested: bool) -> str:

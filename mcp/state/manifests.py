@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument
+from mcp.plain import shown
 from mcp.state import arguments
 from mcp.state.arguments import DIGEST, LABEL, NAME
 from mcp.state.batching import read_batching
@@ -94,7 +95,7 @@ def _tensor(value: object, side: str) -> dict[str, Any]:
     if type(spec["dtype"]) is not str or spec["dtype"] not in _DTYPES:
         raise InvalidArgument(
             f"the dtype of {name!r:.80} in {side} is one of {', '.join(sorted(_DTYPES))}, "
-            f"not {arguments.shown(spec['dtype'])}"
+            f"not {shown(spec['dtype'])}"
         )
     shape = spec["shape"]
     sizes = [] if shape is None else arguments.sequence(shape, f"the shape of {name!r:.80}", _RANK_MAX)

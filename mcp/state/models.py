@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgpack
 
 from mcp.errors import Busy, InvalidArgument, ModelNotFound, VersionConflict
+from mcp.plain import shown
 from mcp.state import arguments
 from mcp.state.arguments import DIGEST, LABEL, NAME, NODE
 from mcp.state.batching import batching_of
@@ -108,7 +109,9 @@ class Models:
 
     def __init__(self, limits: StateLimits) -> None:
         self.revision = 0
-        """How often anything changed in this process: whoever has made something of it looks here."""
+        """How often anything but the holders changed in this process, for who has made something of it."""
+        self.holders_revision = 0
+        """The same of the holders."""
         self._limits = limits
         self._models: dict[str, Model] = {}
         self._aliases: dict[str, str] = {}
@@ -151,8 +154,7 @@ class Models:
         if model is not None:
             return model.versions[model.active]
         arguments.text(hint, "a model hint", HINT_BYTES_MAX, bytes_min=1)
-        name, _, version = hint.partition("@" if "@" in hint else ":")
-        found = self.get(name, version) if version else None
+        found = self.pinned(hint)
         if found is None and hint in self._aliases:
             found = self.get(self._aliases[hint])
         if found is None:
@@ -163,6 +165,15 @@ class Models:
                 details={"candidates": candidates},
             )
         return found
+
+    def active(self, name: str) -> ModelVersion | None:
+        """Return what a name, or an alias, stands for, or ``None``."""
+        return self.get(name if name in self._models else self._aliases.get(name, ""))
+
+    def pinned(self, hint: str) -> ModelVersion | None:
+        """Return the version that ``name@version`` or ``name:version`` names, or ``None``."""
+        name, _, version = hint.partition("@" if "@" in hint else ":")
+        return self.get(name, version) if version else None
 
     def deploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
         """``{manifest, holders, activate?}``: add a version and, unless told otherwise, activate it.
@@ -177,7 +188,7 @@ class Models:
         holders = arguments.names(args["holders"], "holders", NODE, self._limits.holders_max)
         activate = args.get("activate", True)
         if type(activate) is not bool:
-            raise InvalidArgument(f"activate is true or false, not {arguments.shown(activate)}")
+            raise InvalidArgument(f"activate is true or false, not {shown(activate)}")
         model = self._models.get(manifest.name)
         self._check_names(manifest, model)
         holders = self._united(manifest.digest, holders)
@@ -231,14 +242,13 @@ class Models:
         node = arguments.matching(args["node"], "node", NODE)
         held = args.get("held", True)
         if type(held) is not bool:
-            raise InvalidArgument(f"held is true or false, not {arguments.shown(held)}")
+            raise InvalidArgument(f"held is true or false, not {shown(held)}")
         if not self.is_referenced(digest):
             raise ModelNotFound(f"no version of any model has the digest {digest}; deploy one first")
         if (node in self.holders(digest)) == held:
             return {}, []
         rest = tuple(holder for holder in self.holders(digest) if holder != node)
         self._set_holders(digest, self._united(digest, (node,)) if held else rest)
-        self.revision += 1
         return {}, [HolderChanged(digest, node, held)]
 
     def read(self, args: dict[str, Any]) -> list[dict[str, Any]]:
@@ -364,6 +374,7 @@ class Models:
         self._models[name] = replace(model, aliases=tuple(sorted({*model.aliases, *aliases})))
 
     def _set_holders(self, digest: str, holders: tuple[str, ...]) -> None:
+        self.holders_revision += 1
         for version in self._with_digest(digest):
             if version.holders != holders:
                 self._models[version.name].versions[version.version] = replace(version, holders=holders)

@@ -1,8 +1,8 @@
 """Shares of the cluster's limits: the commands of a ledger that is brought along (schema 4).
 
-Who gets how much is the ledger's to say (:class:`mcp.flow.leases.ShareLedger`). It is executed in the order of
-the log, by the stamps of its entries, and is part of the replicated state: so it has to give the same on every
-node, in every version of the software that executes this schema.
+Who gets how much is the ledger's to say (:class:`mcp.flow.leases.ShareLedger`). It is executed in the order
+of the log, by the stamps of its entries, and is part of the replicated state: so it has to give the same on
+every node, in every version of the software that executes this schema.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Ledger(Protocol):
-    """What is brought. ``now`` is the stamp of the entry, in seconds. Whatever it raises, it has not changed."""
+    """What is brought. ``now`` is the stamp of the entry, in seconds. What raises has changed nothing."""
 
     def declare(self, limits: Mapping[str, Any] | None, now: float) -> None:
         """From now on the limits are these. Raises :class:`~mcp.errors.ConfigInvalid`."""

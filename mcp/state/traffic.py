@@ -62,6 +62,8 @@ class Traffic:
     """The rules, the routes and the limits. ``ledger`` is told of every change of the limits."""
 
     def __init__(self, ledger: Ledger | None) -> None:
+        self.ruled = False
+        """Whether there is any rule."""
         self.revision = 0
         """How often anything changed in this process: whoever has made something of it looks here."""
         self.rules = Declared()
@@ -70,6 +72,15 @@ class Traffic:
         self.routes_index = 0
         self._routes: dict[str, bytes] = {}
         self._ledger = ledger
+
+    @property
+    def routed(self) -> bool:
+        """Whether there is any route."""
+        return bool(self._routes)
+
+    def has_route(self, host: str) -> bool:
+        """Say whether there is a route of this host."""
+        return host in self._routes
 
     @property
     def routes(self) -> list[dict[str, Any]]:
@@ -96,6 +107,7 @@ class Traffic:
         data = packed(rules, "rules", RULES_BYTES_MAX)
         _check_version(args, "rules", self.rules.version)
         self.rules = Declared(self.rules.version + 1, moment.index, data)
+        self.ruled = bool(rules)
         self.revision += 1
         return {"version": self.rules.version, "index": moment.index}
 
@@ -104,7 +116,9 @@ class Traffic:
         only(args, frozenset({"routes"}), _EXPECTED)
         given: dict[str, bytes] = {}
         for route in sequence(args["routes"], "routes", ROUTES_MAX):
-            host = text(mapping(route, "a route").get("host"), "the host of a route", HOST_BYTES_MAX, bytes_min=1)
+            host = text(
+                mapping(route, "a route").get("host"), "the host of a route", HOST_BYTES_MAX, bytes_min=1
+            )
             if host in given:
                 raise InvalidArgument(f"two routes are for the host {host!r:.80}; give one for each")
             given[host] = packed(route, "a route", ROUTE_BYTES_MAX, DEPTH_MAX)
@@ -192,6 +206,7 @@ class Traffic:
         traffic = cls(ledger)
         rules, limits, (traffic.routes_version, traffic.routes_index, routes) = plain
         traffic.rules, traffic.limits = Declared(*rules), Declared(*limits)
+        traffic.ruled = bool(traffic.rules.value)
         traffic._routes = {msgpack.unpackb(route)["host"]: route for route in routes}
         return traffic
 

@@ -317,12 +317,12 @@ def test_a_limit_that_comes_back_counts_what_may_still_be_used_of_it() -> None:
     ledger.withdraw(NAME, 1.0)
     ledger = ShareLedger.from_plain(json.loads(json.dumps(ledger.to_plain())))
     ledger.declare(NAME, LIMIT)
-    assert ledger.handed_out(NAME, 2.0) == {"n": before}
-    assert units(ledger, "other", 1, 0, 10**6, 2.0) <= LIMIT.units - before
+    assert ledger.handed_out(NAME, 2.0) == {"n": before * UNITS}
+    assert units(ledger, "other", 1, 0, 1000, 2.0) <= LIMIT.rate.amount - before
     # What has ended is forgotten, also where nobody asks for it any more.
     ledger.withdraw(NAME, 3.0)
     assert ledger.to_plain()[2]
-    ledger.withdraw("whatever", 3.0 + LIMIT.lease_s + LIMIT.skew_s)
+    ledger.withdraw("whatever", 100.0)
     assert ledger.to_plain()[1:] == [[], []]
 
 

@@ -359,8 +359,8 @@ class Client(DirectCalls, TrafficCalls):
         that the node has and the total. ``batching`` says how requests may share a run: ``mode``,
         ``rows_max``, ``latency_bound_ms``, ``pad``; ``requirements`` what one request may have, and what a
         node needs: ``length_max``, ``batch_max``, ``size_max``, ``run_bytes``, ``providers``
-        (``docs/protocol.md``). Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``; ``Unsupported``
-        if a node does not know ``batching`` or ``requirements`` yet.
+        (``docs/protocol.md``). Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``;
+        ``Unsupported`` if a node does not know ``batching`` or ``requirements`` yet.
         """
         manifest: dict[str, Any] = {
             "name": arguments.text("a model", name),

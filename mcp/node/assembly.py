@@ -19,6 +19,7 @@ from executor.onnx import OnnxRuntime, providers_available
 from executor.options import RuntimeOptions
 from mcp.errors import Unavailable
 from mcp.net.connection import Connection
+from mcp.node.admitting import Admitting
 from mcp.node.artefacts import Artefacts
 from mcp.node.assignments import Assignments
 from mcp.node.blobs import BlobStore
@@ -269,6 +270,14 @@ class Assembly:
             in_force=self._in_force,
         )
         self._stack.push_async_callback(deployer.close)
+        self.admitting = Admitting(
+            config.node_id,
+            lambda: self.membership.incarnation,
+            self.state,
+            self._clock.random(),
+            self.order.internal,
+        )
+        self._stack.push_async_callback(self.admitting.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
         self.streamed = StreamedInference(
             config.node_id,
@@ -282,7 +291,9 @@ class Assembly:
         self.dispatch = Dispatch(
             self.order,
             self.reads,
-            DirectInference(config.node_id, self.order, self.shelf, self.routing, self.routed),
+            DirectInference(
+                config.node_id, self.order, self.shelf, self.routing, self.routed, self.admitting
+            ),
             self.streamed,
             self.routing,
             deployer,

@@ -87,11 +87,11 @@ class Dispatch:
             "COMMANDS": self._commands,
             "STATUS": self._answer_status,
             "INFER_STREAM": self._stream,
-            "ROUTE_EXPLAIN": self._explain,
         }
         self._in_a_task: dict[str, Operation] = {
             "READ": self._read,
             "INFERENCE_WAIT": self._inference_wait,
+            "ROUTE_EXPLAIN": self._explain,
             "BLOB_STAT": self._blob_stat,
             "BLOB_PUT": self._blob_put,
             "BLOB_GET": self._blob_get,
@@ -251,7 +251,9 @@ class Dispatch:
         if later is not None:
             self._spawn(exchange, later)
 
-    def _explain(self, exchange: Exchange) -> None:
+    async def _explain(self, exchange: Exchange) -> None:
+        seen = exchange.message.vector.get("log")
+        await self._order.wait_applied(seen, self._timeout_s(exchange))
         self._reply(exchange, "ROUTE_EXPLAINED", self._routing.explain(exchange), self._order.applied_index)
 
     # -- artefacts ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ inferences itself, and say in ``stacked`` how many are whose.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from collections.abc import Coroutine, Mapping
@@ -22,6 +23,7 @@ from executor.inspection import ModelInfo
 from executor.interface import Ticket
 from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
+from mcp.node.admitting import Admitting
 from mcp.node.order import Order
 from mcp.node.payload import integer, names
 from mcp.node.routed import Routed
@@ -41,12 +43,21 @@ _ONE: Final = (1,)
 class DirectInference:
     """Answers ``INFER_REQUEST``."""
 
-    def __init__(self, node_id: str, order: Order, shelf: Shelf, routing: Routing, routed: Routed) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        order: Order,
+        shelf: Shelf,
+        routing: Routing,
+        routed: Routed,
+        admitting: Admitting,
+    ) -> None:
         self._node_id = node_id
         self._order = order
         self._shelf = shelf
         self._routing = routing
         self._routed = routed
+        self._admitting = admitting
         self.waiting = 0
         """Inferences that were taken and are not answered yet."""
 
@@ -71,7 +82,7 @@ class DirectInference:
             timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
         if model is None:
             return self._answer_routed(exchange, wanted, timeout_s)
-        return self._answer_with(exchange, model, wanted, timeout_s)
+        return self._answer_admitted(exchange, model, wanted, timeout_s)
 
     def _answer_routed(
         self, exchange: Exchange, wanted: list[str] | None, timeout_s: float
@@ -83,11 +94,37 @@ class DirectInference:
         decision = self._routing.decide(exchange)
         if decision.timeout_s is not None:
             timeout_s = min(timeout_s, decision.timeout_s)
-        if decision.nodes[0].node != self._node_id:
-            return self._routed.forward(exchange, decision, timeout_s)
-        later = self._answer_with(exchange, self._routing.version(decision), wanted, timeout_s)
+        version, node = self._routing.version(decision), decision.nodes[0].node
+        if node != self._node_id:
+            model, wait_s = self._admitting.admit(exchange, version, timeout_s, node)
+            if model is version:
+                return self._routed.forward(exchange, decision, timeout_s, wait_s)
+            return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
+        later = self._answer_admitted(exchange, version, wanted, timeout_s)
         self._routed.copy(exchange, decision, received_inputs, timeout_s)
         return later
+
+    def _answer_admitted(
+        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, None] | None:
+        """Answer if the request is let in, maybe with another model."""
+        model, wait_s = self._admitting.admit(exchange, model, timeout_s)
+        if wait_s:
+            return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
+        return self._answer_with(exchange, model, wanted, timeout_s)
+
+    async def _answer_after(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        wanted: list[str] | None,
+        timeout_s: float,
+        wait_s: float,
+    ) -> None:
+        await asyncio.sleep(wait_s)
+        later = self._answer_with(exchange, model, wanted, max(0.001, timeout_s - wait_s))
+        if later is not None:
+            await later
 
     def _answer_with(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float

@@ -49,8 +49,10 @@ class Routed:
         self._clock = clock
         self._copying = 0
 
-    async def forward(self, exchange: Exchange, decision: Decision, timeout_s: float) -> None:
-        """Have another node answer; the next best where one cannot be reached.
+    async def forward(
+        self, exchange: Exchange, decision: Decision, timeout_s: float, wait_s: float = 0.0
+    ) -> None:
+        """Have another node answer, after ``wait_s``; the next best where one cannot be reached.
 
         Raises that node's error, :class:`~mcp.errors.Unavailable` where none is reached, and
         :class:`~mcp.errors.MessageExpired` for a message that was passed on too often.
@@ -68,6 +70,7 @@ class Routed:
         tries = 1 + (len(decision.nodes) - 1 if retries is None else retries.attempts)
         try_s = timeout_s if retries is None or retries.timeout_s is None else retries.timeout_s
         deadline = self._clock.monotonic() + timeout_s
+        await asyncio.sleep(wait_s)
         problem: McpError = Unavailable(
             f"this node has no connection to {decision.nodes[0].node}; ask that one"
         )

@@ -31,6 +31,7 @@ from mcp.cluster.router.rules import RuleSet
 from mcp.errors import InvalidArgument, McpError, Unavailable, Unsupported
 from mcp.flow.config import from_plain as flow_config
 from mcp.net.exchange import Exchange
+from mcp.node.admitting import check as check_limits
 from mcp.state.models import Model, ModelVersion
 from mcp.state.requirements import requirements_of
 from mcp.state.state import ReplicatedState
@@ -186,7 +187,7 @@ class Routing:
             routes = RouteSet.from_plain({"version": 0, "routes": args.get("routes")})
             _refuse(problems(routes, self._current_catalogue()))
         elif op == "limits.set" and args.get("limits") is not None:
-            flow_config(args["limits"])
+            check_limits(flow_config(args["limits"]))
 
     # -- the router, as of now ----------------------------------------------------------------------
 

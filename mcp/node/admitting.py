@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from mcp.errors import (
@@ -34,6 +34,7 @@ from mcp.flow.outcome import Outcome
 from mcp.flow.refusal import Refusal
 from mcp.flow.shares import Ask
 from mcp.net.exchange import Exchange
+from mcp.state.commands import encode_command
 from mcp.state.models import ModelVersion
 from mcp.state.state import ReplicatedState
 
@@ -47,8 +48,6 @@ _CALLERS: Final = (InvalidArgument, InputInvalid, TooLarge, NotFound, Busy, Canc
 """They say nothing about the model: the caller's own, or refused later on."""
 
 _log = logging.getLogger("mcp.node")
-
-Propose = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
 
 def check(config: FlowConfig) -> None:
@@ -71,23 +70,28 @@ class Admitting:
         incarnation: Callable[[], int],
         state: ReplicatedState,
         generator: random.Random,
-        propose: Propose,
+        execute: Callable[..., Awaitable[tuple[int, Any]]],
+        *,
+        caught_up: Callable[[], bool],
     ) -> None:
+        """``execute`` has an encoded command executed (:meth:`mcp.node.order.Order.execute`)."""
         self.admission: Admission | None = None
         """``None``: nothing is limited."""
         self._node_id = node_id
         self._incarnation = incarnation
         self._state = state
         self._random = generator
-        self._propose = propose
+        self._execute = execute
+        self._caught_up = caught_up
         self._index = 0
         self._holders: dict[str, str] = {}
         self._leasing: asyncio.Task[None] | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        """By the limit: one question at a time, however slow the log is to answer."""
 
     async def close(self) -> None:
         """Ask for nothing more."""
-        tasks = [*self._asking, *([self._leasing] if self._leasing is not None else [])]
+        tasks = [*self._asking.values(), *([self._leasing] if self._leasing is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -190,21 +194,25 @@ class Admitting:
         loop = asyncio.get_running_loop()
         try:
             while self.admission is not None and self.admission.config.cluster:
-                for limit, ask in self.admission.asks(loop.time()):
-                    asking = asyncio.ensure_future(self._ask(limit, self._holders[limit], ask))
-                    self._asking.add(asking)
-                    asking.add_done_callback(self._asking.discard)
-                lease_s = min(each.lease_s for each in self.admission.config.cluster.values())
+                cluster = self.admission.config.cluster
+                # A node that lags would not see the answer.
+                asks = self.admission.asks(loop.time(), self._asking) if self._caught_up() else ()
+                for limit, ask in asks:
+                    asking = self._ask(limit, self._holders[limit], ask, cluster[limit].lease_s)
+                    self._asking[limit] = asyncio.ensure_future(asking)
+                lease_s = min(each.lease_s for each in cluster.values())
                 await asyncio.sleep(max(ASK_S_MIN, lease_s / LOOKS_PER_LEASE))
         finally:
             self._leasing = None
 
-    async def _ask(self, limit: str, holder: str, ask: Ask) -> None:
+    async def _ask(self, limit: str, holder: str, ask: Ask, lease_s: float) -> None:
         args = {"limit": limit, "node": holder, "seq": ask.seq, "held": ask.held, "want": ask.want}
         try:
-            granted = await self._propose("share.grant", args)
+            _, granted = await self._execute(encode_command("share.grant", args), timeout_s=lease_s)
         except McpError:
             return  # it is asked again, under the next number
+        finally:
+            del self._asking[limit]
         if granted is not None and self.admission is not None and self._holders.get(limit) == holder:
             self.admission.granted(limit, Grant(**granted), asyncio.get_running_loop().time())
 

@@ -275,7 +275,8 @@ class Assembly:
             lambda: self.membership.incarnation,
             self.state,
             self._clock.random(),
-            self.order.internal,
+            self.order.execute,
+            caught_up=lambda: self.membership.caught_up,
         )
         self._stack.push_async_callback(self.admitting.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)

@@ -33,8 +33,11 @@ SHARES_FIT: Final = "what nodes may use of a limit is not more than the limit"
 PAUSE_S: Final = 0.5
 """Between two declarations, on average."""
 SESSIONS: Final = tuple(f"session-{n}" for n in range(8))
-LIMIT: Final = {"amount": 60, "per_s": 1.0, "lease_s": 1.5, "skew_s": 0.5}
-"""Always the same, so that what is left of it can be told at any time. It comes and goes."""
+LIMIT: Final = {"amount": 2, "per_s": 0.05, "lease_s": 1.5, "skew_s": 0.5}
+"""Always the same, so that what is left of it can be told at any time. It comes and goes.
+
+A node asks for one request of a period at least: so three of them have all of it between them.
+"""
 CLOCKS: Final = frozenset({FaultKind.CLOCK_DRIFT, FaultKind.CLOCK_LEAP, FaultKind.WALL_JUMP})
 
 _EXPECTED: Final = (InvalidArgument, ConfigInvalid, VersionConflict, Unsupported)

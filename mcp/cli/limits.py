@@ -32,6 +32,7 @@ def limits() -> None:
 
 @limits.command(
     name="apply",
+    short_help="Put limits into force on every node.",
     epilog="""\b
 Examples:
   mcpctl limits apply examples/limits.json
@@ -65,6 +66,7 @@ async def apply_(client: Client, file: str, expected_version: int | None, as_jso
 
 @limits.command(
     name="list",
+    short_help="Show the limits, and who has which share.",
     epilog="""\b
 Examples:
   mcpctl limits list
@@ -90,6 +92,7 @@ async def list_(client: Client, as_json: bool) -> None:
 
 @limits.command(
     name="remove",
+    short_help="Have no limits any more.",
     epilog="""\b
 Examples:
   mcpctl limits remove""",

@@ -45,6 +45,7 @@ def route() -> None:
 
 @route.command(
     name="apply",
+    short_help="Put rules or routes into force on every node.",
     epilog="""\b
 Examples:
   mcpctl route apply examples/routing.rules
@@ -100,6 +101,7 @@ def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 @route.command(
     name="list",
+    short_help="Show the rules and the routes.",
     epilog="""\b
 Examples:
   mcpctl route list
@@ -160,6 +162,7 @@ def _matched(match: Match) -> str:
 
 @route.command(
     name="remove",
+    short_help="Remove routes by their hosts, or all rules.",
     epilog="""\b
 Examples:
   mcpctl route remove product-service
@@ -192,6 +195,7 @@ async def remove(
 
 @route.command(
     name="explain",
+    short_help="Say which version and nodes would answer, and why.",
     epilog="""\b
 Examples:
   mcpctl route explain examples/infer_request.json

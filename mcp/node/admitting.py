@@ -113,10 +113,13 @@ class Admitting:
         if admission is None:
             return model, 0.0
         now = asyncio.get_running_loop().time()
+        payload = exchange.message.payload
+        stacked = payload.get("stacked")
         request = Request(
             exchange.connection.peer.node_id,
             model.name,
-            _priority(exchange.message.payload.get("priority")),
+            _priority(payload.get("priority")),
+            len(stacked) if type(stacked) is list and stacked else 1,
             deadline=now + timeout_s,
             node=node,
         )

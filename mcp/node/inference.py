@@ -91,6 +91,9 @@ class DirectInference:
         asked = self._routing.answers_for(exchange)
         if asked is not None:
             return self._answer_with(exchange, asked, wanted, timeout_s)
+        if "stacked" in exchange.message.payload:
+            # Each of them may be for another version, and their rows together are nobody's batch.
+            raise Unsupported("rules or routes decide about this model's requests: send one inference")
         decision = self._routing.decide(exchange)
         if decision.timeout_s is not None:
             timeout_s = min(timeout_s, decision.timeout_s)
@@ -129,6 +132,7 @@ class DirectInference:
     def _answer_with(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
     ) -> Coroutine[Any, Any, None] | None:
+        payload = exchange.message.payload
         info = self._shelf.info(model.digest)
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)
@@ -232,9 +236,14 @@ class DirectInference:
             "node": self._node_id,
             "outputs": specs,
             "queue": self.waiting,
-            "rows_max": self._shelf.rows_max(model),
+            "rows_max": self._rows_max(exchange, model),
         }
         exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
+
+    def _rows_max(self, exchange: Exchange, model: ModelVersion) -> int:
+        """How many rows a client may join; 0 where the router decides, for it decides on one inference."""
+        named = self._routing.named(exchange.message.payload.get("model_hint"))
+        return 0 if named is None else self._shelf.rows_max(model)
 
     def _check_rows(self, rows: int, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
         for name, array in outputs.items():

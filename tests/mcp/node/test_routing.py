@@ -190,6 +190,36 @@ def test_headers_and_rules_decide_and_the_last_word_is_the_first_rule_s(tmp_path
     run(scenario)
 
 
+def test_what_a_route_decides_is_decided_for_each_inference(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (_, client):
+
+            async def many() -> list[str]:
+                asked = [client.infer("digits", models.inputs(n % models.SAMPLES)) for n in range(64)]
+                told = await asyncio.gather(*asked)
+                for n, answer in enumerate(told):
+                    right = models.answer(answer.version, n % models.SAMPLES)
+                    assert models.summary(answer.outputs) == right
+                return [answer.version for answer in told]
+
+            await client.infer("digits", DIGIT)
+            assert client._stacking.known("digits") is not None  # from now on several go in one request
+            assert set(await many()) == {"2"}
+            await client.apply_routes([route("digits", ("1", 50), ("2", 50))])
+            assert 10 < (await many()).count("1") < 54
+            known = client._stacking.known("digits")
+            assert known is not None
+            assert known.rows_max == 0
+            await client.set_rules(["when batch > 1 use digits@1", "when batch == 1 use digits@2"])
+            assert set(await many()) == {"2"}
+            await client.set_rules([])
+            await client.remove_routes(["digits"])
+            await client.infer("digits", DIGIT)
+            assert known.rows_max > 1
+
+    run(scenario)
+
+
 def test_the_example_of_a_virtual_service_is_applied_as_it_stands(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with in_process_cluster(tmp_path, 1) as cluster, cluster.client() as client:

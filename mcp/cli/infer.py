@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp.cli.connection import client_command
-from mcp.cli.inputs import INPUT_FORMS, Request, Sources, request_from, typed
+from mcp.cli.inputs import INPUT_FORMS, Request, Sources, header_of, request_from, typed
 from mcp.cli.options import FILE, Command, json_option, option, together
 from mcp.cli.output import duration, print_json, print_parts, table
 from mcp.client.client import Client
@@ -52,7 +52,11 @@ async def asked(client: Client, model: str | None, options: Mapping[str, Any]) -
 
     The cluster is asked for the model's types only if there are numbers without one.
     """
-    request = request_from(model, Sources(**options))
+    return await with_types(client, request_from(model, Sources(**options)))
+
+
+async def with_types(client: Client, request: Request) -> Request:
+    """Give bare numbers the element types that the model declares, which the cluster is asked for."""
     if not request.untyped:
         return request
     name, _, version = request.model.partition("@")
@@ -88,12 +92,16 @@ Examples:
     help="With --stream: what a step gives as OUTPUT, the next one takes as INPUT. Repeatable.",
 )
 @option("--until", metavar="OUTPUT", help="With --stream: end with the first step in which it has no zero.")
+@option("--session", metavar="TEXT", help="Requests of one session get one version of a weighted route.")
+@option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="What routes look at. Repeatable.")
 @json_option
 @client_command
 async def infer(
     client: Client,
     *,
     model: str | None,
+    session: str | None,
+    headers: tuple[str, ...],
     steps: int | None,
     carry: tuple[str, ...],
     until: str | None,
@@ -106,6 +114,8 @@ async def infer(
     """
     if steps is None and (carry or until):
         raise InvalidArgument("--carry and --until say how steps follow one another: give --stream STEPS too")
+    if steps is not None and (session or headers):
+        raise InvalidArgument("--session and --header are for a single call: leave them out, or --stream")
     carried = dict(_carried(pair) for pair in carry)
     request = await asked(client, model, options)
     if steps is not None:
@@ -123,7 +133,13 @@ async def infer(
         return
     clock = SystemClock()
     started = clock.monotonic()
-    answer = await client.infer(request.model, request.inputs, timeout_s=request.timeout_s)
+    answer = await client.infer(
+        request.model,
+        request.inputs,
+        session=session or request.session,
+        headers={**request.headers, **dict(map(header_of, headers))} or None,
+        timeout_s=request.timeout_s,
+    )
     took_s = clock.monotonic() - started
     if as_json:
         print_json(

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mcp.clock import SystemClock, new_id
 from mcp.errors import InvalidArgument
 from mcp.wire.json_codec import JSON_BYTES_MAX, message_from_json
+from mcp.wire.messages import Message
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES, unpack_inline
 
 Array = NDArray[Any]
@@ -41,6 +42,8 @@ class Request:
     inputs: dict[str, Array] | str
     timeout_s: float | None = None
     untyped: frozenset[str] = frozenset()
+    session: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +238,16 @@ def _described_array(name: str, item: Mapping[str, Any]) -> Array:
         raise InvalidArgument(f"input {name!r}: {array.size} values do not fill the shape {shape}") from error
 
 
-def _from_request_file(model: str | None, sources: Sources) -> Request:
-    message = message_from_json(_text(str(sources.request)), new_id=new_id(SystemClock()))
+def request_message(where: str) -> Message:
+    """Read an INFER_REQUEST from a file of JSON. Raises :class:`~mcp.errors.InvalidArgument`."""
+    message = message_from_json(_text(where), new_id=new_id(SystemClock()))
     if message.type != "INFER_REQUEST":
-        raise InvalidArgument(f"{sources.request} is a {message.type!r}; an INFER_REQUEST is expected")
-    payload = message.payload
+        raise InvalidArgument(f"{where} is a {message.type!r}; an INFER_REQUEST is expected")
+    return message
+
+
+def _from_request_file(model: str | None, sources: Sources) -> Request:
+    payload = request_message(str(sources.request)).payload
     hint = model or payload.get("model_hint")
     if not isinstance(hint, str) or not hint:
         raise InvalidArgument(f'{sources.request} names no model: its payload lacks "model_hint"')
@@ -252,11 +260,37 @@ def _from_request_file(model: str | None, sources: Sources) -> Request:
     if isinstance(payload.get("data_chunk"), str):
         if sources.rows is not None:
             raise InvalidArgument("a text has no rows: leave out --rows")
-        return Request(hint, str(payload["data_chunk"]), timeout_s)
+        return Request(hint, str(payload["data_chunk"]), timeout_s, **_routed_by(payload, sources))
+    arrays, untyped = described_inputs(payload, str(sources.request))
+    routed_by = _routed_by(payload, sources)
+    return Request(hint, _cut(arrays, sources.rows), timeout_s, untyped, **routed_by)
+
+
+def _routed_by(payload: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+    """What routes and rules look at, beside the inputs."""
+    session, headers = payload.get("session"), payload.get("headers") or {}
+    if not (session is None or isinstance(session, str)) or not isinstance(headers, Mapping):
+        raise InvalidArgument(f'{sources.request}: "session" is a text, and "headers" an object of texts')
+    return {"session": session, "headers": headers}
+
+
+def header_of(text: str) -> tuple[str, str]:
+    """Read ``NAME=VALUE``. Raises :class:`~mcp.errors.InvalidArgument`."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InvalidArgument(f"--header takes NAME=VALUE, not {text!r:.80}")
+    return name, value
+
+
+def described_inputs(payload: Mapping[str, Any], where: str) -> tuple[dict[str, Array], frozenset[str]]:
+    """Return the arrays that a request in JSON lists, and the names of those without an element type.
+
+    Raises :class:`~mcp.errors.InvalidArgument`; ``where`` names the request in it.
+    """
     arrays: dict[str, Array] = {}
     untyped: set[str] = set()
-    _add_described(_listed_inputs(payload, str(sources.request)), arrays, untyped)
-    return Request(hint, _cut(arrays, sources.rows), timeout_s, frozenset(untyped))
+    _add_described(_listed_inputs(payload, where), arrays, untyped)
+    return arrays, frozenset(untyped)
 
 
 def _listed_inputs(payload: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -63,7 +63,12 @@ Examples:
     metavar="INPUT=NUMBER",
     help="Fill requests of unequal lengths up with this number, where that changes no result. Repeatable.",
 )
-@option("--tag", "tags", multiple=True, help="A word to remember it by. Repeatable.")
+@option("--tag", "tags", multiple=True, help="A word that a request may ask for. Repeatable.")
+@option("--length-max", type=click.IntRange(1), metavar="ELEMENTS", help="The longest sequence it takes.")
+@option("--batch-max", type=click.IntRange(1), metavar="ROWS", help="The most rows that a request may have.")
+@option("--size-max", type=click.IntRange(1), metavar="BYTES", help="The largest inputs of a request.")
+@option("--run-bytes", type=click.IntRange(0), metavar="BYTES", help="Memory a run takes beside its inputs.")
+@option("--provider", "providers", multiple=True, help="An execution provider that will do. Repeatable.")
 @option(
     "--deploy-timeout",
     "deploy_timeout_s",
@@ -86,6 +91,11 @@ async def deploy(
     batch_rows_max: int | None,
     latency_bound_s: float | None,
     pads: Sequence[str],
+    length_max: int | None,
+    batch_max: int | None,
+    size_max: int | None,
+    run_bytes: int | None,
+    providers: Sequence[str],
     **manifest: Any,
 ) -> None:
     """Put the ONNX file MODEL into service as NAME on every node.
@@ -94,6 +104,14 @@ async def deploy(
     active one, also if it was deployed before.
     """
     batching = batching_said(batching_mode, batch_rows_max, latency_bound_s, pads)
+    said = {
+        "length_max": length_max,
+        "batch_max": batch_max,
+        "size_max": size_max,
+        "run_bytes": run_bytes,
+        "providers": list(providers) or None,
+    }
+    requirements = {name: value for name, value in said.items() if value is not None}
     with uploading(name, shown=not as_json) as on_progress:
         done = await client.deploy(
             name,
@@ -101,6 +119,7 @@ async def deploy(
             timeout_s=deploy_timeout_s,
             on_progress=on_progress,
             batching=batching,
+            requirements=requirements or None,
             **manifest,
         )
     if as_json:

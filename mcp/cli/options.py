@@ -34,7 +34,12 @@ def option(*names: str, **attributes: Any) -> Decorator:
 
 
 def name_variables(command: click.Command, name: str) -> None:
-    """Give every option without a variable its own: ``MCP_INFER_INPUT`` for ``mcpctl infer --input``."""
+    """Give every option without a variable its own: ``MCP_INFER_INPUT`` for ``mcpctl infer --input``.
+
+    That of a group's command has both names in it: ``MCP_ROUTE_EXPLAIN_SESSION``.
+    """
+    for within, each in (command.commands if isinstance(command, click.Group) else {}).items():
+        name_variables(each, f"{name}_{within}")
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.show_envvar and not parameter.envvar:
             flag = parameter.opts[0].removeprefix("--").replace("-", "_")

@@ -58,6 +58,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "submit": Entry("mcp.cli.infer", "submit", "Record an inference, so that it survives any node."),
         "result": Entry("mcp.cli.infer", "result", "Show a recorded inference, and wait for it."),
     },
+    "Traffic": {
+        "route": Entry("mcp.cli.routes", "route", "Rules and weighted routes: apply, list, remove, explain."),
+        "limits": Entry("mcp.cli.limits", "limits", "How much is let in: apply, list, remove."),
+    },
     "Keys": {
         "get": Entry("mcp.cli.keys", "get", "Read a key."),
         "put": Entry("mcp.cli.keys", "put", "Write a key, or only if its version is as expected."),
@@ -67,6 +71,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
 }
 COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+ALIASES: Final = {"routes": "route"}
+"""Other spellings that are understood, and not listed."""
 
 
 class LazyCommands(click.Group):
@@ -78,6 +84,7 @@ class LazyCommands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command, or return ``None`` for an unknown name."""
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -90,6 +97,7 @@ class LazyCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that was asked for, or say which ones come close."""
+        args = [ALIASES.get(args[0], args[0]), *args[1:]]
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "'mcpctl --help' lists them"

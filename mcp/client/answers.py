@@ -54,11 +54,15 @@ def strings(value: object, what: str) -> list[str]:
 
 def items(value: object, what: str) -> list[dict[str, Any]]:
     """``value``, which must be a list of maps; ``None`` is an empty one."""
+    return [mapping(item, what) for item in _listed(value, what)]
+
+
+def _listed(value: object, what: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list | tuple):
         raise ProtocolError(f"{what}: expected a list, got {value!r:.80}")
-    return [mapping(item, what) for item in value]
+    return list(value)
 
 
 def key_value(value: object) -> KeyValue | None:
@@ -96,7 +100,7 @@ def model(value: Mapping[str, Any]) -> ModelStatus:
     return ModelStatus(
         name=required(value, "name", str, what),
         version="" if version is None else str(version),
-        versions=[str(v) for v in value.get("versions") or []],
+        versions=[str(v) for v in _listed(value.get("versions"), what)],
         digest=_optional(value, "digest", str) or "",
         aliases=strings(value.get("aliases"), what),
         holders=strings(value.get("holders"), what),

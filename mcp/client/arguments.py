@@ -6,7 +6,7 @@ decides (sizes of keys and values, forms of names) are left to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument
@@ -54,6 +54,14 @@ def texts(what: str, values: Sequence[str]) -> list[str]:
     if isinstance(values, str):
         raise InvalidArgument(f"{what} are given as a list of texts, not as the text {values!r:.80}")
     return [text(f"each of {what}", value) for value in values]
+
+
+def only(what: str, given: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+    """A map that has none but the known fields; ``what`` names it in the error."""
+    unknown = sorted(str(name)[:40] for name in given if name not in known)
+    if unknown:
+        raise InvalidArgument(f"{what} have no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return dict(given)
 
 
 def expected_version(version: object) -> int:

@@ -36,6 +36,7 @@ from mcp.client.routing import Routing
 from mcp.client.stacking import Stacking
 from mcp.client.tensors import packed_inline, unpacked, unpacked_blob
 from mcp.client.tracing import current_trace
+from mcp.client.traffic import TrafficCalls
 from mcp.clock import Clock, SystemClock, new_id
 from mcp.errors import DeadlineExceeded, InvalidArgument, McpError, NotFound
 from mcp.net.address import Scheme, parse_address
@@ -44,6 +45,7 @@ from mcp.net.dial import connect
 from mcp.net.limits import Limits
 from mcp.net.memory import MemoryNetwork
 from mcp.state.batching import read_batching
+from mcp.state.requirements import REQUIREMENT_FIELDS
 from mcp.wire.handshake import Identity, Role
 
 TIMEOUT_S: Final = 10.0
@@ -56,7 +58,7 @@ CONNECTION_LIMITS: Final = Limits(keepalive_s=1.5, dead_after_s=5.0)
 """A node that hangs without closing its connections is found out within a call's time."""
 
 
-class Client(DirectCalls, CatalogueReads):
+class Client(DirectCalls, CatalogueReads, TrafficCalls):
     """A client of one cluster. Use it on one event loop, from any number of tasks.
 
     In short::
@@ -348,6 +350,7 @@ class Client(DirectCalls, CatalogueReads):
         task: str | None = None,
         tags: Sequence[str] = (),
         batching: Mapping[str, Any] | None = None,
+        requirements: Mapping[str, Any] | None = None,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         on_progress: Progress | None = None,
     ) -> Deployment:
@@ -356,8 +359,10 @@ class Client(DirectCalls, CatalogueReads):
         Returns when the manifest is committed and a quorum of nodes holds the verified bytes. A broken
         upload goes on where it stopped, also on another node. ``on_progress`` is called with the bytes
         that the node has and the total. ``batching`` says how requests may share a run: ``mode``,
-        ``rows_max``, ``latency_bound_ms``, ``pad`` (``docs/protocol.md``). Raises ``ModelInvalid``,
-        ``InvalidArgument``, ``StorageError``; ``Unsupported`` if a node does not know ``batching`` yet.
+        ``rows_max``, ``latency_bound_ms``, ``pad``; ``requirements`` what one request may have, and what a
+        node needs: ``length_max``, ``batch_max``, ``size_max``, ``run_bytes``, ``providers``
+        (``docs/protocol.md``). Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``;
+        ``Unsupported`` if a node does not know ``batching`` or ``requirements`` yet.
         """
         manifest: dict[str, Any] = {
             "name": arguments.text("a model", name),
@@ -369,6 +374,8 @@ class Client(DirectCalls, CatalogueReads):
         }
         if batching is not None:
             manifest["batching"] = read_batching(dict(batching)).to_plain()
+        if requirements is not None:
+            manifest |= arguments.only("requirements", requirements, REQUIREMENT_FIELDS)
         attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, DEPLOY_TIMEOUT_S))
         attempts.patient = True  # every node loads the model before it is agreed on
         artefact = await asyncio.to_thread(Artefact.open, Path(model) if isinstance(model, str) else model)

@@ -31,19 +31,27 @@ class DirectCalls:
         inputs: ModelInputs,
         *,
         outputs: Sequence[str] | None = None,
+        session: str | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Inference:
         """Run ``model`` once, on one node, outside the log: the fast way.
 
-        ``model`` is a name, an alias or ``name@version``. ``inputs`` are arrays by name, or one array
+        ``model`` is a name, an alias, ``name@version``, a family, a task or tags with commas between
+        (``docs/routing.md``). ``inputs`` are arrays by name, or one array
         or text for a model with one input; each has the shape and element type that the model declares,
-        the batch dimension included. ``outputs`` names those that are wanted; all by default.
+        the batch dimension included. ``outputs`` names those that are wanted; all by default. Where a route
+        has several versions, all requests of one ``session`` get the same; routes and rules may look at
+        ``headers``.
 
         Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
         ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
         """
         bound_s = self._timeout_s if timeout_s is None else arguments.timeout(timeout_s, self._timeout_s)
         wanted = None if outputs is None else tuple(arguments.texts("outputs", outputs))
+        if session is not None or headers is not None:
+            request = _request(model, inputs, wanted, _routed_by(session, headers))
+            return await self._infer(request, self._exchange.attempts(CallKind.INFER, bound_s))
         known = self._stacking.known(model)
         if known is None:
             return await self._infer_alone(model, inputs, wanted, bound_s)
@@ -197,8 +205,25 @@ class DirectCalls:
         return steps_of(opened)
 
 
-def _request(model: str, inputs: ModelInputs, outputs: tuple[str, ...] | None) -> Request:
+def _routed_by(session: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
+    """What routes and rules look at, as a request has it."""
+    found: dict[str, Any] = {}
+    if session is not None:
+        found["session"] = arguments.text("a session", session)
+    if headers is not None:
+        found["headers"] = arguments.plain(dict(headers))
+    return found
+
+
+def _request(
+    model: str,
+    inputs: ModelInputs,
+    outputs: tuple[str, ...] | None,
+    routed_by: Mapping[str, Any] | None = None,
+) -> Request:
     fields, segments = packed(inputs)
+    if routed_by:
+        fields |= routed_by
     fields["model_hint"] = arguments.text("a model", model)
     if outputs is not None:
         fields["outputs"] = list(outputs)

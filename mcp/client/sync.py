@@ -34,6 +34,7 @@ from mcp.client.results import (
     Step,
 )
 from mcp.client.streaming import AHEAD
+from mcp.client.sync_traffic import SyncTrafficCalls
 from mcp.clock import Clock
 from mcp.errors import McpError, OutcomeUnknown, Unavailable
 from mcp.net.loop import loop_factory
@@ -44,7 +45,7 @@ CLOSE_TIMEOUT_S: Final = 1.0
 """How long calls of other threads have to end by themselves when the client is closed."""
 
 
-class SyncClient:
+class SyncClient(SyncTrafficCalls):
     """A client of one cluster, for any number of threads.
 
     In short::
@@ -155,10 +156,16 @@ class SyncClient:
         inputs: ModelInputs,
         *,
         outputs: Sequence[str] | None = None,
+        session: str | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Inference:
         """Run ``model`` once, on one node, outside the log. See :meth:`Client.infer`."""
-        return self._run(lambda: self._client.infer(model, inputs, outputs=outputs, timeout_s=timeout_s))
+        return self._run(
+            lambda: self._client.infer(
+                model, inputs, outputs=outputs, session=session, headers=headers, timeout_s=timeout_s
+            )
+        )
 
     @overload
     def infer_many(
@@ -331,6 +338,7 @@ class SyncClient:
         task: str | None = None,
         tags: Sequence[str] = (),
         batching: Mapping[str, Any] | None = None,
+        requirements: Mapping[str, Any] | None = None,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         on_progress: Progress | None = None,
     ) -> Deployment:
@@ -348,6 +356,7 @@ class SyncClient:
                 task=task,
                 tags=tags,
                 batching=batching,
+                requirements=requirements,
                 timeout_s=timeout_s,
                 on_progress=on_progress,
             )

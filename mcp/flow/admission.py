@@ -11,6 +11,7 @@ a ticket that is kept for ever holds its place for ever.
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -308,9 +309,13 @@ class Admission:
 
     # -- the cluster's limits ---------------------------------------------------------------------
 
-    def asks(self, now: float) -> list[tuple[str, Ask]]:
-        """What to ask the ledger now, by the limit's name. To be called every hundredth of a lease or so."""
-        asks = ((name, share.due(now)) for name, share in self._shares.items())
+    def asks(self, now: float, under_way: Container[str] = ()) -> list[tuple[str, Ask]]:
+        """What to ask the ledger now, by the limit's name. To be called every hundredth of a lease or so.
+
+        Nothing is asked for the limits of which an answer is ``under_way``: whoever has one outstanding at a
+        time neither floods a log that is slow to answer, nor makes void what it answers late.
+        """
+        asks = ((name, share.due(now)) for name, share in self._shares.items() if name not in under_way)
         return [(name, ask) for name, ask in asks if ask is not None]
 
     def granted(self, limit: str, grant: Grant, now: float) -> None:

@@ -17,7 +17,7 @@ from mcp.flow.cache import CacheConfig
 from mcp.flow.concurrency import IN_FLIGHT_MAX, ConcurrencyConfig
 from mcp.flow.fallback import STEPS_MAX, FallbackStep
 from mcp.flow.keyed import KEYS_MAX
-from mcp.flow.leases import LIMITS_MAX, SharedLimit
+from mcp.flow.leases import LIMITS_MAX, NAME_LETTERS_MAX, SharedLimit
 from mcp.flow.limiter import Limiter, Rate
 from mcp.flow.plain import plain, record
 from mcp.flow.window import SlidingWindow
@@ -132,6 +132,11 @@ class FlowConfig:
             raise ConfigInvalid(f"in_flight_max={self.in_flight_max!r} must be from 1 to {IN_FLIGHT_MAX}")
         if len(self.cluster) > LIMITS_MAX:
             raise ConfigInvalid(f"{len(self.cluster)} cluster limits are more than {LIMITS_MAX}")
+        long = next((name for name in self.cluster if len(name) > NAME_LETTERS_MAX), None)
+        if long is not None:
+            raise ConfigInvalid(
+                f"the name {long!r:.80} of a cluster limit is over {NAME_LETTERS_MAX} letters"
+            )
         for name, model in self.models.items():
             if any(step.model == name for step in model.fallbacks):
                 raise ConfigInvalid(f"model {name!r:.80} cannot be its own fallback")

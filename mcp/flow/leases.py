@@ -124,10 +124,17 @@ class ShareLedger:
         self._limits[name] = limit
         self._holders.setdefault(name, {})
 
-    def withdraw(self, name: str) -> None:
-        """Have no limit under ``name`` any more. One that is not there is left so."""
+    def withdraw(self, name: str, now: float) -> None:
+        """Have no limit under ``name`` any more. One that is not there is left so.
+
+        Who holds a share may be using it until it ends, and is charged with it if the limit comes back.
+        """
         self._limits.pop(name, None)
-        self._holders.pop(name, None)
+        self._now = max(self._now, now)
+        for known in [known for known in self._holders if known not in self._limits]:
+            self._forget_ended(self._holders[known])
+            if not self._holders[known]:
+                del self._holders[known]
 
     def grant(self, name: str, node: str, *, seq: int, held: int, want: int, now: float) -> Grant | None:
         """Give ``node`` a share, for its request ``seq``, made while it works under the answer to ``held``.
@@ -189,14 +196,16 @@ class ShareLedger:
         limit = self._limit(name)
         self._now = max(self._now, now)
         holders = self._holders[name]
-        ended = [
+        self._forget_ended(holders)
+        return limit, holders
+
+    def _forget_ended(self, holders: dict[str, _Holder]) -> None:
+        for node in [
             node
             for node, holder in holders.items()
             if holder.held_until <= self._now and holder.given_until <= self._now
-        ]
-        for node in ended:
+        ]:
             del holders[node]
-        return limit, holders
 
     @staticmethod
     def _adopt(holder: _Holder, held: int, want: int) -> None:
@@ -247,7 +256,9 @@ class ShareLedger:
             ledger.declare(name, SharedLimit(Rate(amount, per_s), lease_s, skew_s))
         for name, node, seq, want, held_seq, held, held_until, given, given_until in holders:
             until = -math.inf if held_until is None else held_until
-            ledger._holders[name][node] = _Holder(seq, want, held_seq, held, until, given, given_until)
+            ledger._holders.setdefault(name, {})[node] = _Holder(
+                seq, want, held_seq, held, until, given, given_until
+            )
         return ledger
 
 

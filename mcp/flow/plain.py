@@ -7,13 +7,13 @@ the replicated state and a file have to carry.
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcp.errors import ConfigInvalid
+from mcp.plain import is_number, is_whole, shown
 
 ENTRIES_MAX: Final = 4096
 """Entries of one list or map of a configuration."""
@@ -33,8 +33,10 @@ def record(kind: type[T], plain: object, where: str) -> T:
     """
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(plain, Mapping):
-        raise ConfigInvalid(f"{where} is a map with fields of {', '.join(known)}, not {plain!r:.80}")
-    unknown = sorted(str(name)[:80] for name in plain if name not in known)
+        raise ConfigInvalid(f"{where} is a map with fields of {', '.join(known)}, not {shown(plain)}")
+    unknown = sorted(
+        name[:80] if isinstance(name, str) else shown(name) for name in plain if name not in known
+    )
     if unknown:
         raise ConfigInvalid(f"{where} has no field {', '.join(unknown[:8])}; there are: {', '.join(known)}")
     missing = [
@@ -61,11 +63,11 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return _value(hint, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigInvalid(f"{where} is one of {', '.join(map(str, arguments))}, not {value!r:.80}")
+            raise ConfigInvalid(f"{where} is one of {', '.join(map(str, arguments))}, not {shown(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) > ENTRIES_MAX:
-            raise ConfigInvalid(f"{where} is a list of at most {ENTRIES_MAX} entries, not {value!r:.80}")
+            raise ConfigInvalid(f"{where} is a list of at most {ENTRIES_MAX} entries, not {shown(value)}")
         return tuple(_value(arguments[0], item, f"{where}[{place}]") for place, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _map(arguments[1], value, where)
@@ -76,7 +78,7 @@ def _value(hint: Any, value: object, where: str) -> Any:
 
 def _map(hint: Any, value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping) or len(value) > ENTRIES_MAX:
-        raise ConfigInvalid(f"{where} is a map of at most {ENTRIES_MAX} entries, not {value!r:.80}")
+        raise ConfigInvalid(f"{where} is a map of at most {ENTRIES_MAX} entries, not {shown(value)}")
     return {
         _text(name, f"a name in {where}"): _value(hint, item, f"{where}.{name:.80}")
         for name, item in value.items()
@@ -85,27 +87,26 @@ def _map(hint: Any, value: object, where: str) -> dict[str, Any]:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= TEXT_LETTERS_MAX:
-        raise ConfigInvalid(f"{where} is a text of 1 to {TEXT_LETTERS_MAX} letters, not {value!r:.80}")
+        raise ConfigInvalid(f"{where} is a text of 1 to {TEXT_LETTERS_MAX} letters, not {shown(value)}")
     return value
 
 
 def _truth(value: object, where: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigInvalid(f"{where} is true or false, not {value!r:.80}")
+        raise ConfigInvalid(f"{where} is true or false, not {shown(value)}")
     return value
 
 
 def _whole(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > NUMBER_MAX:
-        raise ConfigInvalid(f"{where} is a whole number, not {value!r:.80}")
+    if not is_whole(value, -NUMBER_MAX, NUMBER_MAX):
+        raise ConfigInvalid(f"{where} is a whole number, not {shown(value)}")
     return value
 
 
 def _number(value: object, where: str) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not abs(value) <= NUMBER_MAX or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ConfigInvalid(f"{where} is a number, not {value!r:.80}")
-    return float(value)  # type: ignore[arg-type]
+    if not is_number(value, -NUMBER_MAX, NUMBER_MAX):
+        raise ConfigInvalid(f"{where} is a number, not {shown(value)}")
+    return float(value)
 
 
 _SCALARS: Final[dict[type, Callable[[object, str], Any]]] = {

@@ -33,6 +33,7 @@ class Exchange:
         "_callbacks",
         "_cancelled",
         "_credit",
+        "_ended",
         "_room",
         "_stream",
         "connection",
@@ -59,6 +60,7 @@ class Exchange:
         self._callbacks: list[Callable[[], object]] = []
         self._credit: Credit | None = Credit(message.credit) if message.credit else None
         self._room: Callable[[], object] | None = None
+        self._ended: Callable[[McpError | None], object] | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -123,8 +125,18 @@ class Exchange:
     def fail(self, error: McpError) -> None:
         """Answer with an error."""
         if not self._answered:
-            self._done()
+            self._done(error)
             self.connection._send_error(self._stream, error)
+
+    def on_end(self, callback: Callable[[McpError | None], object]) -> None:
+        """Call ``callback(error)`` once, when the answer is given, with its error if it is one; the last one.
+
+        Also when nobody waits for it any more, with :class:`~mcp.errors.Cancelled`; at once if that is so.
+        """
+        if self._answered:
+            callback(Cancelled("the request is over"))
+        else:
+            self._ended = callback
 
     def on_cancel(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` when the exchange is cancelled; at once if it already is."""
@@ -167,9 +179,11 @@ class Exchange:
         assert callback is not None
         return callback
 
-    def _done(self) -> None:
+    def _done(self, error: McpError | None = None) -> None:
         self._answered = True
         self._callbacks = []
+        if self._ended is not None:
+            self._ended(error)
         if self._room is not None:
             self._take_room()
         self.connection._exchanges.pop(self._stream, None)

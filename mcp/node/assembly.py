@@ -20,6 +20,7 @@ from executor.options import RuntimeOptions
 from mcp.errors import Unavailable
 from mcp.net.connection import Connection
 from mcp.net.listener import Listener
+from mcp.node.admitting import Admitting
 from mcp.node.artefacts import Artefacts
 from mcp.node.assignments import Assignments
 from mcp.node.blobs import BlobStore
@@ -29,6 +30,7 @@ from mcp.node.dispatch import Dispatch
 from mcp.node.follow import Follower
 from mcp.node.inference import DirectInference
 from mcp.node.joining import Joining
+from mcp.node.ledger import LimitLedger
 from mcp.node.links import PeerLinks
 from mcp.node.machines import UserMachine
 from mcp.node.membership import Membership
@@ -38,6 +40,8 @@ from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
 from mcp.node.report import Report
 from mcp.node.roster import Roster, first_configuration
+from mcp.node.routed import Routed
+from mcp.node.routing import Routing
 from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
 from mcp.node.streaming import StreamedInference
@@ -71,11 +75,14 @@ class Assembly:
         self.listeners: list[Listener] = []
         """Where this node is heard, once it listens."""
         self.state = ReplicatedState(
-            machines={name: UserMachine(e) for name, e in executors.items()}, schema_max=config.schema_max
+            machines={name: UserMachine(e) for name, e in executors.items()},
+            schema_max=config.schema_max,
+            make_ledger=LimitLedger,
         )
         self.order = Order()
         self.reads = Reads(self.state, self.order)
         self.roster = Roster(config, self.order, self._clock)
+        self.routing = Routing(config.node_id, self.state, self._clock.random())
         self.links = self._make_links(dial)
         self._make_execution()
         self._make_followers()
@@ -113,14 +120,15 @@ class Assembly:
     def _on_peer_down(self, peer: str) -> None:
         self.driver.on_disconnected(peer)
 
-    def _admit(self, op: str) -> None:
-        """Refuse a client's operation that is not a client's, or not in force."""
+    def _admit(self, op: str, args: Mapping[str, Any]) -> None:
+        """Refuse a client's operation that is not a client's, not in force, or makes no sense."""
         self.order.admit_client_op(op)
         if op == "machine.execute" and not self.membership.caught_up:
             raise Unavailable(
                 "this node has not yet said which executors it has; ask again, or ask another one"
             )
         self._in_force(op)
+        self.routing.check(op, args)
 
     def _in_force(self, op: str, args: Mapping[str, Any] | None = None) -> None:
         if not self.state.schema.has(op, args):
@@ -265,11 +273,21 @@ class Assembly:
             in_force=self._in_force,
         )
         self._stack.push_async_callback(deployer.close)
+        self.admitting = Admitting(
+            config.node_id,
+            lambda: self.membership.incarnation,
+            self.state,
+            self._clock.random(),
+            self.order.execute,
+            caught_up=lambda: self.membership.caught_up,
+        )
+        self._stack.push_async_callback(self.admitting.close)
+        self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
         self.streamed = StreamedInference(
             config.node_id,
-            self.state,
             self.order,
             self.shelf,
+            self.routing,
             streams_max=limits.inference_streams_max,
             state_bytes_max=limits.stream_state_bytes_max,
         )
@@ -277,8 +295,11 @@ class Assembly:
         self.dispatch = Dispatch(
             self.order,
             self.reads,
-            DirectInference(config.node_id, self.state, self.order, self.shelf),
+            DirectInference(
+                config.node_id, self.order, self.shelf, self.routing, self.routed, self.admitting
+            ),
             self.streamed,
+            self.routing,
             deployer,
             self.artefacts,
             self.report.status,

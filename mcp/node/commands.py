@@ -7,7 +7,7 @@ Each is executed and refused as if it had come by itself: they share the message
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from consensus.driver import Applied as Committed
@@ -32,7 +32,7 @@ class CommandGroup:
         self,
         exchange: Exchange,
         order: Order,
-        admit: Callable[[str], None],
+        admit: Callable[[str, Mapping[str, Any]], None],
         answer: Callable[[Exchange, list[Any], int], None],
     ) -> None:
         self._exchange = exchange
@@ -63,7 +63,7 @@ class CommandGroup:
             seq, op, args = read[place]
             try:
                 data = encode_command(op, args, session=self._session, seq=seq, ack=self._ack)
-                self._admit(op)
+                self._admit(op, args)
                 self._order.submit(data, functools.partial(self._done, place), timeout_s=timeout_s)
             except McpError as error:
                 self._settle(place, error.to_wire())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from consensus.configuration import Standing
@@ -31,6 +31,7 @@ from mcp.node.order import Order, refusal
 from mcp.node.payload import integer, mapping, text
 from mcp.node.reads import Reads
 from mcp.node.roster import Roster
+from mcp.node.routing import Routing
 from mcp.node.streaming import StreamedInference
 from mcp.node.translation import translated
 from mcp.state.applied import Applied
@@ -42,7 +43,7 @@ Operation = Callable[[Exchange], Coroutine[Any, Any, None]]
 REQUESTS_ACTIVE_MAX = 8_192
 UNKNOWN = "unknown"
 """Under which requests of a type that there is not are counted: what peers send must not make this grow."""
-NEEDS_STATE = frozenset({"INFER_REQUEST", "INFER_STREAM", "READ", "INFERENCE_WAIT"})
+NEEDS_STATE = frozenset({"INFER_REQUEST", "INFER_STREAM", "READ", "INFERENCE_WAIT", "ROUTE_EXPLAIN"})
 """What is answered from this node's state, which must not be that of before a restart."""
 
 
@@ -55,13 +56,14 @@ class Dispatch:
         reads: Reads,
         direct: DirectInference,
         streamed: StreamedInference,
+        routing: Routing,
         deployer: Deployer,
         artefacts: Artefacts,
         status: Callable[..., dict[str, Any]],
         roster: Roster,
         *,
         caught_up: Callable[[], bool],
-        admit: Callable[[str], None],
+        admit: Callable[[str, Mapping[str, Any]], None],
         in_groups: Callable[[], bool],
         request_timeout_s_max: float,
     ) -> None:
@@ -72,6 +74,7 @@ class Dispatch:
         self._reads = reads
         self._direct = direct
         self._streamed = streamed
+        self._routing = routing
         self._deployer = deployer
         self._artefacts = artefacts
         self._status = status
@@ -90,6 +93,7 @@ class Dispatch:
         self._in_a_task: dict[str, Operation] = {
             "READ": self._read,
             "INFERENCE_WAIT": self._inference_wait,
+            "ROUTE_EXPLAIN": self._explain,
             "BLOB_STAT": self._blob_stat,
             "BLOB_PUT": self._blob_put,
             "BLOB_GET": self._blob_get,
@@ -180,7 +184,7 @@ class Dispatch:
             seq=integer(payload, "seq"),
             ack=integer(payload, "ack"),
         )
-        self._admit(payload["op"])
+        self._admit(payload["op"], payload.get("args", {}))
         done = functools.partial(self._committed, exchange)
         self._order.submit(data, done, timeout_s=self._timeout_s(exchange))
 
@@ -249,6 +253,11 @@ class Dispatch:
         later = self._streamed.answer(exchange, self._timeout_s(exchange))
         if later is not None:
             self._spawn(exchange, later)
+
+    async def _explain(self, exchange: Exchange) -> None:
+        seen = exchange.message.vector.get("log")
+        await self._order.wait_applied(seen, self._timeout_s(exchange))
+        self._reply(exchange, "ROUTE_EXPLAINED", self._routing.explain(exchange), self._order.applied_index)
 
     # -- artefacts ----------------------------------------------------------------------------------
 

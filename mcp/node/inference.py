@@ -1,6 +1,7 @@
 """Direct inference: not in the log, one hop, on whatever node is asked.
 
-The model is what the hint resolves to at this node's position in the log. A model that is known to be
+The version is what the hint means at this node's position in the log, by its rules and routes
+(:mod:`mcp.node.routing`). A model that is known to be
 quick is run at once, on the loop: handing it to a thread would cost more than the run. Requests that come
 while others are served are run together with them where the model allows it; they wait as callbacks, not as
 tasks. Each answer says whether that is so (``rows_max``): then a client may join the rows of several
@@ -9,6 +10,7 @@ inferences itself, and say in ``stacked`` how many are whose.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from collections.abc import Coroutine, Mapping
@@ -21,12 +23,14 @@ from executor.inspection import ModelInfo
 from executor.interface import Ticket
 from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
+from mcp.node.admitting import Admitting
 from mcp.node.order import Order
-from mcp.node.payload import integer, names, text
+from mcp.node.payload import integer, names
+from mcp.node.routed import Routed
+from mcp.node.routing import Routing
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
-from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_all, unpack_all
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,11 +43,21 @@ _ONE: Final = (1,)
 class DirectInference:
     """Answers ``INFER_REQUEST``."""
 
-    def __init__(self, node_id: str, state: ReplicatedState, order: Order, shelf: Shelf) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        order: Order,
+        shelf: Shelf,
+        routing: Routing,
+        routed: Routed,
+        admitting: Admitting,
+    ) -> None:
         self._node_id = node_id
         self._order = order
-        self._state = state
         self._shelf = shelf
+        self._routing = routing
+        self._routed = routed
+        self._admitting = admitting
         self.waiting = 0
         """Inferences that were taken and are not answered yet."""
 
@@ -62,10 +76,63 @@ class DirectInference:
 
     def _answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         payload = exchange.message.payload
-        model = self._state.models.resolve(text(payload, "model_hint"))
+        model = self._routing.named(payload.get("model_hint"))
         wanted = names(payload, "outputs")
         if "timeout_ms" in payload:
             timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
+        if model is None:
+            return self._answer_routed(exchange, wanted, timeout_s)
+        return self._answer_admitted(exchange, model, wanted, timeout_s)
+
+    def _answer_routed(
+        self, exchange: Exchange, wanted: list[str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, None] | None:
+        """Answer with what the router decides, here or by another node."""
+        asked = self._routing.answers_for(exchange)
+        if asked is not None:
+            return self._answer_with(exchange, asked, wanted, timeout_s)
+        if "stacked" in exchange.message.payload:
+            # Each of them may be for another version, and their rows together are nobody's batch.
+            raise Unsupported("rules or routes decide about this model's requests: send one inference")
+        decision = self._routing.decide(exchange)
+        if decision.timeout_s is not None:
+            timeout_s = min(timeout_s, decision.timeout_s)
+        version, node = self._routing.version(decision), decision.nodes[0].node
+        if node != self._node_id:
+            model, wait_s = self._admitting.admit(exchange, version, timeout_s, node)
+            if model is version:
+                return self._routed.forward(exchange, decision, timeout_s, wait_s)
+            return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
+        later = self._answer_admitted(exchange, version, wanted, timeout_s)
+        self._routed.copy(exchange, decision, received_inputs, timeout_s)
+        return later
+
+    def _answer_admitted(
+        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, None] | None:
+        """Answer if the request is let in, maybe with another model."""
+        model, wait_s = self._admitting.admit(exchange, model, timeout_s)
+        if wait_s:
+            return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
+        return self._answer_with(exchange, model, wanted, timeout_s)
+
+    async def _answer_after(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        wanted: list[str] | None,
+        timeout_s: float,
+        wait_s: float,
+    ) -> None:
+        await asyncio.sleep(wait_s)
+        later = self._answer_with(exchange, model, wanted, max(0.001, timeout_s - wait_s))
+        if later is not None:
+            await later
+
+    def _answer_with(
+        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, None] | None:
+        payload = exchange.message.payload
         info = self._shelf.info(model.digest)
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)
@@ -169,9 +236,14 @@ class DirectInference:
             "node": self._node_id,
             "outputs": specs,
             "queue": self.waiting,
-            "rows_max": self._shelf.rows_max(model),
+            "rows_max": self._rows_max(exchange, model),
         }
         exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
+
+    def _rows_max(self, exchange: Exchange, model: ModelVersion) -> int:
+        """How many rows a client may join; 0 where the router decides, for it decides on one inference."""
+        named = self._routing.named(exchange.message.payload.get("model_hint"))
+        return 0 if named is None else self._shelf.rows_max(model)
 
     def _check_rows(self, rows: int, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
         for name, array in outputs.items():

@@ -280,6 +280,7 @@ class Node:
             self._step_due.clear()
             try:
                 await parts.membership.step()
+                parts.admitting.look()
                 if loop.time() - looked >= LOOK_AGAIN_S:
                     looked = loop.time()
                     parts.follower.look_again()

@@ -30,6 +30,8 @@ INTERNAL_OPS = frozenset(
         "inference.report",
         "model.deploy",
         "schema.raise",
+        "share.grant",
+        "share.return",
     }
 )
 """Operations that nodes propose; a client that sends one is refused. It deploys with DEPLOY, for then a

@@ -144,6 +144,10 @@ class Report:
                 "refused_total": sum(listener.refused for listener in parts.listeners),
             },
             "state": parts.state.counters(),
+            "inference_routed_total": parts.routing.decided_total,
+            "inference_forwarded_total": parts.routed.forwarded_total,
+            "inference_copies_total": dict(parts.routed.copies),
+            "admission": parts.admitting.figures(),
         }
 
     def _state_digest(self, rested: bool) -> str:

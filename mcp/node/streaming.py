@@ -18,12 +18,12 @@ from mcp.errors import Busy, DeadlineExceeded, InvalidArgument, McpError
 from mcp.net.exchange import Exchange
 from mcp.node.inference import Arrays, naming, received_inputs
 from mcp.node.order import Order
-from mcp.node.payload import integer, text
+from mcp.node.payload import integer
+from mcp.node.routing import Routing
 from mcp.node.shelf import Shelf
 from mcp.node.stepwise import Steps, read_recurrence
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
-from mcp.state.state import ReplicatedState
 from mcp.wire.tensors import pack_all
 
 
@@ -33,9 +33,9 @@ class StreamedInference:
     def __init__(
         self,
         node_id: str,
-        state: ReplicatedState,
         order: Order,
         shelf: Shelf,
+        routing: Routing,
         *,
         streams_max: int,
         state_bytes_max: int,
@@ -48,8 +48,8 @@ class StreamedInference:
         """Steps that were run, of all streams."""
         self.state_bytes = 0
         """What all streams keep between their steps."""
-        self._state = state
         self._order = order
+        self._routing = routing
         self._streams_max = streams_max
         self._state_bytes_max = state_bytes_max
 
@@ -81,7 +81,7 @@ class StreamedInference:
 
     def _resolved(self, exchange: Exchange, timeout_s: float) -> tuple[ModelVersion, float]:
         payload = exchange.message.payload
-        model = self._state.models.resolve(text(payload, "model_hint"))
+        model = self._routing.here(exchange)
         if "timeout_ms" in payload:
             timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
         return model, timeout_s

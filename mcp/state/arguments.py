@@ -11,6 +11,7 @@ from collections.abc import Mapping, Set
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument, TooLarge
+from mcp.plain import is_whole, shown
 from mcp.state.packing import pack
 
 ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -66,7 +67,7 @@ def text(value: object, what: str, bytes_max: int, *, bytes_min: int = 0) -> str
 
 def integer(value: object, what: str, low: int = 0, high: int = INTEGER_MAX) -> int:
     """Return ``value`` if it is an integer in ``low..high``."""
-    if type(value) is not int or not low <= value <= high:
+    if not is_whole(value, low, high):
         raise InvalidArgument(f"{what} is an integer in {low}..{high}, not {shown(value)}")
     return value
 
@@ -131,11 +132,3 @@ def _encoded_size(value: str, what: str) -> int:
         return len(value.encode())
     except UnicodeEncodeError:
         raise InvalidArgument(f"{what} is not valid Unicode text") from None
-
-
-def shown(value: object) -> str:
-    """Return a short account of ``value`` for a message."""
-    if type(value) in _SCALARS:
-        account = repr(value[:60] if isinstance(value, str | bytes) else value)
-        return account if len(account) <= 80 else f"{account[:77]}..."
-    return f"a value of type {type(value).__name__}"

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgpack
 
 from mcp.errors import InvalidArgument
+from mcp.plain import shown
 from mcp.state import arguments
 
 MODES: Final = ("auto", "dynamic", "off")
@@ -64,7 +65,7 @@ def read_batching(value: object) -> Batching:
     arguments.only(given, _NONE, _FIELDS)
     mode = given.get("mode", "auto")
     if mode not in MODES:
-        raise InvalidArgument(f"batching's mode is one of {', '.join(MODES)}, not {arguments.shown(mode)}")
+        raise InvalidArgument(f"batching's mode is one of {', '.join(MODES)}, not {shown(mode)}")
     rows = arguments.integer(given.get("rows_max", ROWS_MAX), "batching's rows_max", 1)
     if rows > ROWS_MAX_MOST:
         raise InvalidArgument(f"batching's rows_max is 1 to {ROWS_MAX_MOST} rows, not {rows}")
@@ -91,5 +92,5 @@ def _pads(value: object) -> tuple[tuple[str, int | float], ...]:
 
 def _number(value: object, what: str) -> int | float:
     if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
-        raise InvalidArgument(f"{what} is a finite number, not {arguments.shown(value)}")
+        raise InvalidArgument(f"{what} is a finite number, not {shown(value)}")
     return value  # type: ignore[return-value]

@@ -22,17 +22,29 @@ import msgpack
 
 from mcp.errors import InvalidArgument, McpError, TooLarge, VersionMismatch
 from mcp.state.packing import pack
+from mcp.state.requirements import REQUIREMENT_FIELDS
 
-SCHEMA_MAX: Final = 3
+SCHEMA_MAX: Final = 4
 """The newest schema that this version executes. It executes all from 1 on."""
 
 GROUP: Final = "session.group"
 """The operation that carries several commands of one session: see :mod:`mcp.state.groups`."""
 
-_SINCE: Final[Mapping[str, int]] = {"key.delete_prefix": 2, GROUP: 3}
+_SINCE: Final[Mapping[str, int]] = {
+    "key.delete_prefix": 2,
+    GROUP: 3,
+    "rules.set": 4,
+    "routes.apply": 4,
+    "routes.remove": 4,
+    "limits.set": 4,
+    "share.grant": 4,
+    "share.return": 4,
+}
 """Operations that came after schema 1."""
 _BATCHING_SINCE: Final = 2
-"""A manifest's ``batching`` came with this schema."""
+"""A manifest's ``batching`` came with this schema,"""
+_REQUIREMENTS_SINCE: Final = 4
+"""and with this one what it says of requests and nodes."""
 
 COMMAND_BYTES_MAX: Final = 256 << 10
 """A command in bytes: the largest inline tensors, and room for the rest."""
@@ -77,7 +89,11 @@ def schema_of(op: str, args: Mapping[str, Any] | None = None) -> int:
     """Return the lowest schema that has the operation, with these arguments; 1 also for what is none."""
     if op == "model.deploy" and args is not None:
         manifest = args.get("manifest")
-        return _BATCHING_SINCE if isinstance(manifest, Mapping) and "batching" in manifest else 1
+        if not isinstance(manifest, Mapping):
+            return 1
+        if not REQUIREMENT_FIELDS.isdisjoint(manifest):
+            return _REQUIREMENTS_SINCE
+        return _BATCHING_SINCE if "batching" in manifest else 1
     return _SINCE.get(op, 1)
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mcp.errors import Busy, Fenced, InferenceFailed, InvalidArgument, McpError, ModelNotFound, NotFound
+from mcp.plain import shown
 from mcp.state import arguments
 from mcp.state.arguments import ID, NODE
 from mcp.state.commands import Moment
@@ -414,7 +415,7 @@ class Inferences:
 
 def _mode(value: object) -> Mode:
     if type(value) is not str or value not in set(Mode):
-        raise InvalidArgument(f'mode is "durable" or "replicated", not {arguments.shown(value)}')
+        raise InvalidArgument(f'mode is "durable" or "replicated", not {shown(value)}')
     return Mode(value)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from mcp.errors import InvalidArgument, NotFound, Unsupported
+from mcp.plain import shown
 from mcp.state import arguments
 from mcp.state.applied import Incapable
 from mcp.state.arguments import LABEL
@@ -66,7 +67,7 @@ class Machines:
         name = arguments.matching(args["machine"], "machine", LABEL)
         data = args["data"]
         if type(data) is not bytes:
-            raise InvalidArgument(f"data is bytes, not {arguments.shown(data)}")
+            raise InvalidArgument(f"data is bytes, not {shown(data)}")
         _check_everybody_has(name, members)
         machine = self._machines.get(name)
         if machine is None:

@@ -62,6 +62,8 @@ class Members:
     """The members by node id."""
 
     def __init__(self, limits: StateLimits) -> None:
+        self.revision = 0
+        """How often anything changed in this process: whoever has made something of it looks here."""
         self._limits = limits
         self._members: dict[str, Member] = {}
 
@@ -112,6 +114,7 @@ class Members:
             if before.up and before.incarnation == member.incarnation:
                 member = replace(member, since_s=before.since_s, index=before.index)
         self._members[node] = member
+        self.revision += 1
         return before, member
 
     def down(self, args: dict[str, Any], moment: Moment) -> tuple[Member, Member]:
@@ -131,6 +134,7 @@ class Members:
         if before.up:
             after = replace(after, since_s=moment.time_s, index=moment.index)
         self._members[node] = after
+        self.revision += 1
         return before, after
 
     def read(self, args: dict[str, Any]) -> list[dict[str, Any]]:

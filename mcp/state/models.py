@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgpack
 
 from mcp.errors import Busy, InvalidArgument, ModelNotFound, VersionConflict
+from mcp.plain import shown
 from mcp.state import arguments
 from mcp.state.arguments import DIGEST, LABEL, NAME, NODE
 from mcp.state.batching import batching_of
@@ -21,6 +22,7 @@ from mcp.state.events import Event, HolderChanged, ModelActivated, ModelDeployed
 from mcp.state.limits import StateLimits
 from mcp.state.manifests import Manifest, read_manifest
 from mcp.state.packing import reader
+from mcp.state.requirements import requirements_of
 
 CANDIDATES_MAX: Final = 100
 """How many names a MODEL_NOT_FOUND error lists."""
@@ -52,6 +54,8 @@ class ModelVersion:
     """Nodes that hold the bytes, in the order of their ids."""
     batching: bytes | None = None
     """A :class:`~mcp.state.batching.Batching` as msgpack, if the owner said something about it."""
+    requirements: bytes | None = None
+    """:class:`~mcp.state.requirements.Requirements` as msgpack, if it has any."""
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -93,6 +97,9 @@ class Model:
             "inputs": told.inputs,
             "outputs": told.outputs,
             "batching": None if told.batching is None else batching_of(told.batching).to_plain(),
+            "requirements": (
+                None if told.requirements is None else requirements_of(told.requirements).to_plain()
+            ),
             "holders": list(told.holders),
             "index": told.index,
         }
@@ -102,6 +109,10 @@ class Models:
     """The models by name, and what stands for them."""
 
     def __init__(self, limits: StateLimits) -> None:
+        self.revision = 0
+        """How often anything but the holders changed in this process, for who has made something of it."""
+        self.holders_revision = 0
+        """The same of the holders."""
         self._limits = limits
         self._models: dict[str, Model] = {}
         self._aliases: dict[str, str] = {}
@@ -144,8 +155,7 @@ class Models:
         if model is not None:
             return model.versions[model.active]
         arguments.text(hint, "a model hint", HINT_BYTES_MAX, bytes_min=1)
-        name, _, version = hint.partition("@" if "@" in hint else ":")
-        found = self.get(name, version) if version else None
+        found = self.pinned(hint)
         if found is None and hint in self._aliases:
             found = self.get(self._aliases[hint])
         if found is None:
@@ -156,6 +166,15 @@ class Models:
                 details={"candidates": candidates},
             )
         return found
+
+    def active(self, name: str) -> ModelVersion | None:
+        """Return what a name, or an alias, stands for, or ``None``."""
+        return self.get(name if name in self._models else self._aliases.get(name, ""))
+
+    def pinned(self, hint: str) -> ModelVersion | None:
+        """Return the version that ``name@version`` or ``name:version`` names, or ``None``."""
+        name, _, version = hint.partition("@" if "@" in hint else ":")
+        return self.get(name, version) if version else None
 
     def deploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
         """``{manifest, holders, activate?}``: add a version and, unless told otherwise, activate it.
@@ -170,10 +189,11 @@ class Models:
         holders = arguments.names(args["holders"], "holders", NODE, self._limits.holders_max)
         activate = args.get("activate", True)
         if type(activate) is not bool:
-            raise InvalidArgument(f"activate is true or false, not {arguments.shown(activate)}")
+            raise InvalidArgument(f"activate is true or false, not {shown(activate)}")
         model = self._models.get(manifest.name)
         self._check_names(manifest, model)
         holders = self._united(manifest.digest, holders)
+        self.revision += 1
         known = None if model is None or manifest.version is None else model.versions.get(manifest.version)
         if model is not None and known is not None:
             return self._deploy_again(model, known, manifest, holders, activate=activate)
@@ -187,6 +207,7 @@ class Models:
         model, version = self._named(args)
         if version is None:
             raise InvalidArgument("version is the one to activate, and cannot be None")
+        self.revision += 1
         return {}, self._activate(model.name, version)
 
     def undeploy(self, args: dict[str, Any], moment: Moment) -> tuple[dict[str, Any], list[Event]]:
@@ -197,6 +218,7 @@ class Models:
         arguments.only(args, _VERSION)
         model, version = self._named(args)
         gone = list(model.versions.values()) if version is None else [version]
+        self.revision += 1
         events: list[Event] = [ModelUndeployed(v.name, v.version, v.digest) for v in gone]
         rest = {v: kept for v, kept in model.versions.items() if kept not in gone}
         if not rest:
@@ -221,7 +243,7 @@ class Models:
         node = arguments.matching(args["node"], "node", NODE)
         held = args.get("held", True)
         if type(held) is not bool:
-            raise InvalidArgument(f"held is true or false, not {arguments.shown(held)}")
+            raise InvalidArgument(f"held is true or false, not {shown(held)}")
         if not self.is_referenced(digest):
             raise ModelNotFound(f"no version of any model has the digest {digest}; deploy one first")
         if (node in self.holders(digest)) == held:
@@ -301,6 +323,7 @@ class Models:
             moment.index,
             holders,
             manifest.batching,
+            manifest.requirements,
         )
 
     def _add(
@@ -332,8 +355,9 @@ class Models:
     ) -> tuple[dict[str, Any], list[Event]]:
         said = (manifest.digest, manifest.size, manifest.family, manifest.task, manifest.tags)
         same = said == (known.digest, known.size, known.family, known.task, known.tags)
-        if not same or manifest.batching != known.batching:
-            batching = ", and other settings of batching" if same else ""
+        if not same or (manifest.batching, manifest.requirements) != (known.batching, known.requirements):
+            other = "settings of batching" if manifest.batching != known.batching else "requirements"
+            batching = f", and other {other}" if same else ""
             raise VersionConflict(
                 f"version {known.version} of {known.name} is deployed with digest {known.digest}, family "
                 f"{known.family}, task {known.task} and tags {list(known.tags)}{batching}, and never changes"
@@ -357,6 +381,7 @@ class Models:
         self._models[name] = replace(model, aliases=tuple(sorted({*model.aliases, *aliases})))
 
     def _set_holders(self, digest: str, holders: tuple[str, ...]) -> None:
+        self.holders_revision += 1
         for version in self._with_digest(digest):
             if version.holders != holders:
                 self._models[version.name].versions[version.version] = replace(version, holders=holders)
@@ -383,15 +408,17 @@ _values: Final = reader(ModelVersion)
 
 
 def _fields(version: ModelVersion) -> tuple[Any, ...]:
-    """A version's values; without the last, where it is ``None``: so schema 1 wrote and reads them."""
+    """A version's values, without the last ones that are ``None``: so older schemas wrote and read them."""
     values = _values(version)
-    return values if version.batching is not None else values[:-1]
+    if version.requirements is not None:
+        return values
+    return values[:-1] if version.batching is not None else values[:-2]
 
 
 def _version(fields: list[Any]) -> ModelVersion:
-    name, label, digest, size, family, task, tags, specs, index, holders, *batching = fields
+    name, label, digest, size, family, task, tags, specs, index, holders, *newer = fields
     return ModelVersion(
-        name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders), *batching
+        name, label, digest, size, family, task, tuple(tags), specs, index, tuple(holders), *newer
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgpack
 
 from mcp.errors import InputInvalid, InvalidArgument, TooLarge
+from mcp.plain import shown
 from mcp.state import arguments
 from mcp.state.arguments import DIGEST, LABEL, NODE
 from mcp.state.limits import StateLimits
@@ -44,9 +45,7 @@ def read_tensors(value: object, what: str, limits: StateLimits) -> list[dict[str
     for spec in specs:
         arguments.only(arguments.mapping(spec, f"an item of {what}"), _SPEC)
         if type(spec["data"]) is not bytes:
-            raise InvalidArgument(
-                f"the data of an item of {what} is bytes, not {arguments.shown(spec['data'])}"
-            )
+            raise InvalidArgument(f"the data of an item of {what} is bytes, not {shown(spec['data'])}")
     size = sum(len(spec["data"]) for spec in specs)
     if size > limits.inline_bytes_max:
         raise TooLarge(
@@ -86,7 +85,7 @@ def read_outcome(value: object, limits: StateLimits) -> dict[str, Any]:
 def _difference(value: object) -> float:
     if type(value) is float and math.isfinite(value) and value >= 0:
         return value
-    raise InvalidArgument(f"max_abs_diff is a finite number from 0 up, not {arguments.shown(value)}")
+    raise InvalidArgument(f"max_abs_diff is a finite number from 0 up, not {shown(value)}")
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
     arguments.only(error, _ERROR, _DETAILS)
     message = error["message"]
     if type(message) is not str:
-        raise InvalidArgument(f"message is a string, not {arguments.shown(message)}")
+        raise InvalidArgument(f"message is a string, not {shown(message)}")
     details = arguments.mapping(error.get("details", {}), "details")
     try:
         arguments.packed(details, "details", DETAILS_BYTES_MAX)

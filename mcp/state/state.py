@@ -38,7 +38,9 @@ from mcp.state.members import Members
 from mcp.state.models import Models
 from mcp.state.schema import Schema
 from mcp.state.sessions import Sessions
+from mcp.state.shares import Ledger, Shares
 from mcp.state.snapshots import digest_of, seal, unseal
+from mcp.state.traffic import Traffic
 
 
 class Issuer(enum.Enum):
@@ -53,6 +55,8 @@ class Issuer(enum.Enum):
 
 _Handler = Callable[[dict[str, Any], Moment], tuple[Any, list[Event]]]
 _NO_ARGS: Final[frozenset[str]] = frozenset()
+_TRAFFIC_SINCE: Final = schema_of("rules.set")
+"""Snapshots have that part since this schema is in force: so older versions write and read the others."""
 _UNNUMBERED: Final = frozenset({"session.open", "session.close", GROUP})
 """Commands of a session that have no place in it: a group's commands have theirs."""
 
@@ -61,7 +65,8 @@ class ReplicatedState:
     """Everything that the cluster agrees on. The machines are public to read and must not be changed.
 
     ``limits`` decide what is taken, and ``machines`` are what users bring: give every node of a cluster
-    the same. ``schema_max`` is the newest schema of commands that this node executes.
+    the same. ``schema_max`` is the newest schema of commands that this node executes. ``make_ledger`` gives a
+    new ledger of the cluster's limits (:mod:`mcp.state.shares`).
     """
 
     sessions: Sessions
@@ -69,6 +74,7 @@ class ReplicatedState:
     members: Members
     models: Models
     inferences: Inferences
+    traffic: Traffic
     schema: Schema
 
     def __init__(
@@ -76,6 +82,7 @@ class ReplicatedState:
         limits: StateLimits | None = None,
         machines: Mapping[str, Machine] | None = None,
         schema_max: int = SCHEMA_MAX,
+        make_ledger: Callable[[], Ledger] | None = None,
     ) -> None:
         self.limits = limits or StateLimits()
         self.machines = Machines(machines or {}, self.limits)
@@ -85,7 +92,10 @@ class ReplicatedState:
         members, models = Members(self.limits), Models(self.limits)
         inferences = Inferences(self.limits, members, models)
         schema = Schema(members, self.limits, schema_max)
-        self._install(Sessions(self.limits), Keys(self.limits), members, models, inferences, schema)
+        self._make_ledger = make_ledger
+        self.ledger = None if make_ledger is None else make_ledger()
+        traffic = Traffic(self.ledger)
+        self._install(Sessions(self.limits), Keys(self.limits), members, models, inferences, traffic, schema)
 
     @property
     def applied_index(self) -> int:
@@ -123,7 +133,7 @@ class ReplicatedState:
             return Applied(None, (VersionMismatch.code, str(error), {}))
 
     def read(self, kind: str, args: Mapping[str, Any]) -> Any:
-        """Read plain values: of a key, its conflicts, keys, an inference, a model, all models or the members.
+        """Read plain values: of a kind that the table of views below has.
 
         Raises :class:`~mcp.errors.InvalidArgument` and :class:`~mcp.errors.TooLarge` for bad arguments.
         """
@@ -148,6 +158,7 @@ class ReplicatedState:
             "inferences_done": self.inferences.done,
             "inferences_failed": self.inferences.failed,
             "replicas_diverged": self.inferences.diverged,
+            "routes": len(self.traffic.hosts),
         }
 
     # -- snapshots ----------------------------------------------------------------------------------
@@ -167,8 +178,11 @@ class ReplicatedState:
         directories = [self.members.to_plain(), self.models.to_plain()]
         inferences, machines = self.inferences.frozen(), self.machines.to_plain()
         schema = self.schema.in_force
+        newer: list[Any] = []
+        if schema >= _TRAFFIC_SINCE:
+            newer = [[self.traffic.to_plain(), None if self.ledger is None else self.ledger.to_plain()]]
         return lambda: seal(
-            [*head, *(part() for part in large), *directories, inferences(), machines, schema], schema
+            [*head, *(part() for part in large), *directories, inferences(), *newer, machines, schema], schema
         )
 
     def restore(self, snapshot: bytes) -> None:
@@ -189,9 +203,10 @@ class ReplicatedState:
 
     def _rebuild(self, payload: list[Any]) -> None:
         limit_values, applied, time_s, *parts, own, in_force = payload
-        sessions, keys, conflicts, members, models, inferences = parts
+        sessions, keys, conflicts, members, models, inferences, *newer = parts
         limits = StateLimits(**dict(zip(StateLimits.__slots__, limit_values, strict=True)))
         index, position = applied
+        ledger, traffic = self._restored_traffic(*(newer[0] if newer else (None, None)))
         new_members = Members.from_plain(members, limits)
         new_models = Models.from_plain(models, limits)
         machines = (
@@ -200,11 +215,19 @@ class ReplicatedState:
             new_members,
             new_models,
             Inferences.from_plain(inferences, limits, new_members, new_models),
+            traffic,
             Schema(new_members, limits, self._schema_max, in_force),
         )
         self.machines.restore(own)
         self.limits, self._applied, self._time_s = limits, (index, position), time_s
+        self.ledger = ledger
         self._install(*machines)
+
+    def _restored_traffic(self, declared: Any, shares: Any) -> tuple[Ledger | None, Traffic]:
+        ledger = None if self._make_ledger is None else self._make_ledger()
+        if ledger is not None:
+            ledger.restore(shares)
+        return ledger, Traffic(ledger) if declared is None else Traffic.from_plain(declared, ledger)
 
     # -- dispatch -----------------------------------------------------------------------------------
 
@@ -215,10 +238,12 @@ class ReplicatedState:
         members: Members,
         models: Models,
         inferences: Inferences,
+        traffic: Traffic,
         schema: Schema,
     ) -> None:
         self.sessions, self.keys, self.members = sessions, keys, members
         self.models, self.inferences, self.schema = models, inferences, schema
+        self.traffic = traffic
         self._operations: dict[str, tuple[Issuer, _Handler]] = {
             "noop": (Issuer.ANY, _noop),
             "session.open": (Issuer.CLIENT, self._session_open),
@@ -241,6 +266,7 @@ class ReplicatedState:
             # From here on those of newer schemas, so that older versions list the same before them.
             "key.delete_prefix": (Issuer.CLIENT, _quiet(keys.delete_prefix)),
             GROUP: (Issuer.CLIENT, _quiet(self._group)),
+            **_traffic_operations(traffic, Shares(self.ledger)),
         }
         self._quiet_operations: dict[str, Callable[[dict[str, Any], Moment], Any]] = {
             "key.put": keys.put,
@@ -258,6 +284,10 @@ class ReplicatedState:
             "models": models.read,
             "model": models.read_one,
             "members": members.read,
+            "rules": traffic.read_rules,
+            "routes": traffic.read_routes,
+            "limits": traffic.read_limits,
+            "shares": lambda args: Shares(self.ledger).read(args, self._time_s),
         }
 
     def _issue(self, command: Command, moment: Moment) -> Applied:
@@ -355,6 +385,18 @@ class ReplicatedState:
             return value, events + self.inferences.wake(moment)
 
         return followed
+
+
+def _traffic_operations(traffic: Traffic, shares: Shares) -> dict[str, tuple[Issuer, _Handler]]:
+    """Those of schema 4."""
+    return {
+        "rules.set": (Issuer.CLIENT, _quiet(traffic.set_rules)),
+        "routes.apply": (Issuer.CLIENT, _quiet(traffic.apply_routes)),
+        "routes.remove": (Issuer.CLIENT, _quiet(traffic.remove_routes)),
+        "limits.set": (Issuer.CLIENT, _quiet(traffic.set_limits)),
+        "share.grant": (Issuer.NODE, _quiet(shares.grant)),
+        "share.return": (Issuer.NODE, _quiet(shares.return_)),
+    }
 
 
 def _noop(args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:

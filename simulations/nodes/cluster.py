@@ -38,9 +38,10 @@ from simulations.invariants import Violation
 from simulations.network import Network
 from simulations.nodes import tally
 from simulations.nodes.executed import Executed
-from simulations.nodes.ledger import SAME_COMMANDS, SAME_STATES, Ledger
+from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Ledger
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
+from simulations.nodes.owner import DECIDE_ALIKE, Owner
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
 from simulations.streams import HostNetwork, Streams
@@ -112,6 +113,9 @@ class Cluster:
         self._clients: list[ClientTasks] = []
         self.operator: Operator | None = None
         """Where the seed has members come and go."""
+        self.declares = scenario.declares
+        self.owner: Owner | None = None
+        """Where the seed has rules, routes and limits declared."""
         self._working: list[asyncio.Task[None]] = []
 
     # -- what machines and clients tell -------------------------------------------------------------
@@ -183,6 +187,8 @@ class Cluster:
             self._outside.call_soon(self._begin_client, f"c{number}")
         if self.scenario.moves:
             self._outside.call_soon(self._begin_operator)
+        if self.declares:
+            self._outside.call_soon(self._begin_owner)
         self._advance(self.scenario.seconds)
         self._recover()
         self._look_at_the_end()
@@ -216,6 +222,8 @@ class Cluster:
                     self.fail(Violation(ONE_LEADER, f"{other} and {name} both lead term {status.term}"))
         if self.operator is not None:
             self.operator.look()
+        if self.owner is not None:
+            self.owner.look(self.machines, self.scenario.plan)
 
     def _look_at_turns(self, name: str, loop: VirtualLoop) -> None:
         turns, loop.turns = loop.turns, 0
@@ -243,6 +251,10 @@ class Cluster:
     def _begin_operator(self) -> None:
         self.operator = Operator(self, self._client("operator"))
         self._working.append(self._outside.create_task(self.operator.run()))
+
+    def _begin_owner(self) -> None:
+        self.owner = Owner(self, self._client("owner"))
+        self._working.append(self._outside.create_task(self.owner.run()))
 
     async def _upgrade(self, tasks: ClientTasks, first: asyncio.Task[None]) -> None:
         """Once there is a model everybody uses it; later a second version comes."""
@@ -300,6 +312,8 @@ class Cluster:
             tasks.stopping = True
         if self.operator is not None:
             self.operator.stopping = True
+        if self.owner is not None:
+            self.owner.stopping = True
         bound_s = RECOVERY_S + 10 * self.scenario.patience_s
         end = healed_at + bound_s
         tasks, write = self._clients[0], None
@@ -403,7 +417,7 @@ class Cluster:
         self._tally = self._marks()
         loops = {"clients": self._outside}
         clients = [tasks.client for tasks in self._clients]
-        clients += [self.operator.client] if self.operator else []
+        clients += [each.client for each in (self.operator, self.owner) if each]
         stopping = [self._outside.create_task(client.close()) for client in clients]
         for machine in self.machines.values():
             if machine.process is not None:
@@ -488,6 +502,8 @@ class Cluster:
             CALLS_END: calls,
             NO_DEFECTS: calls,
             COMES_BACK: int(self.recovery_s > 0),
+            DECIDE_ALIKE: self.owner.compared if self.owner else 0,
+            GRANTS_FIT: self.ledger.counts["shares granted"],
         }
 
     def _bury(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mcp.errors import McpError
@@ -24,6 +24,7 @@ from simulations.invariants import Violation
 SAME_COMMANDS = "replicas apply the same"
 SAME_STATES = "replicas hold the same state"
 NO_DEFECTS = "no command meets a defect"
+GRANTS_FIT = "no share is granted beyond the limit"
 
 Place = tuple[int, int]
 """A log index, and a position in its entry."""
@@ -121,6 +122,11 @@ class Ledger:
                 self.requests.append(request)
         else:
             self.counts[f"refused {applied.error[0]}"] += 1
+        if command.op == "share.grant" and applied.error is None and applied.value is not None:
+            self.counts["shares granted"] += 1
+            problem = overdrawn(command.args, applied.value, state)
+            if problem is not None:
+                self._fail(Violation(GRANTS_FIT, problem))
         if command.op in _MOVES_GRANTS:
             self._note_grants(command, applied, state)
 
@@ -175,3 +181,14 @@ def request_of(op: str, args: dict[str, Any]) -> str | None:
     if op == "machine.execute":
         return bytes(args["data"]).decode()
     return None
+
+
+def overdrawn(args: Mapping[str, Any], value: Mapping[str, Any], state: ReplicatedState) -> str | None:
+    """What is wrong with a share that was granted just now: it is more than the others leave."""
+    shared = state.read("shares", {}).get(args["limit"])
+    if shared is None:
+        return f"a share of {args['limit']}, which is no limit"
+    others = sum(units for node, units in shared["shares"].items() if node != args["node"])
+    if value["units"] <= max(0, shared["units"] - others):
+        return None
+    return f"{args['node']} got {value['units']} of {shared['units']}, and others may be using {others}"

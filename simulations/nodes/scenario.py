@@ -22,6 +22,8 @@ SECONDS = 20.0
 QUICK_MODELS = 0.3
 """In so many of the runs models are quick enough to be run on the nodes' loops."""
 QUICK_RUN_S = 0.0003
+DECLARATIONS = 0.5
+"""In so many of the runs rules, routes and limits are declared."""
 
 KINDS = tuple(kind for kind in FaultKind if kind not in (FaultKind.DUPLICATE, FaultKind.REORDER))
 """All but those that no byte stream has. Loss is what TCP makes of it: lateness."""
@@ -90,6 +92,8 @@ class Scenario:
     """Who joins, who goes, whose disk is emptied."""
     fresh: tuple[str, ...] = ()
     """The machines that join later, in their order."""
+    declares: bool = False
+    """Whether somebody declares rules, routes and limits meanwhile."""
 
     @property
     def patience_s(self) -> float:
@@ -129,6 +133,8 @@ class Scenario:
         )
         if random.Random(f"{seed}/node runs").random() < QUICK_MODELS:
             scenario = replace(scenario, habits=replace(scenario.habits, run_s=QUICK_RUN_S))
+        declares = random.Random(f"{seed}/node declarations").random() < DECLARATIONS
+        scenario = replace(scenario, declares=declares)
         sure = random.Random(f"{seed}/a sure fault")
         return replace(scenario, plan=_plan(draw, scenario).made_sure(sure, nodes, seconds))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from mcp.errors import InvalidArgument
+from mcp.plain import is_number, is_whole, shown
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Fields:
     def __init__(self, values: object, path: str) -> None:
         self.path = path
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-            raise InvalidArgument(f"{path or 'the document'}: a map is expected, not {values!r:.60}")
+            raise InvalidArgument(f"{path or 'the document'}: a map is expected, not {shown(values)}")
         self._left: dict[str, Any] = dict(values)
 
     def at(self, name: str) -> str:
@@ -95,7 +96,7 @@ class Fields:
 def text(value: object, limit: int = TEXT_CHARS_MAX) -> str:
     """Return a text that is not empty, of at most ``limit`` characters."""
     if not isinstance(value, str) or not value:
-        raise _Wrong(f"a text is expected, not {value!r:.40}")
+        raise _Wrong(f"a text is expected, not {shown(value)}")
     if len(value) > limit:
         raise _Wrong(f"a text of {len(value)} characters is over the limit of {limit}")
     return value
@@ -104,7 +105,7 @@ def text(value: object, limit: int = TEXT_CHARS_MAX) -> str:
 def items(value: object, limit: int) -> list[Any]:
     """Return a list of at most ``limit`` items."""
     if not isinstance(value, list | tuple):
-        raise _Wrong(f"a list is expected, not {value!r:.40}")
+        raise _Wrong(f"a list is expected, not {shown(value)}")
     if len(value) > limit:
         raise _Wrong(f"{len(value)} items are over the limit of {limit}")
     return list(value)
@@ -114,8 +115,8 @@ def whole(least: int, most: int = 2**63 - 1) -> Callable[[object], int]:
     """Return a reader of integers in ``least..most``."""
 
     def read(value: object) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise _Wrong(f"an integer in {least}..{most} is expected, not {value!r:.40}")
+        if not is_whole(value, least, most):
+            raise _Wrong(f"an integer in {least}..{most} is expected, not {shown(value)}")
         return value
 
     return read
@@ -125,9 +126,9 @@ def number(least: float, most: float) -> Callable[[object], float]:
     """Return a reader of finite numbers in ``least..most``."""
 
     def read(value: object) -> float:
-        if type(value) not in (int, float) or not least <= value <= most:  # type: ignore[operator]
-            raise _Wrong(f"a number in {least:g}..{most:g} is expected, not {value!r:.40}")
-        return float(value)  # type: ignore[arg-type]
+        if not is_number(value, least, most):
+            raise _Wrong(f"a number in {least:g}..{most:g} is expected, not {shown(value)}")
+        return float(value)
 
     return read
 
@@ -137,8 +138,8 @@ def duration(value: object) -> float:
     written = value if isinstance(value, str) and len(value) <= TEXT_CHARS_MAX else ""
     parts = _PART.findall(written)
     if not 0 < len(parts) <= _PARTS_MAX or "".join(amount + unit for amount, unit in parts) != written:
-        raise _Wrong(f"{value!r:.40} is no duration: write it as 100ms, 5s or 1h30m")
+        raise _Wrong(f"{shown(value)} is no duration: write it as 100ms, 5s or 1h30m")
     seconds = math.fsum(float(amount) * _UNITS_S[unit] for amount, unit in parts)
     if not 0 < seconds <= SECONDS_MAX:
-        raise _Wrong(f"{value!r:.40} is not above 0 and at most {SECONDS_MAX:g} seconds")
+        raise _Wrong(f"{shown(value)} is not above 0 and at most {SECONDS_MAX:g} seconds")
     return seconds

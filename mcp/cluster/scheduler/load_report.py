@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument
+from mcp.plain import is_number, is_whole, shown
 
 MODELS_MAX: Final = 128
 """How many models a report may name."""
@@ -117,29 +118,21 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
-def _shown(value: object) -> str:
-    """A value in a message; Python refuses to write out an integer of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"an integer of {value.bit_length()} bits"
-    return f"{value!r:.80}"
-
-
 def _digits(value: float) -> float:
     """Four digits: more would say nothing and cost bytes in every datagram."""
     return float(f"{value:.4g}")
 
 
 def _number(name: str, value: object, most: float) -> float:
-    # Not a number compares as false, and an integer of any length compares.
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most:
+    if is_number(value, 0, most):
         return float(value)
-    raise InvalidArgument(f"{name} of a load report is a number from 0 to {most:g}, not {_shown(value)}")
+    raise InvalidArgument(f"{name} of a load report is a number from 0 to {most:g}, not {shown(value)}")
 
 
 def _count(name: str, value: object, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+    if not is_whole(value, least, most):
         raise InvalidArgument(
-            f"{name} of a load report is an integer from {least} to {most}, not {_shown(value)}"
+            f"{name} of a load report is an integer from {least} to {most}, not {shown(value)}"
         )
     return value
 
@@ -156,7 +149,7 @@ def _by_model(name: str, value: object) -> Mapping[str, object]:
     for model in value:
         if not isinstance(model, str) or not 0 < len(model) <= MODEL_NAME_CHARS_MAX:
             raise InvalidArgument(
-                f"{name} of a load report names a model {model!r:.80}; "
+                f"{name} of a load report names a model {shown(model)}; "
                 f"a name is a string of 1 to {MODEL_NAME_CHARS_MAX} characters"
             )
     return value

@@ -305,10 +305,25 @@ def test_limits_are_declared_and_withdrawn() -> None:
     units(ledger, "n", 1, 0, 1000, 0.0)
     ledger.declare(NAME, SharedLimit(Rate(50), 10.0, 0.0))
     assert units(ledger, "n", 2, 1, 1000, 1.0) == 50
-    ledger.withdraw(NAME)
-    ledger.withdraw(NAME)
+    ledger.withdraw(NAME, 1.0)
+    ledger.withdraw(NAME, 1.0)
     with pytest.raises(NotFound, match="no cluster limit 'all'; there are: a, b"):
         ledger.handed_out(NAME, 1.0)
+
+
+def test_a_limit_that_comes_back_counts_what_may_still_be_used_of_it() -> None:
+    ledger = ledger_of()
+    before = units(ledger, "n", 1, 0, 1000, 0.0)
+    ledger.withdraw(NAME, 1.0)
+    ledger = ShareLedger.from_plain(json.loads(json.dumps(ledger.to_plain())))
+    ledger.declare(NAME, LIMIT)
+    assert ledger.handed_out(NAME, 2.0) == {"n": before * UNITS}
+    assert units(ledger, "other", 1, 0, 1000, 2.0) <= LIMIT.rate.amount - before
+    # What has ended is forgotten, also where nobody asks for it any more.
+    ledger.withdraw(NAME, 3.0)
+    assert ledger.to_plain()[2]
+    ledger.withdraw("whatever", 100.0)
+    assert ledger.to_plain()[1:] == [[], []]
 
 
 def test_everything_that_can_grow_is_bounded() -> None:

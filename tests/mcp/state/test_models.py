@@ -199,6 +199,7 @@ def test_what_a_client_reads() -> None:
             "inputs": [],
             "outputs": outputs,
             "batching": None,
+            "requirements": None,
             "holders": [],
             "index": 2,
         }

@@ -15,6 +15,10 @@ import pytest
 
 from consensus.journal import Journal
 from consensus.reads import Reads
+from mcp.flow.leases import Grant, ShareLedger
+from mcp.flow.limiter import TICKS_PER_S
+from mcp.flow.shares import LeasedShare
+from mcp.node import routing
 from mcp.node.deploy import Deployer
 from mcp.node.links import PeerLinks
 from mcp.node.machines import UserMachine
@@ -26,6 +30,8 @@ from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
 from simulations.levels import LEVELS, run_seed
 from simulations.moves import Kind, Move
 from simulations.nodes.cluster import run
+from simulations.nodes.ledger import GRANTS_FIT
+from simulations.nodes.owner import DECIDE_ALIKE, SHARES_FIT
 from simulations.nodes.scenario import KINDS, Scenario
 from simulations.verdict import Outcome, Verdict
 
@@ -196,6 +202,46 @@ def reads_are_asked_at_network_speed(patch: pytest.MonkeyPatch) -> None:
         self._again = True
 
     patch.setattr(Reads, "hand_over", always)
+
+
+def routers_are_made_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(routing, "_same", lambda one, other: len(other) > 0 and one[0] is other[0])
+
+
+def a_share_is_all_that_there_is(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ShareLedger, "_fair", staticmethod(lambda limit, _holders, _node: limit.units))
+    patch.setattr("mcp.flow.leases.min", lambda one, _other: one, raising=False)
+
+
+def shares_are_used_beyond_their_end(patch: pytest.MonkeyPatch) -> None:
+    answered = LeasedShare.answered
+
+    def for_longer(self: LeasedShare, grant: Grant, now: float) -> None:
+        answered(self, grant, now)
+        self._until += 10 * TICKS_PER_S
+
+    patch.setattr(LeasedShare, "answered", for_longer)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "seed", "rule"),
+    [
+        (routers_are_made_once, 0, DECIDE_ALIKE),
+        (a_share_is_all_that_there_is, 0, GRANTS_FIT),
+        (shares_are_used_beyond_their_end, 8, SHARES_FIT),
+    ],
+)
+def test_what_is_declared_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None], seed: int, rule: str
+) -> None:
+    sound = run_seed(LEVELS["node"], seed)
+    assert sound.verdict is Verdict.CLEAN, sound.reason
+    assert sound.counts["declared"]
+    assert sound.counts["shares granted"]
+    break_it(monkeypatch)
+    outcome = run_seed(LEVELS["node"], seed)
+    assert outcome.verdict is Verdict.SAFETY
+    assert rule in outcome.reason
 
 
 def first_failure(seeds: range) -> Outcome | None:

@@ -58,8 +58,8 @@ def it_is_never_raised(patch: pytest.MonkeyPatch) -> None:
 def old_nodes_go_on(patch: pytest.MonkeyPatch) -> None:
     init = ReplicatedState.__init__
 
-    def newest(self: ReplicatedState, machines: Any, schema_max: int) -> None:
-        init(self, machines=machines, schema_max=2)
+    def newest(self: ReplicatedState, machines: Any, schema_max: int, make_ledger: Any) -> None:
+        init(self, machines=machines, schema_max=2, make_ledger=make_ledger)
 
     patch.setattr(ReplicatedState, "__init__", newest)
 

@@ -1,0 +1,169 @@
+"""Whoever declares rules, routes and limits while everything else goes on; and what has to hold of them.
+
+Three rules are held against it. Nodes that hold the same declarations and models decide alike, for every
+session. A share of the cluster's limit is never granted beyond what others may be using. And, where nothing
+is done to clocks, what the nodes may be using of it at any moment is not more than the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp.client.client import Client
+from mcp.cluster.router.features import Features
+from mcp.errors import ConfigInvalid, InvalidArgument, McpError, Unsupported, VersionConflict
+from mcp.flow.limiter import TICKS_PER_S
+from mcp.node.routing import Routing
+from mcp.state.state import ReplicatedState
+from simulations.faults import FaultKind, FaultPlan
+from simulations.invariants import Violation
+from simulations.nodes import models
+from simulations.nodes.machine import Machine
+from simulations.nodes.workload import CALLS_END, DEFECTS, NO_DEFECTS, OVERDUE_S
+
+if TYPE_CHECKING:
+    from simulations.nodes.cluster import Cluster
+
+DECIDE_ALIKE: Final = "nodes with the same routes decide alike"
+SHARES_FIT: Final = "what nodes may use of a limit is not more than the limit"
+
+PAUSE_S: Final = 0.5
+"""Between two declarations, on average."""
+SESSIONS: Final = tuple(f"session-{n}" for n in range(8))
+LIMIT: Final = {"amount": 2, "per_s": 0.05, "lease_s": 1.5, "skew_s": 0.5}
+"""Always the same, so that what is left of it can be told at any time. It comes and goes.
+
+A node asks for one request of a period at least: so three of them have all of it between them.
+"""
+CLOCKS: Final = frozenset({FaultKind.CLOCK_DRIFT, FaultKind.CLOCK_LEAP, FaultKind.WALL_JUMP})
+
+_EXPECTED: Final = (InvalidArgument, ConfigInvalid, VersionConflict, Unsupported)
+"""Refusals that say that nothing was changed."""
+
+
+class Owner:
+    """One client and its task, which ends after ``stopping`` is set, with nothing limited any more."""
+
+    def __init__(self, around: Cluster, client: Client) -> None:
+        self.client = client
+        self.stopping = False
+        self._around = around
+        self._random: random.Random = around.world.stream("owner/declarations")
+        self._decided: dict[tuple[object, ...], tuple[str, tuple[str, ...]]] = {}
+        self.compared = 0
+        """Decisions that two nodes were compared in."""
+        self._actions: tuple[Callable[[float], Awaitable[object]], ...] = (
+            self._apply_routes,
+            self._apply_routes,
+            self._remove_routes,
+            self._set_rules,
+            self._set_limits,
+            self._change_what_is_there,
+        )
+
+    async def run(self) -> None:
+        """Declare, wait, declare again."""
+        while not self.stopping:
+            await asyncio.sleep(self._random.expovariate(1 / PAUSE_S))
+            await self._try(self._random.choice(self._actions))
+        while not await self._try(self._lift_limits):  # noqa: ASYNC110 (it is tried again)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _try(self, action: Callable[[float], Awaitable[object]]) -> bool:
+        around, timeout_s = self._around, self._random.choice((0.5, 2.0))
+        begun = around.world.now
+        try:
+            await action(timeout_s)
+        except McpError as error:
+            around.done[f"declare {error.code}"] += 1
+            if type(error) is McpError or isinstance(error, DEFECTS):
+                around.fail(Violation(NO_DEFECTS, f"declare: {error.code}: {error}"))
+            return False
+        finally:
+            took_s = around.world.now - begun
+            if took_s > 2 * timeout_s + OVERDUE_S:
+                around.fail(Violation(CALLS_END, f"a declaration took {took_s:.3f} s"))
+        around.done["declared"] += 1
+        return True
+
+    # -- declarations -------------------------------------------------------------------------------
+
+    def _route(self) -> dict[str, Any]:
+        draw = self._random
+        weights = [draw.randint(0, 3), draw.randint(1, 3)]
+        versions = draw.sample(["1", "2"], 2)[: draw.randint(1, 2)]
+        destinations = [
+            {"model": models.NAME, "version": version, "weight": weight}
+            for version, weight in zip(versions, weights[2 - len(versions) :], strict=False)
+        ]
+        mirrors = [{"model": models.NAME, "version": "1", "percent": 50}] if draw.random() < 0.3 else []
+        return {"host": models.NAME, "entries": [{"destinations": destinations, "mirrors": mirrors}]}
+
+    async def _apply_routes(self, timeout_s: float) -> None:
+        await self.client.apply_routes([self._route()], timeout_s=timeout_s)
+
+    async def _remove_routes(self, timeout_s: float) -> None:
+        await self.client.remove_routes([models.NAME], timeout_s=timeout_s)
+
+    async def _set_rules(self, timeout_s: float) -> None:
+        draw = self._random
+        rules = [
+            f"when batch == {n} use {models.NAME}@{draw.choice('12')}" for n in range(draw.randint(0, 3))
+        ]
+        await self.client.set_rules(rules, timeout_s=timeout_s)
+
+    async def _set_limits(self, timeout_s: float) -> None:
+        limits = {"cluster": {"all": LIMIT}, "in_flight_max": self._random.choice((4, 64))}
+        chosen = limits if self._random.random() < 0.7 else None
+        await self.client.set_limits(chosen, timeout_s=timeout_s)
+
+    async def _lift_limits(self, timeout_s: float) -> None:
+        await self.client.set_limits(None, timeout_s=timeout_s)
+
+    async def _change_what_is_there(self, timeout_s: float) -> None:
+        """Read, change, and put back only if nobody else has done the same."""
+        seen = await self.client.routes(timeout_s=timeout_s)
+        version = seen.version + (self._random.random() < 0.2)
+        await self.client.apply_routes([self._route()], expected_version=version, timeout_s=timeout_s)
+
+    # -- what has to hold ---------------------------------------------------------------------------
+
+    def look(self, machines: Mapping[str, Machine], plan: FaultPlan) -> None:
+        """Compare what the nodes would decide, and add up what they may be using."""
+        usable = 0
+        for name, machine in machines.items():
+            parts = machine.parts
+            if parts is None or machine.process is None or not parts.membership.caught_up:
+                continue
+            self._compare(name, parts.state, parts.routing)
+            admission = parts.admitting.admission
+            share = None if admission is None else admission._shares.get("all")
+            if share is not None and share._until > machine.clock.now() * TICKS_PER_S:
+                usable += share.units
+        if usable > LIMIT["amount"] * 1000 and not any(fault.kind in CLOCKS for fault in plan.faults):
+            self._around.fail(Violation(SHARES_FIT, f"{usable / 1000:g} of {LIMIT['amount']} are in use"))
+
+    def _compare(self, name: str, state: ReplicatedState, routing: Routing) -> None:
+        traffic = state.traffic
+        key = (
+            (traffic.rules.version, traffic.rules.index, traffic.routes_version, traffic.routes_index),
+            tuple((each.name, each.active, tuple(each.versions)) for each in state.models.all()),
+        )
+        decided = tuple(_decided(routing, session) for session in SESSIONS)
+        who, known = self._decided.setdefault(key, (name, decided))
+        self.compared += who != name
+        if known != decided:
+            told = f"{who} and {name} at routes version {traffic.routes_version}: {known} and {decided}"
+            self._around.fail(Violation(DECIDE_ALIKE, told))
+
+
+def _decided(routing: Routing, session: str) -> str:
+    features = Features(models.NAME, batch=int(session[-1]) % 4, session=session)
+    try:
+        decision = routing._current().decide(features, 0)
+    except McpError as error:
+        return error.code
+    return f"{decision.model}@{decision.version}"

@@ -224,24 +224,28 @@ def shares_are_used_beyond_their_end(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "seed", "rule"),
+    ("break_it", "seeds", "rule"),
     [
-        (routers_are_made_once, 0, DECIDE_ALIKE),
-        (a_share_is_all_that_there_is, 0, GRANTS_FIT),
-        (shares_are_used_beyond_their_end, 8, SHARES_FIT),
+        (routers_are_made_once, (0,), DECIDE_ALIKE),
+        (a_share_is_all_that_there_is, (0,), GRANTS_FIT),
+        # Nodes renew their shares in time, unless they are cut off.
+        (shares_are_used_beyond_their_end, (17, 19), SHARES_FIT),
     ],
 )
 def test_what_is_declared_is_looked_after(
-    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None], seed: int, rule: str
+    monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    seeds: tuple[int, ...],
+    rule: str,
 ) -> None:
-    sound = run_seed(LEVELS["node"], seed)
-    assert sound.verdict is Verdict.CLEAN, sound.reason
-    assert sound.counts["declared"]
-    assert sound.counts["shares granted"]
+    for seed in seeds:
+        sound = run_seed(LEVELS["node"], seed)
+        assert sound.verdict is Verdict.CLEAN, sound.reason
+        assert sound.counts["declared"]
+        assert sound.counts["shares granted"]
     break_it(monkeypatch)
-    outcome = run_seed(LEVELS["node"], seed)
-    assert outcome.verdict is Verdict.SAFETY
-    assert rule in outcome.reason
+    outcomes = [run_seed(LEVELS["node"], seed) for seed in seeds]
+    assert any(outcome.verdict is Verdict.SAFETY and rule in outcome.reason for outcome in outcomes)
 
 
 def first_failure(seeds: range) -> Outcome | None:

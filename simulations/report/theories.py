@@ -58,12 +58,12 @@ NODES: Final = {
     "no client is told of a defect": "Faults excuse errors of their kind, and no internal ones.",
     "a result is the model's": "Every result of an inference is what the model, run alone, answers.",
     "who has deployed a version is served by it": "After a deploy was acknowledged no older version answers.",
-    "nodes with the same routes decide alike": "What is declared is part of the state: nodes that hold the same "
-    "of it send the same session to the same version.",
-    "no share is granted beyond the limit": "A share of the cluster's limit is granted out of what nobody else "
-    "may still be using.",
-    "what nodes may use of a limit is not more than the limit": "Shares that run, of whatever age, add up to the "
-    "limit at most: so it holds without a look at the log for each request.",
+    "nodes with the same routes decide alike": "What is declared is part of the state: nodes that hold the "
+    "same of it send the same session to the same version.",
+    "no share is granted beyond the limit": "A share of the cluster's limit is granted out of what nobody "
+    "else may still be using.",
+    "what nodes may use of a limit is not more than the limit": "Shares that run, of whatever age, add up to "
+    "the limit at most: so it holds without a look at the log for each request.",
     "an acknowledged deploy is on a quorum": "The bytes of a deployed model survive the loss of a minority.",
 }
 """Looked at in simulated runs of whole nodes."""

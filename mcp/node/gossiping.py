@@ -24,7 +24,7 @@ from mcp.cluster.gossip.view import Member
 from mcp.cluster.router.nodes import View
 from mcp.errors import InvalidArgument, McpError, Unavailable
 from mcp.net.address import Address, Scheme, parse_address
-from mcp.net.connection import Connection
+from mcp.net.connection import TIMER_EARLY_S_MAX, Connection
 from mcp.net.datagrams import hear_group, open_datagrams
 from mcp.net.exchange import Exchange
 from mcp.net.interface import DatagramPort
@@ -72,6 +72,7 @@ class Gossiping:
         self._ports: list[DatagramPort] = []
         self._group: asyncio.DatagramTransport | None = None
         self._core: Gossip | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._armed_at = float("inf")
         self._looking: asyncio.Task[None] | None = None
@@ -96,6 +97,7 @@ class Gossiping:
 
     async def start(self, address: str) -> None:
         """Begin; others reach this node at ``address``. Raises :class:`~mcp.errors.ConfigInvalid`."""
+        self._loop = asyncio.get_running_loop()
         config, now = self._parts.config, self._now()
         if "cuda" in self._parts.providers:
             await asyncio.to_thread(self._around.gauges.open)
@@ -227,8 +229,8 @@ class Gossiping:
 
     def _pump(self) -> None:
         """Send what is to be sent, tell what has happened, and wake up when something is due."""
-        core = self._core
-        if core is None:
+        core, loop = self._core, self._loop
+        if core is None or loop is None:
             return
         output = core.take_output()
         for address, data in output.datagrams:
@@ -246,15 +248,16 @@ class Gossiping:
             if self._timer is not None:
                 self._timer.cancel()
             self._armed_at = due
-            self._timer = asyncio.get_running_loop().call_at(due, self._wake)
+            self._timer = loop.call_at(due + TIMER_EARLY_S_MAX, self._wake)
 
     def _wake(self) -> None:
         self._timer, self._armed_at = None, float("inf")
-        core, now = self._core, self._now()
-        if core is not None:
-            if core.next_deadline() <= now:
-                core.tick(now)
-            self._pump()
+        core, looking, now = self._core, self._looking, self._now()
+        if core is None or looking is None or looking.done():
+            return  # the timer ends with the task, and so with the loop's last turn
+        if core.next_deadline() <= now:
+            core.tick(now)
+        self._pump()
 
     def _send(self, address: str, data: bytes) -> None:
         in_memory = address.startswith("memory:")
@@ -278,12 +281,12 @@ class Gossiping:
     # -- looking at oneself -------------------------------------------------------------------------
 
     async def _keep_looking(self, core: Gossip) -> None:
-        loop, said = asyncio.get_running_loop(), ""
-        beacon_at = loop.time()
-        while not core.leaving:
-            now = loop.time()
+        said, beacon_at = "", self._now()
+        while True:
+            now = self._now()
             try:
-                self._look(core, now)
+                if not core.leaving:
+                    self._look(core, now)
                 if self._group is not None and beacon_at <= now and not self.contacts():
                     beacon_at = now + BEACON_S
                     self._send(str(self._parts.config.broadcast), core.beacon())
@@ -355,9 +358,8 @@ class Gossiping:
             raise Unavailable("this node is starting or stopping; ask again, or ask another one")
         return self._core
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+    def _now(self) -> float:
+        return 0.0 if self._loop is None else self._loop.time()
 
 
 def _plain(address: str) -> str:

@@ -150,9 +150,8 @@ class Gossip:
 
         So those who took each other for dead are together again as soon as they reach each other.
         """
-        record = self._membership.view.get(name)
-        if not (self._membership.leaving or name == self.name or (record and record.state.present)):
-            self._entropy.compare(address, now)
+        if not self._membership.leaving and name != self.name:
+            self._entropy.meet(name, address, now)
 
     def leave(self, now: float) -> None:
         """Say farewell. Go on driving the node until :attr:`has_left`, or for as long as there is time."""

@@ -63,7 +63,7 @@ class _Ear(asyncio.DatagramProtocol):
         """See :class:`asyncio.DatagramProtocol`."""
         self._heard(data, str(Address(Scheme.TCP, host=str(addr[0]), port=int(addr[1]))))
 
-    def error_received(self, exc: OSError) -> None:
+    def error_received(self, exc: Exception) -> None:
         """Nobody hears there, or there is no way: as good as lost on the way."""
         self.dropped += 1
 
@@ -74,7 +74,7 @@ class UdpPort(_Ear):
     def __init__(self, heard: Heard, names: Names) -> None:
         super().__init__(heard)
         self._names = names
-        self._sockets: dict[int, asyncio.DatagramTransport] = {}
+        self._sockets: dict[int, Any] = {}  # asyncio.DatagramTransport, whose types lack the buffer's size
         self._parsed: dict[str, Address | None] = {}
         self._where = Address(Scheme.TCP)
 

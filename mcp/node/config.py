@@ -51,9 +51,9 @@ class NodeConfig:
     ``voters`` maps every voter's node id to the address at which peers reach it, this node's included;
     it is the same on every node that begins a cluster. A node that joins a running cluster has none: ``join``
     are addresses of living nodes (a name may stand for several of them), and with ``observer`` it receives
-    everything and does not vote. At ``broadcast``, the broadcast address of a network or a multicast group with a
-    port, nodes hear and find each other; then ``join`` may be empty. ``labels`` are said in gossip, for
-    whoever chooses among nodes.
+    everything and does not vote. At ``broadcast``, the broadcast address of a network or a multicast group
+    with a port, nodes hear and find each other; then ``join`` may be empty. ``labels`` are said in gossip,
+    for whoever chooses among nodes.
     ``listen`` are the addresses to bind (``host:port`` or
     ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
     node's entry in ``voters``, otherwise the first bound address. ``schema_max`` is the newest schema of

@@ -259,11 +259,9 @@ class Node:
         if context is not None and self.config.tls_ca is None:
             _log.warning("TLS without an authority (tls_ca): nobody who connects is asked for a certificate")
         limits = fitting(_files_max(), len(self.config.listen))
-        bound = []
-        for address in self.config.listen:
-            bound.append(str(await self._listen_at(parts, address, context, limits)))
+        bound = [await self._listen_at(parts, address, context, limits) for address in self.config.listen]
         await self._listen_at(parts, self._memory_address, None, DEFAULT_LIMITS)
-        self.addresses = tuple(bound)
+        self.addresses = tuple(map(str, bound))
 
     async def _listen_at(
         self, parts: Assembly, address: str, context: ssl.SSLContext | None, limits: Limits

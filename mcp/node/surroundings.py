@@ -34,8 +34,8 @@ class Surroundings:
 
     ``clock`` gives time and randomness. ``network`` is where ``memory://`` addresses are. ``open_files``
     opens and recovers what is below a data directory, with a number for a journal that is made; it may block.
-    ``make_pool`` makes what runs models. ``gauges`` measure the machine, and ``resolve`` finds the addresses of
-    host names.
+    ``make_pool`` makes what runs models. ``gauges`` measure the machine, and ``resolve`` finds the addresses
+    of host names.
     """
 
     clock: Clock = field(default_factory=SystemClock)

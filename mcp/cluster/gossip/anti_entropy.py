@@ -98,7 +98,7 @@ class AntiEntropy:
             self.compare(address, now)
 
     def meet(self, name: str, address: str, now: float) -> None:
-        """Somebody can be reached, again or for the first time: compare views, unless it is known to be there.
+        """Somebody can be reached, again or for the first time: compare, unless it is known to be there.
 
         Of many that come at one time the first is enough: it tells of the others.
         """

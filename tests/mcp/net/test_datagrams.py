@@ -1,4 +1,4 @@
-"""Datagrams on real sockets of this machine, and in memory: bounded, never raising, at the listener's port."""
+"""Datagrams on real sockets of this machine, and in memory: bounded, never raising, where listeners are."""
 
 from __future__ import annotations
 

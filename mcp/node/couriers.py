@@ -76,12 +76,13 @@ class Couriers:
         waiting, made = self._waiting[address], None
         try:
             while waiting:
+                sealed = waiting.popleft()
                 connection = self._link(address) or made
                 if connection is None:
                     connection = made = await self._dial(address)
                 message = Message(
                     GOSSIP,
-                    {"sealed": waiting.popleft()},
+                    {"sealed": sealed},
                     new_id(self._clock),
                     ttl=Ttl(1, int(CARRY_TIMEOUT_S * 1000)),
                 )

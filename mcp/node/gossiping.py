@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -283,6 +284,7 @@ class Gossiping:
     async def _keep_looking(self, core: Gossip) -> None:
         said, beacon_at = "", self._now()
         while True:
+            await asyncio.sleep(LOOK_S)
             now = self._now()
             try:
                 if not core.leaving:
@@ -296,7 +298,6 @@ class Gossiping:
                     expected = isinstance(error, McpError)
                     _log.error("gossip: %s", error, exc_info=None if expected else error)
             self._pump()
-            await asyncio.sleep(LOOK_S)
 
     def _look(self, core: Gossip, now: float) -> None:
         """Say what this node can do and how busy it is, and ask those whom it may ask now."""
@@ -311,13 +312,14 @@ class Gossiping:
         if load != self._load:
             self._load = load
             core.set_load(load)
-        core.set_card(self._card(), now)
+        core.set_card(self.card(), now)
         seeds = self._whom_to_ask()
         if seeds != self._seeds:
             self._seeds = seeds
             core.set_seeds(seeds)
 
-    def _card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
+        """What this node can do now; the others hear of it within ``LOOK_S`` and a moment."""
         parts = self._parts
         ready = {
             f"{version.name}@{version.version}": version.index
@@ -336,7 +338,12 @@ class Gossiping:
         )
 
     def _whom_to_ask(self) -> list[str]:
-        """The members' addresses; and those to join, until this node is a member and sees somebody."""
+        """The members' addresses; and those to join, until this node is a member and sees somebody.
+
+        Not at once where links to the members are made: it hears of them as soon as one is up.
+        """
+        if self._looking is None and not self._parts.config.joins:
+            return []
         found = [address for addresses in self._parts.roster.peers().values() for address in addresses]
         if self._parts.roster.outside or not self.contacts():
             for address in self._parts.config.join:
@@ -362,6 +369,7 @@ class Gossiping:
         return 0.0 if self._loop is None else self._loop.time()
 
 
+@functools.lru_cache(maxsize=1024)
 def _plain(address: str) -> str:
     """The one way to write an address."""
     return str(parse_address(address))

@@ -11,13 +11,12 @@ SAME_VIEWS = "every living node sees the same living nodes"
 
 
 def differing(machines: Iterable[Machine]) -> str | None:
-    """Whose view is not that the nodes that run are alive and no others, each with the same card.
+    """Whose view is not that the nodes that run are alive and no others, each with the card that is true now.
 
     Also a node that was removed from the cluster runs, and is seen. ``None``: all views are as they have
     to be.
     """
     running = {machine.name: parts for machine in machines if (parts := machine.parts) is not None}
-    cards = set()
     for name, parts in sorted(running.items()):
         members = parts.gossiping.members()
         seen = {member.name for member in members if member.state.present}
@@ -26,5 +25,7 @@ def differing(machines: Iterable[Machine]) -> str | None:
         suspected = sorted(member.name for member in members if member.state is State.SUSPECT)
         if suspected:
             return f"{name} suspects {suspected}"
-        cards.add(tuple((m.name, m.address, m.card_version) for m in members if m.state.present))
-    return "the cards that nodes have of each other differ" if len(cards) > 1 else None
+        old = [m.name for m in members if m.state.present and m.card != running[m.name].gossiping.card()]
+        if old:
+            return f"{name} has an old card of {old}"
+    return None

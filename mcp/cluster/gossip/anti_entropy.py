@@ -100,10 +100,10 @@ class AntiEntropy:
     def meet(self, name: str, address: str, now: float) -> None:
         """Somebody can be reached, again or for the first time: compare, unless it is known to be there.
 
-        Of many that come at one time the first is enough: it tells of the others.
+        Each of many that come at one time: the one compared with first may know nobody itself.
         """
         record = self._membership.view.get(name)
-        if now >= self._sync_allowed_at and (record is None or not record.state.present):
+        if record is None or not record.state.present:
             self.compare(address, now)
 
     def compare(self, address: str, now: float) -> None:

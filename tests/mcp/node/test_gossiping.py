@@ -146,7 +146,7 @@ def test_where_datagrams_are_blocked_streams_do(tmp_path: Path) -> None:
             assert parts is not None
             # More than one protocol period and every timeout: nobody is held for dead, by anybody.
             before = parts.gossiping._running()._detector._seq
-            await until(lambda: parts.gossiping._running()._detector._seq > before + 6)
+            await until(lambda: parts.gossiping._running()._detector._seq > before + 4)
             assert all(State.DEAD not in states(node).values() for node in cluster.running.values())
             await cluster.stop("n3")
             await until(lambda: states(cluster.running["n1"])["n3"] in (State.DEAD, State.LEFT))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +154,53 @@ def test_this_machine_is_measured() -> None:
     assert 0 < sample.memory_free_bytes <= capacity.memory_bytes
     assert sample.cpu is not None
     assert 0 <= sample.cpu <= 1
+
+
+class Driver:
+    """What nvidia-ml-py offers, of two devices that have so much free; there is no driver here."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, *free: int, fails: str = "") -> None:
+        self._free = free
+        self._fails = fails
+
+    def _call(self, name: str) -> None:
+        if name == self._fails:
+            raise RuntimeError("Driver Not Loaded")
+
+    def nvmlInit(self) -> None:  # noqa: N802 - the package's own names
+        self._call("init")
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self._free)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, index: int) -> Any:  # noqa: N802
+        self._call("memory")
+        return SimpleNamespace(free=self._free[index])
+
+
+@pytest.mark.parametrize(
+    ("driver", "free"),
+    [
+        (Driver(7, 5), 5),
+        (Driver(), None),
+        (Driver(7, fails="init"), None),
+        (Driver(7, fails="memory"), None),
+        (None, None),
+    ],
+)
+def test_of_devices_the_one_with_least_counts_and_without_a_driver_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver | None, free: int | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    gauges = SystemGauges()
+    assert gauges.sample().device_memory_free_bytes is None
+    gauges.open()
+    assert gauges.sample().device_memory_free_bytes == free
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ what a partition holds back arrives when it heals, also in one direction only; a
 has forgotten is reset by the next segment that gets through. A process that is killed closes its
 connections; a machine without power says nothing, and answers what it does not know when it is back.
 
+Datagrams go beside them over the same paths, and there faults are what they are: lost is lost, a partition
+swallows, and on a bad path some come twice. Each takes its own time, so that they overtake each other.
+
 It offers what `simulations.chaos` asks of a network, so that a fault means the same here as for messages.
 """
 
@@ -14,10 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mcp.net.interface import Heard
 from mcp.net.memory import MemoryNetwork, MemoryTransport, ProtocolFactory
 from mcp.wire.frame import Buffer
 from simulations.faults import FaultKind
@@ -28,6 +33,8 @@ from simulations.world import World
 RESEND_S = 0.2
 """After this a lost segment is sent again, then after twice as long, and so on."""
 RESENDS_MAX = 6
+DATAGRAM_TWICE = 0.05
+"""Of the datagrams on a path with any fault, so many come a second time, up to a second later."""
 
 SYN, FIN, RESET = "syn", "fin", "reset"
 """What travels beside bytes: a connection begins, ends in good order, or is broken."""
@@ -48,6 +55,13 @@ class Host:
         for process in self.processes:
             if address in process.listening:
                 return process, process.listening[address]
+        return None
+
+    def ear(self) -> tuple[HostNetwork, Heard] | None:
+        """Who hears datagrams here."""
+        for process in self.processes:
+            if (heard := process.heard_at(self.name)) is not None:
+                return process, heard
         return None
 
 
@@ -261,10 +275,19 @@ class HostNetwork(MemoryNetwork):
         end._protocol.connection_made(end)
         return end._protocol
 
+    def carry(self, source: str, target: str, data: bytes) -> None:
+        """Send a datagram to another machine."""
+        self.streams.datagram(self.host, target, data, self.loop.world_now())
+
+    def heard_at(self, name: str) -> Heard | None:
+        """What hears datagrams to this name in this process."""
+        return self._heard.get(name)
+
     def die(self, *, tell: bool) -> None:
         """The process is gone. With ``tell`` the machine lives on and closes its connections."""
         self.host.processes.remove(self)
         self.listening.clear()
+        self._heard.clear()
         ends, self.ends = list(self.ends.values()), {}
         for end in ends:
             end.vanish(tell=tell)
@@ -282,6 +305,7 @@ class Streams:
         self.hosts: dict[str, Host] = {}
         self.bytes_sent = 0
         self._random: random.Random = world.stream("streams")
+        self._datagrams: random.Random = world.stream("datagrams")
         self._delay_s = delay_s
         self._beside: dict[str, list[str]] = {}
         for client, node in near.items():
@@ -346,6 +370,36 @@ class Streams:
                 at += resend_s
                 resend_s *= 2
         return at
+
+    def datagram(self, source: Host, target: str, data: bytes, now: float) -> None:
+        """A datagram leaves ``source``."""
+        host = self.hosts.get(target)
+        if host is None or not source.up:
+            return
+        path, draw = self.path(source.name, target), self._datagrams.random
+        at = now + self._delay_s * (0.5 + draw())
+        if not path.clean:
+            if path.loss and draw() < path.loss:
+                self.fired(FaultKind.LOSS)
+                return
+            if path.delay_s:
+                self.fired(FaultKind.DELAY)
+                at += path.delay_s * (0.5 + 0.5 * draw())
+            if draw() < DATAGRAM_TWICE:
+                self.world.at(at + draw() ** 4, self._heard, path, host, source.name, data)
+        self.world.at(at, self._heard, path, host, source.name, data)
+
+    def _heard(self, path: Path, host: Host, source: str, data: bytes) -> None:
+        if path.blockers:
+            for kind in path.blockers:
+                self.fired(kind)
+            return
+        found = host.ear() if host.up else None
+        if found is not None:
+            process, heard = found
+            self.bytes_sent += len(data)
+            self.world.trace(b"%r %r %08x" % (self.world.now, source, zlib.crc32(data)))
+            process.loop.call_soon(heard, data, f"memory://{source}")
 
     def healthy_arrival(self) -> float:
         """When what is sent now arrives on a path without faults."""

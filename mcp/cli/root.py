@@ -46,6 +46,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Members": {
         "members": Entry("mcp.cli.members", "members", "List the nodes, who votes and who observes."),
+        "nodes": Entry("mcp.cli.nodes", "nodes", "List who is there, what each can do, how busy it is."),
         "promote": Entry("mcp.cli.members", "promote", "Let an observer vote."),
         "remove": Entry("mcp.cli.members", "remove", "Take a node out of the cluster, alive or dead."),
     },

@@ -61,6 +61,15 @@ def voters(value: object) -> dict[str, str]:
     return found
 
 
+def labels(value: object) -> dict[str, str]:
+    """Read labels: ``gpu,zone=a`` on the command line, a table in a file."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(text, str) for text in value.values()):
+            raise click.BadParameter("every label's value is a text, which may be empty")
+        return {str(name): text for name, text in value.items()}
+    return {name: text for name, _, text in (part.partition("=") for part in words(value))}
+
+
 def provider_names(value: object) -> tuple[str, ...]:
     """Read names of providers as :func:`~mcp.cli.options.words` does, and refuse those that do not exist."""
     found = words(value)
@@ -133,13 +142,29 @@ cluster_membership_options = together(
         type=words,
         metavar="ADDRESS,...",
         envvar="MCP_JOIN",
-        help="Addresses of members of a running cluster: this node comes in, catches up, and then votes.",
+        help="Addresses of any nodes of a running cluster: this one comes in, catches up, and then votes. A "
+        "name may stand for several, and is asked for again every 30 s.",
+    ),
+    option(
+        "--broadcast",
+        metavar="ADDRESS",
+        envvar="MCP_BROADCAST",
+        help="The network's broadcast address, or a multicast group, with a port, the same on every node: "
+        "there they hear who looks for them. Without --peers a node so finds the cluster that it joins.",
+    ),
+    option(
+        "--labels",
+        type=labels,
+        metavar="NAME[=VALUE],...",
+        envvar="MCP_LABELS",
+        help="What this node says of itself to whoever chooses among nodes, such as gpu or zone=a.",
     ),
     option(
         "--observer",
         is_flag=True,
         envvar="MCP_OBSERVER",
-        help="With --join: receive everything and serve, but do not vote until 'mcpctl promote'.",
+        help="With --join or --broadcast: receive everything and serve, but do not vote until "
+        "'mcpctl promote'.",
     ),
     option(
         "--advertise", envvar="MCP_ADVERTISE", help="The address that others are told, if not the listed one."
@@ -154,7 +179,8 @@ cluster_membership_options = together(
         "--engine",
         type=click.Choice(["raft", "solo"]),
         envvar="MCP_ENGINE",
-        help="raft for nodes that agree, solo for one process alone; by default raft with --peers or --join.",
+        help="raft for nodes that agree, solo for one process alone; by default raft with --peers, --join or "
+        "--broadcast.",
     ),
     option(
         "--schema-max",
@@ -244,6 +270,7 @@ Examples:
   mcpctl serve --node-id n1 --peers n1=10.0.0.1:7400,n2=10.0.0.2:7400,n3=10.0.0.3:7400 \\
       --cluster-key-file cluster.key --data-dir /var/lib/mcp
   mcpctl serve --node-id n4 --listen 10.0.0.4:7400 --join 10.0.0.1:7400 --cluster-key-file cluster.key
+  mcpctl serve --listen 10.0.0.5:7400 --broadcast 10.0.0.255:7401 --cluster-key-file cluster.key
   mcpctl serve --config node.toml
 
 \b
@@ -322,6 +349,8 @@ def node_config(
     listen: tuple[str, ...] | None,
     peers: dict[str, str] | None,
     join: tuple[str, ...] | None,
+    broadcast: str | None,
+    labels: dict[str, str] | None,
     data_dir: Path | None,
     engine: str | None,
     cluster_key_file: Path | None,
@@ -337,8 +366,10 @@ def node_config(
         listen=listen or ((own,) if own else (DEFAULT_ADDRESS,)),
         voters=voters,
         join=join or (),
+        broadcast=broadcast,
+        labels=labels or {},
         data_dir=data_dir or Path("mcp-data") / node,
-        engine=engine or ("raft" if voters or join else "solo"),
+        engine=engine or ("raft" if voters or join or broadcast else "solo"),
         cluster_key=cluster_key(cluster_key_file),
         election_timeout_min_s=election_timeout[0],
         election_timeout_max_s=election_timeout[1],

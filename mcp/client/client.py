@@ -37,6 +37,7 @@ from mcp.client.stacking import Stacking
 from mcp.client.tensors import packed_inline, unpacked, unpacked_blob
 from mcp.client.tracing import current_trace
 from mcp.client.traffic import TrafficCalls
+from mcp.client.views import NodesView, nodes_view
 from mcp.clock import Clock, SystemClock, new_id
 from mcp.errors import DeadlineExceeded, InvalidArgument, McpError, NotFound
 from mcp.net.address import Scheme, parse_address
@@ -422,6 +423,10 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         """The nodes of the cluster: what each is in it, and whether it is up, by the replicated state."""
         value = await self._read("members", {}, "session", timeout_s)
         return [answers.member(item) for item in answers.items(value, "the members")]
+
+    async def nodes(self, *, timeout_s: float | None = None) -> NodesView:
+        """Who is there, what each can do and how busy it is, as one node sees it by gossip."""
+        return nodes_view((await self._call(Request(CallKind.READ, "VIEW", {}), timeout_s)).payload)
 
     async def promote(self, node: str, *, timeout_s: float | None = None) -> int:
         """Let the observer ``node`` vote; the log index of the configuration in which it does.

@@ -35,6 +35,7 @@ from mcp.client.results import (
 )
 from mcp.client.streaming import AHEAD
 from mcp.client.sync_traffic import SyncTrafficCalls
+from mcp.client.views import NodesView
 from mcp.clock import Clock
 from mcp.errors import McpError, OutcomeUnknown, Unavailable
 from mcp.net.loop import loop_factory
@@ -385,6 +386,10 @@ class SyncClient(SyncTrafficCalls):
     def members(self, *, timeout_s: float | None = None) -> list[MemberStatus]:
         """The nodes of the cluster, and what each is in it. See :meth:`Client.members`."""
         return self._run(lambda: self._client.members(timeout_s=timeout_s))
+
+    def nodes(self, *, timeout_s: float | None = None) -> NodesView:
+        """Who is there, as one node sees it by gossip. See :meth:`Client.nodes`."""
+        return self._run(lambda: self._client.nodes(timeout_s=timeout_s))
 
     def promote(self, node: str, *, timeout_s: float | None = None) -> int:
         """Let an observer vote. See :meth:`Client.promote`."""

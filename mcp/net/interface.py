@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from mcp.errors import McpError, PermissionDenied
 from mcp.wire.handshake import PeerLimits, Role
@@ -90,3 +91,25 @@ class RequestsRefused:
 
     def on_closed(self, connection: Connection, reason: McpError | None) -> None:
         """Do nothing."""
+
+
+Heard: TypeAlias = Callable[[bytes, str], None]
+"""Takes a datagram and the address that it came from. Called from the event loop; it returns soon and
+raises nothing."""
+
+
+class DatagramPort(Protocol):
+    """A place that datagrams leave from and arrive at.
+
+    Whatever is sent may be lost, come late, twice, or in another order, and nobody is told.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where it is, with the port that was taken."""
+
+    def send(self, address: str, data: bytes) -> bool:
+        """Send one datagram; ``False``: it was dropped at once. Raises nothing and never waits."""
+
+    def close(self) -> None:
+        """Hear nothing any more. Twice is as good as once."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mcp.errors import ConfigInvalid
+from mcp.net.interface import Heard
 from mcp.wire.frame import Buffer
 
 READ_BYTES_MAX: Final = 64 * 1024
@@ -154,11 +155,37 @@ class MemoryTransport(asyncio.Transport):
             self.write_eof()
 
 
+class MemoryDatagrams:
+    """A port for datagrams in a :class:`MemoryNetwork` (:class:`mcp.net.interface.DatagramPort`)."""
+
+    def __init__(self, network: MemoryNetwork, name: str) -> None:
+        self._network = network
+        self._name = name
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"memory://{self._name}"
+
+    def send(self, address: str, data: bytes) -> bool:
+        """Send one datagram; ``False``: the address is none of this network's."""
+        scheme, separator, target = address.partition("://")
+        if scheme != "memory" or not separator:
+            return False
+        self._network.carry(self._name, target, data)
+        return True
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        self._network.hear_no_more(self._name)
+
+
 class MemoryNetwork:
     """Names, and who listens at them. Give the same one to listeners and to ``connect``."""
 
     def __init__(self) -> None:
         self._factories: dict[str, ProtocolFactory] = {}
+        self._heard: dict[str, Heard] = {}
 
     def listen(self, name: str, factory: ProtocolFactory) -> None:
         """Accept at ``name``. Raises :class:`~mcp.errors.ConfigInvalid` if somebody else does."""
@@ -184,3 +211,25 @@ class MemoryNetwork:
         far._protocol.connection_made(far)
         near._protocol.connection_made(near)
         return near._protocol
+
+    # -- datagrams ----------------------------------------------------------------------------------
+
+    def datagrams(self, name: str, heard: Heard) -> MemoryDatagrams:
+        """A port at ``name``. Raises :class:`~mcp.errors.ConfigInvalid` if there is one already."""
+        if name in self._heard:
+            raise ConfigInvalid(f"datagrams to memory://{name} are heard already; take another name")
+        self._heard[name] = heard
+        return MemoryDatagrams(self, name)
+
+    def hear_no_more(self, name: str) -> None:
+        """Close the port at ``name``."""
+        self._heard.pop(name, None)
+
+    def carry(self, source: str, target: str, data: bytes) -> None:
+        """Bring a datagram to ``target``, if somebody hears there when it arrives."""
+        asyncio.get_running_loop().call_soon(self._arrive, source, target, data)
+
+    def _arrive(self, source: str, target: str, data: bytes) -> None:
+        heard = self._heard.get(target)
+        if heard is not None:
+            heard(data, f"memory://{source}")

@@ -28,6 +28,7 @@ from mcp.node.config import NodeConfig
 from mcp.node.deploy import Deployer
 from mcp.node.dispatch import Dispatch
 from mcp.node.follow import Follower
+from mcp.node.gossiping import Gossiping
 from mcp.node.inference import DirectInference
 from mcp.node.joining import Joining
 from mcp.node.ledger import LimitLedger
@@ -64,6 +65,7 @@ class Assembly:
         around: Surroundings,
         executors: Mapping[str, Executor],
         dial: Dial,
+        visit: Dial,
         stack: contextlib.AsyncExitStack,
         on_failure: Callable[[ConsensusError], None],
         on_change: Callable[[EngineStatus], None],
@@ -97,6 +99,9 @@ class Assembly:
             journal=files.journal.incarnation,
             newcomer=is_newcomer(config.data_dir),
         )
+        self.gossiping = Gossiping(self, around, visit)
+        stack.push_async_callback(self.gossiping.close)
+        self.joining.contacts = self.gossiping.contacts
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -116,6 +121,7 @@ class Assembly:
 
     def _on_peer_up(self, peer: str) -> None:
         self.driver.on_connected(peer)
+        self.gossiping.met(peer)
 
     def _on_peer_down(self, peer: str) -> None:
         self.driver.on_disconnected(peer)
@@ -306,6 +312,7 @@ class Assembly:
             self.roster,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
+            others=self.gossiping.operations,
             in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,
         )

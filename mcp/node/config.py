@@ -13,7 +13,9 @@ from mcp.errors import ConfigInvalid
 from mcp.state.commands import SCHEMA_MAX
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 VOTERS_MAX = 7
+LABELS_MAX = 32
 HEARTBEAT_S_MIN = 0.001
 ELECTION_TIMEOUT_S_MAX = 3600.0
 CLUSTER_KEY_BYTES_MIN = 16
@@ -48,7 +50,10 @@ class NodeConfig:
 
     ``voters`` maps every voter's node id to the address at which peers reach it, this node's included;
     it is the same on every node that begins a cluster. A node that joins a running cluster has none: ``join``
-    are addresses of some of its members, and with ``observer`` it receives everything and does not vote.
+    are addresses of living nodes (a name may stand for several of them), and with ``observer`` it receives
+    everything and does not vote. At ``broadcast``, the broadcast address of a network or a multicast group
+    with a port, nodes hear and find each other; then ``join`` may be empty. ``labels`` are said in gossip,
+    for whoever chooses among nodes.
     ``listen`` are the addresses to bind (``host:port`` or
     ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
     node's entry in ``voters``, otherwise the first bound address. ``schema_max`` is the newest schema of
@@ -65,6 +70,8 @@ class NodeConfig:
     voters: Mapping[str, str] = field(default_factory=dict)
     join: tuple[str, ...] = ()
     observer: bool = False
+    broadcast: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     cluster_id: str = "mcp"
     cluster_key: bytes | None = None
     advertise: str | None = None
@@ -95,6 +102,11 @@ class NodeConfig:
         """The other voters and their addresses, in order of node id."""
         return {node: self.voters[node] for node in sorted(self.voters) if node != self.node_id}
 
+    @property
+    def joins(self) -> bool:
+        """Whether this node was started to come into a running cluster, and not to begin one."""
+        return bool(self.join) or (self.broadcast is not None and not self.voters)
+
     def _check_identity(self) -> None:
         for node in (self.node_id, *self.voters):
             if not _NODE_ID.fullmatch(node):
@@ -105,9 +117,9 @@ class NodeConfig:
         if self.engine not in ("raft", "solo"):
             raise ConfigInvalid(f"engine {self.engine!r} is unknown: choose 'raft' or 'solo'")
         if self.engine == "solo":
-            if self.peers or self.join:
+            if self.peers or self.join or self.broadcast:
                 raise ConfigInvalid("the solo engine serves one process: give it no voters, or use 'raft'")
-        elif self.join:
+        elif self.joins:
             self._check_joining()
         elif self.node_id not in self.voters:
             raise ConfigInvalid(
@@ -115,9 +127,10 @@ class NodeConfig:
                 f"({', '.join(sorted(self.voters)) or 'none'}): list every voter with its address, "
                 "this node included, and give the same list to every node"
             )
-        if self.observer and not self.join:
+        if self.observer and not self.joins:
             raise ConfigInvalid("an observer joins a running cluster: give it addresses to join")
         self._check_addresses()
+        self._check_labels()
         if not 1 <= self.schema_max <= SCHEMA_MAX:
             raise ConfigInvalid(
                 f"schema_max={self.schema_max}: this version executes commands of schema 1 to {SCHEMA_MAX}"
@@ -138,6 +151,16 @@ class NodeConfig:
                 f"others have to reach this node, and {anywhere[0] if anywhere else 'no address'} is no "
                 "place: say with 'advertise' (--advertise) at which address they do"
             )
+
+    def _check_labels(self) -> None:
+        if len(self.labels) > LABELS_MAX:
+            raise ConfigInvalid(f"{len(self.labels)} labels; {LABELS_MAX} at most")
+        for name, value in self.labels.items():
+            if not _LABEL.fullmatch(name) or not (value == "" or _LABEL.fullmatch(value)):
+                raise ConfigInvalid(
+                    f"{name!r:.80}={value!r:.80} is no label: name and value are of letters, digits, '.', "
+                    "'_', '/' and '-', 63 at most, beginning with a letter or a digit; the value may be empty"
+                )
 
     def _check_addresses(self) -> None:
         seen: dict[str, str] = {}
@@ -179,7 +202,8 @@ class NodeConfig:
                 f"a TLS authority without a certificate would leave {networked[0]} without TLS: give the "
                 "node's own certificate and key too, or leave the authority out"
             )
-        exposed = [address for address in self.listen if not is_private(address)]
+        reached = (*self.listen, *([self.broadcast] if self.broadcast else ()))
+        exposed = [address for address in reached if not is_private(address)]
         if exposed and self.cluster_key is None:
             raise ConfigInvalid(
                 f"{exposed[0]} can be reached from other machines, and there is no cluster key: "

@@ -64,6 +64,7 @@ class Dispatch:
         *,
         caught_up: Callable[[], bool],
         admit: Callable[[str, Mapping[str, Any]], None],
+        others: Mapping[str, Callable[[Exchange], None]],
         in_groups: Callable[[], bool],
         request_timeout_s_max: float,
     ) -> None:
@@ -89,6 +90,7 @@ class Dispatch:
             "COMMANDS": self._commands,
             "STATUS": self._answer_status,
             "INFER_STREAM": self._stream,
+            **others,
         }
         self._in_a_task: dict[str, Operation] = {
             "READ": self._read,

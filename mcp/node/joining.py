@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from consensus.configuration import Promote, Standing
 from mcp.clock import Clock, new_id
@@ -53,6 +53,8 @@ class Joining:
         newcomer: bool,
     ) -> None:
         self.address = ""
+        self.contacts: Callable[[], Sequence[str]] = tuple
+        """Gives the addresses of living nodes: whoever was named to be joined may be gone, or no member."""
         self.problem: McpError | None = None
         """Why it was not taken in or promoted when it last asked."""
         self.standing = Standing.VOTER
@@ -103,7 +105,7 @@ class Joining:
         elif self._leaderless >= LEADERLESS_LOOKS_MIN:
             await self._look_around()
         if self.standing is Standing.OUTSIDER:
-            if self._newcomer and (self._config.join or status.dismissed or self._is_replaced()):
+            if self._newcomer and (self._config.joins or status.dismissed or self._is_replaced()):
                 await self._ask_in()
             return
         if self.standing is Standing.OBSERVER and not self._config.observer:
@@ -174,7 +176,7 @@ class Joining:
         leader, members = self._order.leader, self._roster.configuration
         up = sorted(self._links.up(), key=lambda peer: (peer != leader, members.get(peer) is None, peer))
         places: list[tuple[str | None, str]] = [(peer, "") for peer in up]
-        places += [(None, address) for address in self._config.join]
+        places += [(None, address) for address in dict.fromkeys((*self._config.join, *self.contacts()))]
         error: McpError | None = None
         for number in range(len(places)):
             peer, address = places[(attempt + number) % len(places)]
@@ -190,7 +192,7 @@ class Joining:
                 continue
             self._links.adopt(connection)
             return connection
-        raise error or McpError("there is nobody to ask; give --join the address of a member")
+        raise error or McpError("there is nobody to ask; give --join the address of a living node")
 
     def _note(self, error: McpError) -> None:
         if self.problem is None or self.problem.message != error.message:

@@ -18,6 +18,7 @@ import logging
 import resource
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,8 @@ from consensus.interface import EngineStatus
 from executor.errors import ExecutorError
 from executor.interface import Executor
 from mcp.client.client import Client
-from mcp.errors import InvalidArgument, McpError, Unavailable
+from mcp.errors import ConfigInvalid, InvalidArgument, McpError, Unavailable
+from mcp.net.address import Address, Scheme, parse_address
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
@@ -47,6 +49,8 @@ STEP_S = 0.25
 LOOK_AGAIN_S = 1.0
 SWEEP_S = 600.0
 DIAL_TIMEOUT_S = 2.0
+PORT_TRIES = 8
+"""So many free ports are tried where one is asked for that is free for connections and for datagrams."""
 FILES_ENOUGH = 65_536
 """What counts where the system sets no limit to open files."""
 HAND_OVER_S = 1.0
@@ -210,18 +214,19 @@ class Node:
         await asyncio.to_thread(claim_journal, self.config, files.journal.incarnation)
         for note in files.journal.recovered_notes:
             _log.warning("recovery: %s", note)
-        dial = functools.partial(self._dial, self._tls_to_peers())
+        tls = self._tls_to_peers()
         self._parts = Assembly(
             self.config,
             files,
             self._around,
             self._executors,
-            dial,
+            functools.partial(self._dial, tls),
+            functools.partial(self._visit, tls),
             self._stack,
             self._on_failure,
             self._on_change,
         )
-        await self._listen()
+        await self._listen(self._parts)
 
     async def _begin(self) -> None:
         """Take part."""
@@ -234,6 +239,8 @@ class Node:
             await parts.membership.step()
         joining = asyncio.ensure_future(parts.joining.run())
         self._stack.push_async_callback(_end, joining)
+        await parts.gossiping.start(self.address)
+        self._stack.push_async_callback(parts.gossiping.leave)
         maintenance = asyncio.ensure_future(self._maintain(parts))
         self._stack.push_async_callback(_end, maintenance)
 
@@ -247,29 +254,45 @@ class Node:
             successor = await parts.driver.transfer_leadership(timeout_s=HAND_OVER_S)
             _log.info("node %s hands leadership over to %s and stops", self.config.node_id, successor)
 
-    async def _listen(self) -> None:
+    async def _listen(self, parts: Assembly) -> None:
         context = self._tls_to_listen()
         if context is not None and self.config.tls_ca is None:
             _log.warning("TLS without an authority (tls_ca): nobody who connects is asked for a certificate")
         limits = fitting(_files_max(), len(self.config.listen))
-        bound = []
-        for address in (*self.config.listen, self._memory_address):
-            inside = address == self._memory_address
+        bound = [await self._listen_at(parts, address, context, limits) for address in self.config.listen]
+        await self._listen_at(parts, self._memory_address, None, DEFAULT_LIMITS)
+        self.addresses = tuple(map(str, bound))
+
+    async def _listen_at(
+        self, parts: Assembly, address: str, context: ssl.SSLContext | None, limits: Limits
+    ) -> Address:
+        """Listen for connections, and for datagrams at the same port."""
+        free = parse_address(address)
+        any_port = free.scheme is Scheme.TCP and free.port == 0
+        for attempt in range(1, PORT_TRIES + 1):
             listener = Listener(
                 address,
                 self._identity(),
                 self,
                 clock=self._clock,
-                ssl=None if inside else context,
-                limits=DEFAULT_LIMITS if inside else limits,
+                ssl=context,
+                limits=limits,
                 network=self._memory,
             )
             await listener.start()
+            place = listener.bound_address
+            try:
+                await parts.gossiping.listen(place)
+            except BaseException as error:
+                await listener.close()
+                # Of the free ports this one is taken for datagrams alone.
+                if any_port and attempt < PORT_TRIES and isinstance(error, ConfigInvalid):
+                    continue
+                raise
             self._stack.push_async_callback(listener.close)
-            self._running().listeners.append(listener)
-            if not inside:
-                bound.append(str(listener.bound_address))
-        self.addresses = tuple(bound)
+            parts.listeners.append(listener)
+            break
+        return place
 
     async def _maintain(self, parts: Assembly) -> None:
         """Look after what nobody asks for, for ever: what goes wrong with it once is tried again."""
@@ -331,6 +354,18 @@ class Node:
             address,
             self._identity(),
             self,
+            clock=self._clock,
+            ssl=context,
+            timeout_s=DIAL_TIMEOUT_S,
+            limits=PEER_LIMITS,
+            network=self._memory,
+        )
+
+    async def _visit(self, context: ssl.SSLContext | None, address: str) -> Connection:
+        """A connection that only asks, and that neither end takes for a link between nodes."""
+        return await connect(
+            address,
+            replace(self._identity(), role=Role.CLIENT),
             clock=self._clock,
             ssl=context,
             timeout_s=DIAL_TIMEOUT_S,

@@ -11,7 +11,9 @@ from executor.onnx import OnnxRuntime
 from executor.pool import InferencePool
 from mcp.clock import Clock, SystemClock
 from mcp.net.memory import MemoryNetwork
+from mcp.net.names import Resolve, system_resolve
 from mcp.node.config import NodeConfig
+from mcp.node.gauges import Gauges, SystemGauges
 from mcp.node.storage import NodeFiles, open_files
 
 
@@ -32,10 +34,13 @@ class Surroundings:
 
     ``clock`` gives time and randomness. ``network`` is where ``memory://`` addresses are. ``open_files``
     opens and recovers what is below a data directory, with a number for a journal that is made; it may block.
-    ``make_pool`` makes what runs models.
+    ``make_pool`` makes what runs models. ``gauges`` measure the machine, and ``resolve`` finds the addresses
+    of host names.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     open_files: Callable[[Path, int], NodeFiles] = open_files
     make_pool: Callable[[OnnxRuntime, NodeConfig], Pool] = make_pool
+    gauges: Gauges = field(default_factory=SystemGauges)
+    resolve: Resolve = system_resolve

@@ -16,6 +16,8 @@ from mcp.cluster.gossip.core import Gossip
 from mcp.cluster.gossip.events import Event, EventKind
 from mcp.cluster.gossip.limits import DATAGRAM_BYTES_MAX, DEFAULT_LIMITS, STREAM_BYTES_MAX, GossipLimits
 from mcp.cluster.gossip.updates import State
+from mcp.node.card import make_card, make_load
+from mcp.node.gauges import Capacity, Sample
 from simulations.faults import FaultKind
 from simulations.network import Network
 from simulations.world import World
@@ -188,10 +190,8 @@ class GossipCluster:
             seeds=map(address_of, seeds),
             limits=self.limits,
         )
-        core.set_card(
-            {"cores": 4, "life": host.lives, "models": {"digits": 17}} if card is None else card, now
-        )
-        core.set_load({"queue": 0, "ms": 1.5})
+        core.set_card(_card(host.lives) if card is None else card, now)
+        core.set_load(_LOAD)
         self.announced.add(name)
         self.network.joined(host_name)
         host.start(core)
@@ -334,6 +334,24 @@ class GossipCluster:
     def sent_bytes(self) -> dict[str, int]:
         """What each host has sent so far, headers included."""
         return {name: host.sent_bytes for name, host in self.hosts.items()}
+
+
+def _card(life: int) -> dict[str, Any]:
+    """As whole nodes have it; their last lives' are others."""
+    return make_card(
+        models={"digits@1": 17},
+        providers=("cpu",),
+        capacity=Capacity(cores=4, memory_bytes=16 * 1024**3),
+        workers=3,
+        labels={"life": str(life)},
+        standing="voter",
+        version="1.0",
+    )
+
+
+_LOAD: Final = make_load(
+    Sample(cpu=0.5, memory_free_bytes=8 * 1024**3), queue=20, running=3, applied_index=1_000_000
+)
 
 
 def address_of(name: str) -> str:

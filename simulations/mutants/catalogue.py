@@ -5,10 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from simulations.mutants import elections, members, proposals, reads, replication, snapshots, state, storage
+from simulations.mutants import (
+    elections,
+    members,
+    proposals,
+    reads,
+    replication,
+    snapshots,
+    state,
+    storage,
+    views,
+)
 from simulations.mutants.mutant import Mutant
 
-_GROUPS = (storage, replication, elections, members, reads, proposals, snapshots, state)
+_GROUPS = (storage, replication, elections, members, reads, proposals, snapshots, state, views)
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for part in _GROUPS for mutant in part.GROUP.mutants}
 """In the order of the groups."""

@@ -3,7 +3,8 @@
 Under fire: replicas apply the same commands with the same outcomes and hold the same states, a term has one
 leader, no node stops without a fault, nothing is raised that nobody awaits, no client is told of a defect or
 waits beyond its deadline. Then everything is healed, and in time there is one leader, a fresh write
-succeeds, states are equal, every acknowledged inference has ended. Then every node and client stops, and no
+succeeds, states are equal, every node that runs sees the same nodes alive, every acknowledged inference has
+ended. Then every node and client stops, and no
 task is left. Then the histories of all clients are checked with what was seen inside.
 """
 
@@ -36,7 +37,7 @@ from simulations.engine.cluster import COMES_BACK, NotRecovered
 from simulations.faults import FaultKind
 from simulations.invariants import Violation
 from simulations.network import Network
-from simulations.nodes import tally
+from simulations.nodes import tally, views
 from simulations.nodes.executed import Executed
 from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Ledger
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
@@ -65,6 +66,9 @@ Links that were silent are given up after 2 s and dialled again within 2.5 s, an
 MEMBERS_S = 20.0
 """Once the cluster is back, so long until whoever was started to join has joined, and votes: a node asks
 every half second, and waits 5 s for an answer."""
+VIEWS_S = 15.0
+"""Once the members are back, so long until every node that runs sees the same ones, alive: a crash is known
+after 3 s, and who was cut off is found back by a link or, after 5 s on average, by a knock."""
 TASKS_S = 150.0
 """Once the cluster is back, so long until every acknowledged inference has ended: nodes try to load a model
 again after up to 60 s."""
@@ -96,6 +100,7 @@ class Cluster:
         self.over = False
         """Nobody looks any more."""
         self.recovery_s = 0.0
+        self.views_s = 0.0
         self.history = History()
         self.executed = Executed()
         self.streams = Streams(
@@ -330,6 +335,15 @@ class Cluster:
         )
         if self.operator is not None:
             self._wait_for_members(self.operator)
+        self._wait_for_views()
+
+    def _wait_for_views(self) -> None:
+        begun, end = self.world.now, self.world.now + VIEWS_S
+        while (missing := views.differing(self.machines.values())) is not None:
+            if self.world.now >= end:
+                raise NotRecovered(f"{missing}, {VIEWS_S:g} s after the cluster was back")
+            self._advance(self.world.now + LOOK_S)
+        self.views_s = self.world.now - begun
 
     def _wait_for_members(self, operator: Operator) -> None:
         end = self.world.now + MEMBERS_S
@@ -472,6 +486,7 @@ class Cluster:
         counts["bytes"] = self.streams.bytes_sent
         counts["most turns"] = self._turns_most
         counts["recovery_s"] = round(self.recovery_s, 6)
+        counts["views_s"] = round(self.views_s, 6)
         self.world.chronicle.calls(self.history)
         for rule, checked in self._checked_under_fire(counts).items():
             self.world.chronicle.checked(rule, checked)
@@ -504,6 +519,7 @@ class Cluster:
             COMES_BACK: int(self.recovery_s > 0),
             DECIDE_ALIKE: self.owner.compared if self.owner else 0,
             GRANTS_FIT: self.ledger.counts["shares granted"],
+            views.SAME_VIEWS: sum(machine.parts is not None for machine in self.machines.values()),
         }
 
     def _bury(self) -> None:

@@ -19,6 +19,7 @@ from executor.onnx import OnnxRuntime
 from mcp.errors import DiskFull, McpError, StorageCorrupt, StorageError
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
+from mcp.node.gauges import Capacity, Sample
 from mcp.node.node import Node
 from mcp.node.storage import NodeFiles
 from mcp.node.surroundings import Surroundings
@@ -75,6 +76,21 @@ class Unlocked:
 
     def release(self) -> None:
         """Nothing was taken."""
+
+
+class SteadyGauges:
+    """A machine that is the same everywhere (:class:`mcp.node.gauges.Gauges`)."""
+
+    def open(self) -> None:
+        """It has no devices."""
+
+    def capacity(self) -> Capacity:
+        """What it has."""
+        return Capacity(cores=4, memory_bytes=8 * 1024**3)
+
+    def sample(self) -> Sample:
+        """It is never busy."""
+        return Sample(cpu=0.25, memory_free_bytes=4 * 1024**3)
 
 
 @dataclass(slots=True)
@@ -189,6 +205,7 @@ class Machine:
             network=network,
             open_files=self._open_files,
             make_pool=self._make_pool,
+            gauges=SteadyGauges(),
         )
         executors = self._around.executors(self.name)
         return Node(config, executors=executors, surroundings=surroundings)

@@ -97,6 +97,15 @@ class AntiEntropy:
         if lacking or now - view.changed_at >= self._limits.settle_s:
             self.compare(address, now)
 
+    def meet(self, name: str, address: str, now: float) -> None:
+        """Somebody can be reached, again or for the first time: compare, unless it is known to be there.
+
+        Each of many that come at one time: the one compared with first may know nobody itself.
+        """
+        record = self._membership.view.get(name)
+        if record is None or not record.state.present:
+            self.compare(address, now)
+
     def compare(self, address: str, now: float) -> None:
         """Send the whole view in summaries."""
         membership = self._membership

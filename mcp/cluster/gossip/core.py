@@ -145,6 +145,14 @@ class Gossip:
         """
         self._entropy.set_seeds(seeds)
 
+    def meet(self, name: str, address: str, now: float) -> None:
+        """A connection with that member has just come about: compare views, unless it is known to be there.
+
+        So those who took each other for dead are together again as soon as they reach each other.
+        """
+        if not self._membership.leaving and name != self.name:
+            self._entropy.meet(name, address, now)
+
     def leave(self, now: float) -> None:
         """Say farewell. Go on driving the node until :attr:`has_left`, or for as long as there is time."""
         self._membership.leave(now)

@@ -486,3 +486,17 @@ def test_a_value_that_json_cannot_tell_back_is_refused(run: Run, value: str) -> 
     assert (status, out) == (2, "")
     assert "VALUE is not JSON" in err
     assert err.count("\n") == 1
+
+
+def test_nodes_shows_what_each_can_do_and_how_busy_it_is(run: Run, as_json: Callable[..., Any]) -> None:
+    view = as_json("nodes")
+    assert view["asked"] == "t1"
+    (node,) = view["nodes"]
+    assert (node["node"], node["state"], node["card"]["standing"]) == ("t1", "alive", "voter")
+    status, out, err = run("nodes")
+    assert (status, err) == (0, "")
+    head, row = out.splitlines()
+    assert head.split()[:4] == ["node", "state", "for", "standing"]
+    assert row.split()[:2] == ["t1", "alive"]
+    assert "cpu" in row
+    assert node["address"] in row

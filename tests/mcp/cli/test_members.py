@@ -95,6 +95,14 @@ def test_a_node_joins_a_dead_one_is_replaced_and_a_lost_disk_is_refilled(
                 return
             assert time.monotonic() < end, found
 
+    def be_seen(**wanted: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            _, view = run("nodes")
+            if {each["node"]: each["state"] for each in view["nodes"]} == wanted:
+                return
+            assert time.monotonic() < end, view
+
     for name in names:
         processes.start(name, "--peers", peers)
     become(n1="voter", n2="voter", n3="voter")
@@ -104,8 +112,10 @@ def test_a_node_joins_a_dead_one_is_replaced_and_a_lost_disk_is_refilled(
     become(n1="voter", n2="voter", n3="voter", n4="observer")
     assert run("promote", "n4")[0] == 0
     become(n1="voter", n2="voter", n3="voter", n4="voter")
+    be_seen(n1="alive", n2="alive", n3="alive", n4="alive")
 
     processes.kill("n3")
+    be_seen(n1="alive", n2="alive", n3="dead", n4="alive")
     assert run("remove", "n3")[0] == 0
     become(n1="voter", n2="voter", n3="none", n4="voter")
     status, answer = run("remove", "n3")

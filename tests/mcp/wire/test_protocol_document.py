@@ -9,6 +9,16 @@ import pytest
 import consensus.errors
 import executor.errors
 from mcp import errors
+from mcp.cluster.gossip.codec import Datagram, Kind, decode_datagram, encode_datagram
+from mcp.cluster.gossip.limits import (
+    CARD_BYTES_MAX,
+    CARD_INLINE_BYTES_MAX,
+    DATAGRAM_BYTES_MAX,
+    LOAD_BYTES_MAX,
+    STREAM_BYTES_MAX,
+)
+from mcp.cluster.gossip.seal import DATAGRAM_LABEL, STREAM_LABEL, Seal
+from mcp.cluster.gossip.updates import LoadUpdate, Suspect
 from mcp.node.translation import translated
 from mcp.wire.codec import decode_map, encode_map, encode_message
 from mcp.wire.frame import FrameKind, encode_frame
@@ -55,6 +65,36 @@ def test_the_proofs():
     ((_, proof),) = initiator.receive(FrameKind.CHALLENGE, challenge).send
     assert example("acceptor-proof") == decode_map(challenge)["proof"]
     assert example("initiator-proof") == decode_map(proof)["proof"]
+
+
+def test_the_seal_of_gossip():
+    seal = Seal(b"secret", "mcp", DATAGRAM_LABEL, DATAGRAM_BYTES_MAX)
+    assert example("gossip-seal") == seal.seal(b"body")
+    assert seal.open(example("gossip-seal")) == b"body"
+    assert example("gossip-seal")[1:17].hex() == "2ed392b955b85ebc521d54261773a14b"
+    assert f'"{DATAGRAM_LABEL.decode()}" or "{STREAM_LABEL.decode()}"' in TEXT
+
+
+def test_a_ping_of_gossip():
+    load = LoadUpdate("n1", 1, 3, encode_map({"queue": 0}))
+    ping = Datagram(Kind.PING, 7, "n1", "n2", "", 0x0102030405060708, load, (Suspect("n3", 2, "n1"),))
+    seal = Seal(b"secret", "mcp", DATAGRAM_LABEL, DATAGRAM_BYTES_MAX)
+    assert example("gossip-ping") == seal.seal(encode_datagram(ping))
+    assert decode_datagram(seal.open(example("gossip-ping"))) == ping
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"At most {DATAGRAM_BYTES_MAX} bytes.",
+        f"at most {STREAM_BYTES_MAX:,} bytes, each in a `GOSSIP`",
+        f"Cards of more than {CARD_INLINE_BYTES_MAX} bytes",
+        f"card, at most {CARD_BYTES_MAX} bytes",
+        f"load, at most {LOAD_BYTES_MAX} bytes",
+    ],
+)
+def test_the_sizes_of_gossip(said):
+    assert said in TEXT
 
 
 @pytest.mark.parametrize("kind", FrameKind)

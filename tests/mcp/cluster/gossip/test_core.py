@@ -292,6 +292,26 @@ def test_once_it_has_seen_a_view_it_is_announced_to_whoever_sent_it() -> None:
     assert [record.name for record in delta.records] == ["me"]
 
 
+def test_who_can_be_reached_and_is_not_known_to_be_there_is_compared_with() -> None:
+    node = Driven("ab")
+    node.hear(Dead("b", 1, "a"))
+    node.clear()
+    for name in ("a", "me"):
+        node.core.meet(name, f"{name}:1", node.now)
+    node.collect()
+    assert node.streams == []
+    for name in ("b", "new"):
+        node.core.meet(name, f"{name}:1", node.now)
+    node.collect()
+    assert [to for to, _ in node.streams] == ["b:1", "new:1"]
+    assert all(isinstance(message, Summary) for _, message in node.streams)
+    node.clear()
+    node.core.leave(node.now)
+    node.core.meet("new", "new:1", node.now)
+    node.collect()
+    assert node.streams == []
+
+
 def test_a_node_whose_name_is_contested_only_looks_on() -> None:
     node = Driven(seeds=["a:1"])
     mine = FullRecord("me", 3, State.ALIVE, "rival:1", 1, b"", 0)

@@ -102,6 +102,7 @@ class Assembly:
         self.gossiping = Gossiping(self, around, visit)
         stack.push_async_callback(self.gossiping.close)
         self.joining.contacts = self.gossiping.contacts
+        self.routing.seen = self.gossiping.view
         self._make_answers()
         self.links.aim(self.roster.peers())
 

@@ -12,9 +12,11 @@ chosen it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from mcp.cluster.router.catalogue import Catalogue
@@ -50,8 +52,9 @@ _log = logging.getLogger("mcp.node")
 class Routing:
     """One node's router. All calls on the loop's thread.
 
-    ``view`` gives the nodes as they are known now, and the same object as long as they are known no better;
-    ``None``: from the log.
+    The log says who is in the cluster and has which model, from the position of its deployment on. ``seen``
+    is what the gossip adds: who does not answer any more, labels, memory and load; the same object as long
+    as nothing better is known.
     """
 
     def __init__(
@@ -60,9 +63,9 @@ class Routing:
         state: ReplicatedState,
         generator: random.Random,
         *,
-        view: Callable[[], View] | None = None,
+        seen: Callable[[], View] | None = None,
     ) -> None:
-        self.view = view
+        self.seen = seen
         self.decided_total = 0
         """Requests that were decided by the router."""
         self._node_id = node_id
@@ -75,7 +78,7 @@ class Routing:
         self._catalogue_of: tuple[object, ...] = ()
         self._router_of: tuple[object, ...] = ()
         self._view_of: tuple[object, ...] = ()
-        self._log_view = View(())
+        self._view = View(())
         self._records: dict[tuple[str, str, int], VersionRecord] = {}
 
     # -- requests -----------------------------------------------------------------------------------
@@ -239,14 +242,34 @@ class Routing:
         return ModelRecord(model.name, model.active, tuple(versions), model.aliases)
 
     def _current_view(self) -> View:
-        if self.view is not None:
-            return self.view()
         members, models = self._state.members, self._state.models
-        of = (members, members.revision, models, models.revision, models.holders_revision)
+        seen = None
+        if self.seen is not None:
+            with contextlib.suppress(Unavailable):  # it has not begun to look
+                seen = self.seen()
+        of = (members, members.revision, models, models.revision, models.holders_revision, seen)
         if not _same(of, self._view_of):
             self._view_of = of
-            self._log_view = View(self._log_records())
-        return self._log_view
+            records = self._log_records()
+            self._view = View(records if seen is None else self._with_what_is_seen(records, seen))
+        return self._view
+
+    def _with_what_is_seen(self, records: Iterable[NodeRecord], seen: View) -> Iterator[NodeRecord]:
+        """The log knows a model's holders before the gossip does; who is gone, the gossip knows first."""
+        told = {record.node: record for record in seen.nodes}
+        for record in records:
+            other = told.get(record.node)
+            if other is not None:
+                yield replace(
+                    record,
+                    state=other.state if record.node != self._node_id else record.state,
+                    memory_free_bytes=other.memory_free_bytes,
+                    labels=other.labels,
+                    queue=other.queue,
+                    load=other.load,
+                )
+            elif record.node == self._node_id or len(told) <= 1:
+                yield record  # nobody is seen while a node has just begun to look
 
     def _log_records(self) -> list[NodeRecord]:
         ready: dict[str, dict[str, int]] = {self._node_id: {}}

@@ -26,6 +26,7 @@ from mcp.errors import (
     Unsupported,
     VersionConflict,
 )
+from mcp.node.config import NodeLimits
 from mcp.node.routing import PROBLEMS_TOLD_MAX
 from simulations.in_process import InProcessCluster, in_process_cluster, until
 from simulations.nodes import models
@@ -274,6 +275,49 @@ def test_a_request_that_is_for_another_node_is_passed_on_to_it(tmp_path: Path) -
             await client.set_rules(["when header.place == two use digits@1 on label:gpu"])
             with pytest.raises(McpError, match="digits@1; of 3: 3 not on label:gpu"):
                 await client.explain({"model_hint": "digits", "headers": {"place": "two"}}, timeout_s=1)
+
+    run(scenario)
+
+
+def test_a_rule_s_labels_are_those_that_nodes_say_of_themselves(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, 3) as (cluster, client):
+            await until(lambda: all(len(m["holders"]) == 3 for m in cluster.running["n1"].status()["models"]))
+            await cluster.stop("n3")
+            cluster.settings["labels"] = {"gpu": ""}
+            await cluster.start("n3")
+            await client.set_rules(["when batch > 0 use digits on label:gpu"])
+
+            def seen(name: str) -> set[str]:
+                routing = cluster.running[name]._running().routing
+                return {node.node for node in routing._current_view().nodes if "gpu" in node.labels}
+
+            await until(lambda: all(seen(name) == {"n3"} for name in cluster.names))
+            for name in cluster.names:
+                async with cluster.client(name) as other:
+                    await caught_up(other)
+                    assert (await other.infer("digits", DIGIT)).node == "n3"
+
+    run(scenario)
+
+
+def test_who_is_gone_by_what_is_seen_is_asked_no_more(tmp_path: Path) -> None:
+    """The log may say for a while longer that it is up."""
+
+    async def scenario() -> None:
+        limits = NodeLimits(node_dead_after_s=60.0, peer_backoff_s_max=0.05)
+        async with serving(tmp_path, 3, limits=limits) as (cluster, _):
+            await until(lambda: all(len(m["holders"]) == 3 for m in cluster.running["n1"].status()["models"]))
+
+            def known() -> set[str]:
+                routing = cluster.running["n1"]._running().routing
+                return {node.node for node in routing._current_view().nodes}
+
+            await until(lambda: known() == {"n1", "n2", "n3"})
+            await cluster.stop("n3")
+            await until(lambda: known() == {"n1", "n2"})
+            up = {m["node"] for m in cluster.running["n1"].status()["members"] if m["state"] == "up"}
+            assert "n3" in up
 
     run(scenario)
 

@@ -64,8 +64,8 @@ NODES: Final = {
     "else may still be using.",
     "what nodes may use of a limit is not more than the limit": "Shares that run, of whatever age, add up to "
     "the limit at most: so it holds without a look at the log for each request.",
-    "every living node sees the same living nodes": "Gossip that goes on brings all views together: those who "
-    "are there, no others, each with what it says of itself now.",
+    "every living node sees the same living nodes": "Gossip that goes on brings all views together: those "
+    "who are there, no others, each with what it says of itself now.",
     "an acknowledged deploy is on a quorum": "The bytes of a deployed model survive the loss of a minority.",
 }
 """Looked at in simulated runs of whole nodes."""

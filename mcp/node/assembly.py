@@ -39,6 +39,7 @@ from mcp.node.ordered import OrderedState
 from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
 from mcp.node.report import Report
+from mcp.node.rollouts import Counting, RolloutDriver
 from mcp.node.roster import Roster, first_configuration
 from mcp.node.routed import Routed
 from mcp.node.routing import Routing
@@ -282,6 +283,18 @@ class Assembly:
             caught_up=lambda: self.membership.caught_up,
         )
         self._stack.push_async_callback(self.admitting.close)
+        self.counting = Counting(self.state)
+        self.rollouts = RolloutDriver(
+            config.node_id,
+            self.state,
+            self.order,
+            self.links,
+            self._clock,
+            self.counting,
+            self.order.internal,
+            caught_up=lambda: self.membership.caught_up,
+        )
+        self._stack.push_async_callback(self.rollouts.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
         self.streamed = StreamedInference(
             config.node_id,
@@ -296,7 +309,13 @@ class Assembly:
             self.order,
             self.reads,
             DirectInference(
-                config.node_id, self.order, self.shelf, self.routing, self.routed, self.admitting
+                config.node_id,
+                self.order,
+                self.shelf,
+                self.routing,
+                self.routed,
+                self.admitting,
+                self.counting,
             ),
             self.streamed,
             self.routing,
@@ -304,6 +323,7 @@ class Assembly:
             self.artefacts,
             self.report.status,
             self.roster,
+            self.counting,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
             in_groups=lambda: self.state.schema.has(GROUP),

@@ -18,9 +18,13 @@ from mcp.plain import is_whole, shown
 LEAST_S: Final = 1e-5
 """What takes no longer is in the first bucket, in seconds."""
 BUCKETS_PER_OCTAVE: Final = 8
+"""So many buckets reach from a latency to twice as much."""
 BUCKETS_MAX: Final = 256
 """Buckets, of which the last has everything above its lower bound: 39,000 s."""
 COUNT_MAX: Final = 2**62
+"""What is read as a count at most."""
+
+_MOST_S: Final = LEAST_S * math.exp2(BUCKETS_MAX / BUCKETS_PER_OCTAVE)
 
 
 class Latencies:
@@ -93,5 +97,6 @@ def upper_s(bucket: int) -> float:
 def _bucket(seconds: float) -> int:
     if not seconds > LEAST_S:
         return 0
-    place = math.ceil(BUCKETS_PER_OCTAVE * math.log2(seconds / LEAST_S))
-    return min(BUCKETS_MAX - 1, max(0, place))
+    if seconds > _MOST_S:
+        return BUCKETS_MAX - 1
+    return min(BUCKETS_MAX - 1, math.ceil(BUCKETS_PER_OCTAVE * math.log2(seconds / LEAST_S)))

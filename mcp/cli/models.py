@@ -132,8 +132,9 @@ async def deploy(
     if as_json:
         print_json(done)
         return
+    how = "deployed" if no_activate else "in service"
     click.echo(
-        f"{done.name} version {done.version} is {'deployed' if no_activate else 'in service'}: {size(done.size)}, "
+        f"{done.name} version {done.version} is {how}: {size(done.size)}, "
         f"sha256 {done.digest[:16]}, held by {', '.join(done.holders)}"
     )
 

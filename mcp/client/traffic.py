@@ -16,7 +16,6 @@ from mcp.client.exchange import Answer, Request
 from mcp.client.kinds import CallKind
 from mcp.client.results import Consistency
 
-
 DEFAULT_STEPS: Final = (5, 20, 50, 100)
 """The shares of a rollout, in percent."""
 
@@ -164,8 +163,8 @@ class TrafficCalls:
         """Give a version of a model a growing share of its requests; the cluster goes on by itself from here.
 
         ``steps`` are percents, the last 100; each takes at least ``interval_s`` seconds and ``min_requests``
-        of the new version's requests. It is rolled back when more than the share ``max_error`` of those fail, or
-        their 99th percentile is over ``max_p99_ratio`` times the old version's. Raises ``ModelNotFound``,
+        of the new version's requests. It is rolled back when more than the share ``max_error`` of those fail,
+        or their 99th percentile is over ``max_p99_ratio`` times the old version's. Raises ``ModelNotFound``,
         ``VersionConflict`` where the model has a route or a rollout that is going on, ``InvalidArgument``.
         """
         plan = {

@@ -42,6 +42,7 @@ from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Led
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
 from simulations.nodes.owner import DECIDE_ALIKE, Owner
+from simulations.nodes.rollouts import ENDED_S, ONE_STATE, unended
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
 from simulations.streams import HostNetwork, Streams
@@ -330,6 +331,14 @@ class Cluster:
         )
         if self.operator is not None:
             self._wait_for_members(self.operator)
+        self._wait_for_rollouts()
+
+    def _wait_for_rollouts(self) -> None:
+        end = self.world.now + ENDED_S
+        while (missing := unended(self._whole)) is not None:
+            if self.world.now >= end:
+                raise NotRecovered(f"{missing}, {ENDED_S:g} s after the cluster was back")
+            self._advance(self.world.now + LOOK_S)
 
     def _wait_for_members(self, operator: Operator) -> None:
         end = self.world.now + MEMBERS_S
@@ -465,6 +474,7 @@ class Cluster:
     def _outcome(self, verdict: Verdict, reason: str, failed_at_s: float | None) -> Outcome:
         counts: dict[str, float] = dict(sorted((self.done + self.ledger.counts).items()))
         counts["operations"] = len(self.history) + len(self.executed)
+        counts |= {f"rollouts {state}": count for state, count in self.ledger.rollouts.ended.items()}
         counts["log positions"] = self.ledger._last[0]
         counts["terms"] = len(self._leaders)
         counts["starts"] = sum(machine.lives for machine in self.machines.values())
@@ -504,6 +514,7 @@ class Cluster:
             COMES_BACK: int(self.recovery_s > 0),
             DECIDE_ALIKE: self.owner.compared if self.owner else 0,
             GRANTS_FIT: self.ledger.counts["shares granted"],
+            ONE_STATE: self.ledger.rollouts.changes,
         }
 
     def _bury(self) -> None:

@@ -122,7 +122,9 @@ def test_what_is_certain_is_improbable_and_what_is_not_is_not_much_less(
 
 
 @given(st.integers(1, 1000), st.integers(0, 1000), st.floats(0.0, 0.99))
-def test_more_events_are_no_less_certain_and_more_requests_no_more(of: int, events: int, share: float) -> None:
+def test_more_events_are_no_less_certain_and_more_requests_no_more(
+    of: int, events: int, share: float
+) -> None:
     events = min(events, of)
     if is_certain(events, of, share):
         assert is_certain(min(of, events + 1), of, share)
@@ -140,7 +142,7 @@ def test_the_relative_entropy_is_above_the_square_of_the_difference(seen: float,
 
 
 def rolled_out(seed: int, *, fails: float, slower: float = 1.0, per_look: int = 40) -> tuple[str, int, int]:
-    """Simulate a rollout request by request: how it ended, how many requests there were, and how many hit it."""
+    """Simulate a rollout request by request: how it ended, how many requests there were, how many hit it."""
     draw = random.Random(seed)
     step, now, since, requests, hit = 0, 0.0, 0.0, 0, 0
     new, old = Figures(), Figures()

@@ -98,6 +98,7 @@ class Assembly:
             journal=files.journal.incarnation,
             newcomer=is_newcomer(config.data_dir),
         )
+        self._make_rollouts()
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -261,6 +262,20 @@ class Assembly:
             config=timing,
         )
 
+    def _make_rollouts(self) -> None:
+        self.counting = Counting(self.state)
+        self.rollouts = RolloutDriver(
+            self.config.node_id,
+            self.state,
+            self.order,
+            self.links,
+            self._clock,
+            self.counting,
+            self.order.internal,
+            caught_up=lambda: self.membership.caught_up,
+        )
+        self._stack.push_async_callback(self.rollouts.close)
+
     def _make_answers(self) -> None:
         config, limits = self.config, self.config.limits
         deployer = Deployer(
@@ -283,18 +298,6 @@ class Assembly:
             caught_up=lambda: self.membership.caught_up,
         )
         self._stack.push_async_callback(self.admitting.close)
-        self.counting = Counting(self.state)
-        self.rollouts = RolloutDriver(
-            config.node_id,
-            self.state,
-            self.order,
-            self.links,
-            self._clock,
-            self.counting,
-            self.order.internal,
-            caught_up=lambda: self.membership.caught_up,
-        )
-        self._stack.push_async_callback(self.rollouts.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
         self.streamed = StreamedInference(
             config.node_id,

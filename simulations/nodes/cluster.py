@@ -335,7 +335,7 @@ class Cluster:
 
     def _wait_for_rollouts(self) -> None:
         end = self.world.now + ENDED_S
-        while (missing := unended(self._whole)) is not None:
+        while (missing := unended(machine.parts for machine in self._whole)) is not None:
             if self.world.now >= end:
                 raise NotRecovered(f"{missing}, {ENDED_S:g} s after the cluster was back")
             self._advance(self.world.now + LOOK_S)

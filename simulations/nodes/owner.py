@@ -1,4 +1,4 @@
-"""Whoever declares rules, routes, limits and rollouts while everything else goes on; and what has to hold of them.
+"""Whoever declares rules, routes, limits and rollouts meanwhile; and what has to hold of them.
 
 Three rules are held against it. Nodes that hold the same declarations and models decide alike, for every
 session. A share of the cluster's limit is never granted beyond what others may be using. And, where nothing

@@ -1,8 +1,8 @@
 """What has to hold of rollouts: one state at each log position, the same on every node, and every one ends.
 
-Every change of a rollout that any replica applies is written down with its place. One that changes twice at one
-place, under a number that another change has, or otherwise than on another replica, breaks the rule. Once
-everything is healed, a rollout that is going on waits for requests, of which there are none any more.
+Every change of a rollout that any replica applies is written down with its place. One that changes twice at
+one place, under a number that another change has, or otherwise than on another replica, breaks the rule.
+Once everything is healed, a rollout that is going on waits for requests, of which there are none any more.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from mcp.cluster.rollout.deciding import Action
+from mcp.node.assembly import Assembly
 from mcp.state.state import ReplicatedState
 from simulations.invariants import Violation
-from simulations.nodes.machine import Machine
 
 ONE_STATE: Final = "a rollout has one state at a log position"
 ENDED_S: Final = 15.0
@@ -38,7 +38,7 @@ class RolloutLedger:
         return len(self._known)
 
     def applied(self, name: str, place: Place, before: int, state: ReplicatedState) -> None:
-        """The replica ``name`` has applied the command at ``place``, and had ``before`` changes until then."""
+        """The replica ``name`` has applied the command at ``place``; it had ``before`` changes until then."""
         number = state.rollouts.changes
         if number == before:
             return
@@ -55,9 +55,9 @@ class RolloutLedger:
             self._fail(Violation(ONE_STATE, f"{known[2]} at {known[0]} and {name} at {place}: {told:.300}"))
 
 
-def unended(machines: Iterable[Machine]) -> str | None:
+def unended(nodes: Iterable[Assembly | None]) -> str | None:
     """Say which rollout neither has ended nor waits for requests; ``None``: none."""
-    parts = [machine.parts for machine in machines if machine.parts is not None]
+    parts = [node for node in nodes if node is not None]
     going = {(each.model, each.version) for part in parts for each in part.state.rollouts.all() if each.going}
     for model, version in sorted(going):
         looks = [look for part in parts if (look := part.rollouts.looks.get(model)) is not None]

@@ -70,6 +70,11 @@ Examples:
 @option("--run-bytes", type=click.IntRange(0), metavar="BYTES", help="Memory a run takes beside its inputs.")
 @option("--provider", "providers", multiple=True, help="An execution provider that will do. Repeatable.")
 @option(
+    "--no-activate",
+    is_flag=True,
+    help="Let another version go on answering for the name: this one is for 'mcpctl rollout'.",
+)
+@option(
     "--deploy-timeout",
     "deploy_timeout_s",
     type=click.FloatRange(min=0, min_open=True),
@@ -96,12 +101,13 @@ async def deploy(
     size_max: int | None,
     run_bytes: int | None,
     providers: Sequence[str],
+    no_activate: bool,
     **manifest: Any,
 ) -> None:
     """Put the ONNX file MODEL into service as NAME on every node.
 
     Returns once the nodes have agreed on it and a quorum holds the verified bytes. The version becomes the
-    active one, also if it was deployed before.
+    active one, also if it was deployed before, unless --no-activate is given.
     """
     batching = batching_said(batching_mode, batch_rows_max, latency_bound_s, pads)
     said = {
@@ -120,13 +126,15 @@ async def deploy(
             on_progress=on_progress,
             batching=batching,
             requirements=requirements or None,
+            activate=not no_activate,
             **manifest,
         )
     if as_json:
         print_json(done)
         return
+    how = "deployed" if no_activate else "in service"
     click.echo(
-        f"{done.name} version {done.version} is in service: {size(done.size)}, "
+        f"{done.name} version {done.version} is {how}: {size(done.size)}, "
         f"sha256 {done.digest[:16]}, held by {', '.join(done.holders)}"
     )
 

@@ -352,6 +352,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         tags: Sequence[str] = (),
         batching: Mapping[str, Any] | None = None,
         requirements: Mapping[str, Any] | None = None,
+        activate: bool = True,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         on_progress: Progress | None = None,
     ) -> Deployment:
@@ -362,7 +363,8 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         that the node has and the total. ``batching`` says how requests may share a run: ``mode``,
         ``rows_max``, ``latency_bound_ms``, ``pad``; ``requirements`` what one request may have, and what a
         node needs: ``length_max``, ``batch_max``, ``size_max``, ``run_bytes``, ``providers``
-        (``docs/protocol.md``). Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``;
+        (``docs/protocol.md``). Unless ``activate`` is false, the version answers for the bare name from then
+        on; the first one always does. Raises ``ModelInvalid``, ``InvalidArgument``, ``StorageError``;
         ``Unsupported`` if a node does not know ``batching`` or ``requirements`` yet.
         """
         manifest: dict[str, Any] = {
@@ -379,6 +381,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
             manifest |= arguments.only("requirements", requirements, REQUIREMENT_FIELDS)
         attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, DEPLOY_TIMEOUT_S))
         attempts.patient = True  # every node loads the model before it is agreed on
+        payload: dict[str, Any] = {"manifest": manifest, **({} if activate else {"activate": False})}
         artefact = await asyncio.to_thread(Artefact.open, Path(model) if isinstance(model, str) else model)
         manifest |= {"digest": artefact.digest, "size": artefact.size}
 
@@ -386,7 +389,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
             await upload(self._exchange, address, artefact, attempts.deadline, on_progress)
 
         try:
-            answer = await self._deploys.send("DEPLOY", {"manifest": manifest}, attempts, prepare=prepare)
+            answer = await self._deploys.send("DEPLOY", payload, attempts, prepare=prepare)
         finally:
             artefact.close()
         return answers.deployment(answer.payload)

@@ -340,6 +340,7 @@ class SyncClient(SyncTrafficCalls):
         tags: Sequence[str] = (),
         batching: Mapping[str, Any] | None = None,
         requirements: Mapping[str, Any] | None = None,
+        activate: bool = True,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         on_progress: Progress | None = None,
     ) -> Deployment:
@@ -358,6 +359,7 @@ class SyncClient(SyncTrafficCalls):
                 tags=tags,
                 batching=batching,
                 requirements=requirements,
+                activate=activate,
                 timeout_s=timeout_s,
                 on_progress=on_progress,
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mcp.client.client import Client
-from mcp.client.traffic import Limits, Routes, Rules
+from mcp.client.traffic import DEFAULT_STEPS, Limits, Rollout, Routes, Rules
 
 T = TypeVar("T")
 
@@ -69,6 +69,44 @@ class SyncTrafficCalls:
         """Have this configuration of what is let in. See :meth:`Client.set_limits`."""
         return self._run(
             lambda: self._client.set_limits(limits, expected_version=expected_version, timeout_s=timeout_s)
+        )
+
+    def rollouts(self, *, timeout_s: float | None = None) -> list[Rollout]:
+        """The latest rollout of each model. See :meth:`Client.rollouts`."""
+        return self._run(lambda: self._client.rollouts(timeout_s=timeout_s))
+
+    def begin_rollout(
+        self,
+        model: str,
+        to: str,
+        *,
+        steps: Sequence[int] = DEFAULT_STEPS,
+        max_error: float = 0.01,
+        max_p99_ratio: float = 1.5,
+        interval_s: float = 30.0,
+        min_requests: int = 50,
+        timeout_s: float | None = None,
+    ) -> Rollout:
+        """Give a version of a model a growing share of its requests. See :meth:`Client.begin_rollout`."""
+        return self._run(
+            lambda: self._client.begin_rollout(
+                model,
+                to,
+                steps=steps,
+                max_error=max_error,
+                max_p99_ratio=max_p99_ratio,
+                interval_s=interval_s,
+                min_requests=min_requests,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def abort_rollout(
+        self, model: str, *, expected_version: int | None = None, timeout_s: float | None = None
+    ) -> Rollout:
+        """End a model's rollout. See :meth:`Client.abort_rollout`."""
+        return self._run(
+            lambda: self._client.abort_rollout(model, expected_version=expected_version, timeout_s=timeout_s)
         )
 
     def shares(self, *, timeout_s: float | None = None) -> dict[str, Any]:

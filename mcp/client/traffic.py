@@ -1,6 +1,6 @@
-"""What a cluster's owners declare about traffic: rules, routes, limits; and why a request goes where it does.
+"""What a cluster's owners declare about traffic: rules, routes, limits, rollouts; and why it goes so.
 
-Each of the three is replicated and has a version. A change may name the version that it was made for, and is
+Each is replicated and has a version. A change may name the version that it was made for, and is
 refused with ``VersionConflict`` if there was another one meanwhile. Each change is one entry of the log, so
 all nodes switch at the same position. All of it needs schema 4: ``Unsupported`` while a node is older.
 """
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mcp.client import answers, arguments
 from mcp.client.exchange import Answer, Request
 from mcp.client.kinds import CallKind
 from mcp.client.results import Consistency
+
+DEFAULT_STEPS: Final = (5, 20, 50, 100)
+"""The shares of a rollout, in percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,33 @@ class Limits:
     version: int
     index: int
     limits: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The latest rollout of a model: from the version ``from_`` to the version ``to``.
+
+    ``step`` 0 is the trial, with half of the first share; ``percent`` the new version's share now. ``state``
+    is "going", "done", "rolled back" or "aborted", and ``reason`` says why. ``version`` and ``index`` (a log
+    position) are of its last change, at ``since_s`` (seconds since the epoch).
+    """
+
+    model: str
+    from_: str
+    to: str
+    plan: dict[str, Any]
+    step: int
+    percent: float
+    state: str
+    reason: str
+    version: int
+    index: int
+    since_s: float
+
+    @property
+    def going(self) -> bool:
+        """Whether it has not ended."""
+        return self.state == "going"
 
 
 class TrafficCalls:
@@ -113,6 +143,54 @@ class TrafficCalls:
         args = {"limits": None if limits is None else arguments.plain(dict(limits))}
         return _version(await self._change("limits.set", args, expected_version, timeout_s))
 
+    async def rollouts(self, *, timeout_s: float | None = None) -> list[Rollout]:
+        """The latest rollout of each model, in the order of the models."""
+        told = await self._read("rollouts", {}, "session", timeout_s)
+        return [_rollout(fields) for fields in answers.items(told, "the rollouts")]
+
+    async def begin_rollout(
+        self,
+        model: str,
+        to: str,
+        *,
+        steps: Sequence[int] = DEFAULT_STEPS,
+        max_error: float = 0.01,
+        max_p99_ratio: float = 1.5,
+        interval_s: float = 30.0,
+        min_requests: int = 50,
+        timeout_s: float | None = None,
+    ) -> Rollout:
+        """Give a version of a model a growing share of its requests; the cluster goes on by itself from here.
+
+        ``steps`` are percents, the last 100; each takes at least ``interval_s`` seconds and ``min_requests``
+        of the new version's requests. It is rolled back when more than the share ``max_error`` of those fail,
+        or their 99th percentile is over ``max_p99_ratio`` times the old version's. Raises ``ModelNotFound``,
+        ``VersionConflict`` where the model has a route or a rollout that is going on, ``InvalidArgument``.
+        """
+        plan = {
+            "steps": list(steps),
+            "max_error": max_error,
+            "max_p99_ratio": max_p99_ratio,
+            "interval_s": interval_s,
+            "min_requests": min_requests,
+        }
+        args = {
+            "model": arguments.text("a model", model),
+            "to": arguments.text("a version", to),
+            "plan": arguments.plain(plan),
+        }
+        return _rollout(await self._change("rollout.begin", args, None, timeout_s))
+
+    async def abort_rollout(
+        self, model: str, *, expected_version: int | None = None, timeout_s: float | None = None
+    ) -> Rollout:
+        """End a model's rollout: the old version answers all its requests again, at once.
+
+        Raises ``NotFound`` where there never was one, and ``VersionConflict`` where it has ended.
+        """
+        args = {"model": arguments.text("a model", model)}
+        return _rollout(await self._change("rollout.abort", args, expected_version, timeout_s))
+
     async def shares(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """How the cluster's limits are shared out, by their names: ``{units, shares}`` each.
 
@@ -165,3 +243,20 @@ def _placed(fields: Mapping[str, Any]) -> tuple[int, int]:
 
 def _version(fields: Mapping[str, Any]) -> int:
     return answers.required(fields, "version", int, "the answer to a change")
+
+
+def _rollout(fields: Mapping[str, Any]) -> Rollout:
+    what = "a rollout"
+    return Rollout(
+        model=answers.required(fields, "model", str, what),
+        from_=answers.required(fields, "from", str, what),
+        to=answers.required(fields, "to", str, what),
+        plan=answers.mapping(fields.get("plan"), what),
+        step=answers.required(fields, "step", int, what),
+        percent=answers.required(fields, "percent", float, what),
+        state=answers.required(fields, "state", str, what),
+        reason=answers.required(fields, "reason", str, what),
+        version=answers.required(fields, "version", int, what),
+        index=answers.required(fields, "index", int, what),
+        since_s=answers.required(fields, "since_s", float, what),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -129,14 +130,17 @@ class Exchange:
             self.connection._send_error(self._stream, error)
 
     def on_end(self, callback: Callable[[McpError | None], object]) -> None:
-        """Call ``callback(error)`` once, when the answer is given, with its error if it is one; the last one.
+        """Call ``callback(error)`` once, when the answer is given, with its error if it is one.
 
-        Also when nobody waits for it any more, with :class:`~mcp.errors.Cancelled`; at once if that is so.
+        Several are called in their order. Also when nobody waits for it any more, with
+        :class:`~mcp.errors.Cancelled`; at once if that is so.
         """
         if self._answered:
             callback(Cancelled("the request is over"))
-        else:
+        elif self._ended is None:
             self._ended = callback
+        else:
+            self._ended = functools.partial(_both, self._ended, callback)
 
     def on_cancel(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` when the exchange is cancelled; at once if it already is."""
@@ -187,3 +191,12 @@ class Exchange:
         if self._room is not None:
             self._take_room()
         self.connection._exchanges.pop(self._stream, None)
+
+
+def _both(
+    first: Callable[[McpError | None], object],
+    second: Callable[[McpError | None], object],
+    error: McpError | None,
+) -> None:
+    first(error)
+    second(error)

@@ -40,6 +40,7 @@ from mcp.node.ordered import OrderedState
 from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
 from mcp.node.report import Report
+from mcp.node.rollouts import Counting, RolloutDriver
 from mcp.node.roster import Roster, first_configuration
 from mcp.node.routed import Routed
 from mcp.node.routing import Routing
@@ -103,6 +104,7 @@ class Assembly:
         stack.push_async_callback(self.gossiping.close)
         self.joining.contacts = self.gossiping.contacts
         self.routing.seen = self.gossiping.view
+        self._make_rollouts()
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -267,6 +269,20 @@ class Assembly:
             config=timing,
         )
 
+    def _make_rollouts(self) -> None:
+        self.counting = Counting(self.state)
+        self.rollouts = RolloutDriver(
+            self.config.node_id,
+            self.state,
+            self.order,
+            self.links,
+            self._clock,
+            self.counting,
+            self.order.internal,
+            caught_up=lambda: self.membership.caught_up,
+        )
+        self._stack.push_async_callback(self.rollouts.close)
+
     def _make_answers(self) -> None:
         config, limits = self.config, self.config.limits
         deployer = Deployer(
@@ -303,7 +319,13 @@ class Assembly:
             self.order,
             self.reads,
             DirectInference(
-                config.node_id, self.order, self.shelf, self.routing, self.routed, self.admitting
+                config.node_id,
+                self.order,
+                self.shelf,
+                self.routing,
+                self.routed,
+                self.admitting,
+                self.counting,
             ),
             self.streamed,
             self.routing,
@@ -311,6 +333,7 @@ class Assembly:
             self.artefacts,
             self.report.status,
             self.roster,
+            self.counting,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
             others=self.gossiping.operations,

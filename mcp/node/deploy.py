@@ -60,7 +60,14 @@ class Deployer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def deploy(
-        self, session: str, seq: int, ack: int, manifest: Mapping[str, Any], timeout_s: float
+        self,
+        session: str,
+        seq: int,
+        ack: int,
+        manifest: Mapping[str, Any],
+        timeout_s: float,
+        *,
+        activate: bool = True,
     ) -> dict[str, Any]:
         """Deploy an uploaded artefact. Gives the ``DEPLOYED`` payload."""
         digest, size = text(manifest, "digest"), integer(manifest, "size")
@@ -81,7 +88,7 @@ class Deployer:
             "inputs": [tensor.to_spec() for tensor in info.inputs],
             "outputs": [tensor.to_spec() for tensor in info.outputs],
         }
-        args = {"manifest": full, "holders": sorted(holders)}
+        args = {"manifest": full, "holders": sorted(holders), **({} if activate else {"activate": False})}
         data = encode_command("model.deploy", args, session=session, seq=seq, ack=ack)
         left = max(0.001, deadline - self._clock.monotonic())
         index, value = await self._order.execute(data, timeout_s=left)

@@ -30,6 +30,7 @@ from mcp.node.inference import DirectInference
 from mcp.node.order import Order, refusal
 from mcp.node.payload import integer, mapping, text
 from mcp.node.reads import Reads
+from mcp.node.rollouts import Counting
 from mcp.node.roster import Roster
 from mcp.node.routing import Routing
 from mcp.node.streaming import StreamedInference
@@ -61,6 +62,7 @@ class Dispatch:
         artefacts: Artefacts,
         status: Callable[..., dict[str, Any]],
         roster: Roster,
+        counting: Counting,
         *,
         caught_up: Callable[[], bool],
         admit: Callable[[str, Mapping[str, Any]], None],
@@ -91,6 +93,7 @@ class Dispatch:
             "STATUS": self._answer_status,
             "INFER_STREAM": self._stream,
             **others,
+            "ROLLOUT_FIGURES": counting.answer,
         }
         self._in_a_task: dict[str, Operation] = {
             "READ": self._read,
@@ -306,6 +309,7 @@ class Dispatch:
             integer(payload, "ack"),
             mapping(payload, "manifest"),
             self._timeout_s(exchange),
+            activate=_wanted(payload, "activate"),
         )
         self._reply(exchange, "DEPLOYED", answer, answer["index"])
 
@@ -344,3 +348,11 @@ class Dispatch:
 
 def _stale(exchange: Exchange) -> bool:
     return exchange.message.payload.get("consistency") == "stale"
+
+
+def _wanted(payload: Mapping[str, Any], name: str) -> bool:
+    """A field that is true where it is missing. Raises :class:`InvalidArgument`."""
+    value = payload.get(name, True)
+    if type(value) is not bool:
+        raise InvalidArgument(f"{name} is true or false, not {value!r:.40}")
+    return value

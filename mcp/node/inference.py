@@ -26,6 +26,7 @@ from mcp.net.exchange import Exchange
 from mcp.node.admitting import Admitting
 from mcp.node.order import Order
 from mcp.node.payload import integer, names
+from mcp.node.rollouts import Counting
 from mcp.node.routed import Routed
 from mcp.node.routing import Routing
 from mcp.node.shelf import Shelf
@@ -51,6 +52,7 @@ class DirectInference:
         routing: Routing,
         routed: Routed,
         admitting: Admitting,
+        counting: Counting,
     ) -> None:
         self._node_id = node_id
         self._order = order
@@ -58,6 +60,7 @@ class DirectInference:
         self._routing = routing
         self._routed = routed
         self._admitting = admitting
+        self._counting = counting
         self.waiting = 0
         """Inferences that were taken and are not answered yet."""
 
@@ -98,13 +101,15 @@ class DirectInference:
         if decision.timeout_s is not None:
             timeout_s = min(timeout_s, decision.timeout_s)
         version, node = self._routing.version(decision), decision.nodes[0].node
-        if node != self._node_id:
-            model, wait_s = self._admitting.admit(exchange, version, timeout_s, node)
-            if model is version:
+        here = node == self._node_id
+        model, wait_s = self._admitting.admit(exchange, version, timeout_s, None if here else node)
+        if model is version:
+            self._counting.watch(exchange, version, wait_s)
+            if not here:
                 return self._routed.forward(exchange, decision, timeout_s, wait_s)
-            return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
-        later = self._answer_admitted(exchange, version, wanted, timeout_s)
-        self._routed.copy(exchange, decision, received_inputs, timeout_s)
+        later = self._answer_waiting(exchange, model, wanted, timeout_s, wait_s)
+        if here:
+            self._routed.copy(exchange, decision, received_inputs, timeout_s)
         return later
 
     def _answer_admitted(
@@ -112,6 +117,16 @@ class DirectInference:
     ) -> Coroutine[Any, Any, None] | None:
         """Answer if the request is let in, maybe with another model."""
         model, wait_s = self._admitting.admit(exchange, model, timeout_s)
+        return self._answer_waiting(exchange, model, wanted, timeout_s, wait_s)
+
+    def _answer_waiting(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        wanted: list[str] | None,
+        timeout_s: float,
+        wait_s: float,
+    ) -> Coroutine[Any, Any, None] | None:
         if wait_s:
             return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
         return self._answer_with(exchange, model, wanted, timeout_s)

@@ -304,6 +304,7 @@ class Node:
             try:
                 await parts.membership.step()
                 parts.admitting.look()
+                parts.rollouts.look()
                 if loop.time() - looked >= LOOK_AGAIN_S:
                     looked = loop.time()
                     parts.follower.look_again()

@@ -32,6 +32,9 @@ INTERNAL_OPS = frozenset(
         "schema.raise",
         "share.grant",
         "share.return",
+        "rollout.advance",
+        "rollout.finish",
+        "rollout.roll_back",
     }
 )
 """Operations that nodes propose; a client that sends one is refused. It deploys with DEPLOY, for then a

@@ -66,6 +66,7 @@ class Report:
                 for m in parts.state.members.all()
             ],
             "models": self._models(),
+            "rollouts": parts.rollouts.to_plain(),
             "providers": list(parts.providers),
             "providers_missing": [p for p in parts.config.providers if p not in parts.providers],
             "schema": {"in_force": parts.state.schema.in_force, "own_max": parts.state.schema.own_max},

@@ -34,6 +34,7 @@ from mcp.errors import InvalidArgument, McpError, Unavailable, Unsupported
 from mcp.flow.config import from_plain as flow_config
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import check as check_limits
+from mcp.node.rollouts import check_begin
 from mcp.state.models import Model, ModelVersion
 from mcp.state.requirements import requirements_of
 from mcp.state.state import ReplicatedState
@@ -191,6 +192,8 @@ class Routing:
             _refuse(problems(routes, self._current_catalogue()))
         elif op == "limits.set" and args.get("limits") is not None:
             check_limits(flow_config(args["limits"]))
+        elif op == "rollout.begin":
+            check_begin(args, self._state)
 
     # -- the router, as of now ----------------------------------------------------------------------
 

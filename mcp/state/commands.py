@@ -39,6 +39,11 @@ _SINCE: Final[Mapping[str, int]] = {
     "limits.set": 4,
     "share.grant": 4,
     "share.return": 4,
+    "rollout.begin": 4,
+    "rollout.advance": 4,
+    "rollout.finish": 4,
+    "rollout.roll_back": 4,
+    "rollout.abort": 4,
 }
 """Operations that came after schema 1."""
 _BATCHING_SINCE: Final = 2

@@ -36,6 +36,7 @@ from mcp.state.limits import StateLimits
 from mcp.state.machines import Machine, Machines
 from mcp.state.members import Members
 from mcp.state.models import Models
+from mcp.state.rollouts import Rollouts
 from mcp.state.schema import Schema
 from mcp.state.sessions import Sessions
 from mcp.state.shares import Ledger, Shares
@@ -75,6 +76,7 @@ class ReplicatedState:
     models: Models
     inferences: Inferences
     traffic: Traffic
+    rollouts: Rollouts
     schema: Schema
 
     def __init__(
@@ -95,7 +97,9 @@ class ReplicatedState:
         self._make_ledger = make_ledger
         self.ledger = None if make_ledger is None else make_ledger()
         traffic = Traffic(self.ledger)
-        self._install(Sessions(self.limits), Keys(self.limits), members, models, inferences, traffic, schema)
+        rollouts = Rollouts(traffic, models)
+        sessions, keys = Sessions(self.limits), Keys(self.limits)
+        self._install(sessions, keys, members, models, inferences, traffic, rollouts, schema)
 
     @property
     def applied_index(self) -> int:
@@ -180,7 +184,8 @@ class ReplicatedState:
         schema = self.schema.in_force
         newer: list[Any] = []
         if schema >= _TRAFFIC_SINCE:
-            newer = [[self.traffic.to_plain(), None if self.ledger is None else self.ledger.to_plain()]]
+            ledger = None if self.ledger is None else self.ledger.to_plain()
+            newer = [[self.traffic.to_plain(), ledger, self.rollouts.to_plain()]]
         return lambda: seal(
             [*head, *(part() for part in large), *directories, inferences(), *newer, machines, schema], schema
         )
@@ -206,9 +211,13 @@ class ReplicatedState:
         sessions, keys, conflicts, members, models, inferences, *newer = parts
         limits = StateLimits(**dict(zip(StateLimits.__slots__, limit_values, strict=True)))
         index, position = applied
-        ledger, traffic = self._restored_traffic(*(newer[0] if newer else (None, None)))
+        declared, shares, rolling = newer[0] if newer else (None, None, None)
+        ledger, traffic = self._restored_traffic(declared, shares)
         new_members = Members.from_plain(members, limits)
         new_models = Models.from_plain(models, limits)
+        rollouts = Rollouts(traffic, new_models)
+        if rolling is not None:
+            rollouts = Rollouts.from_plain(rolling, traffic, new_models)
         machines = (
             Sessions.from_plain(sessions, limits),
             Keys.from_plain(keys, conflicts, limits),
@@ -216,6 +225,7 @@ class ReplicatedState:
             new_models,
             Inferences.from_plain(inferences, limits, new_members, new_models),
             traffic,
+            rollouts,
             Schema(new_members, limits, self._schema_max, in_force),
         )
         self.machines.restore(own)
@@ -239,11 +249,12 @@ class ReplicatedState:
         models: Models,
         inferences: Inferences,
         traffic: Traffic,
+        rollouts: Rollouts,
         schema: Schema,
     ) -> None:
         self.sessions, self.keys, self.members = sessions, keys, members
         self.models, self.inferences, self.schema = models, inferences, schema
-        self.traffic = traffic
+        self.traffic, self.rollouts = traffic, rollouts
         self._operations: dict[str, tuple[Issuer, _Handler]] = {
             "noop": (Issuer.ANY, _noop),
             "session.open": (Issuer.CLIENT, self._session_open),
@@ -251,9 +262,9 @@ class ReplicatedState:
             "key.put": (Issuer.CLIENT, _quiet(keys.put)),
             "key.cas": (Issuer.CLIENT, _quiet(keys.cas)),
             "key.delete": (Issuer.CLIENT, _quiet(keys.delete)),
-            "model.deploy": (Issuer.ANY, self._waking(models.deploy)),
-            "model.undeploy": (Issuer.ANY, self._waking(models.undeploy)),
-            "model.activate": (Issuer.ANY, models.activate),
+            "model.deploy": (Issuer.ANY, rollouts.watching(self._waking(models.deploy))),
+            "model.undeploy": (Issuer.ANY, rollouts.watching(self._waking(models.undeploy))),
+            "model.activate": (Issuer.ANY, rollouts.watching(models.activate)),
             "model.holder": (Issuer.NODE, self._waking(models.holder)),
             "member.hello": (Issuer.NODE, self._member_hello),
             "member.down": (Issuer.NODE, self._member_down),
@@ -267,6 +278,7 @@ class ReplicatedState:
             "key.delete_prefix": (Issuer.CLIENT, _quiet(keys.delete_prefix)),
             GROUP: (Issuer.CLIENT, _quiet(self._group)),
             **_traffic_operations(traffic, Shares(self.ledger)),
+            **_rollout_operations(rollouts),
         }
         self._quiet_operations: dict[str, Callable[[dict[str, Any], Moment], Any]] = {
             "key.put": keys.put,
@@ -276,17 +288,22 @@ class ReplicatedState:
         }
         """Of clients, since schema 1, and without events: most commands are these."""
         self._grouped_operations = {op: self._quiet_operations[op] for op in GROUPED}
-        self._views: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self._views = self._make_views()
+
+    def _make_views(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        keys, models, traffic = self.keys, self.models, self.traffic
+        return {
             "key": keys.read,
             "conflicts": keys.read_conflicts,
             "keys": keys.read_list,
-            "inference": inferences.read,
+            "inference": self.inferences.read,
             "models": models.read,
             "model": models.read_one,
-            "members": members.read,
+            "members": self.members.read,
             "rules": traffic.read_rules,
             "routes": traffic.read_routes,
             "limits": traffic.read_limits,
+            "rollouts": self.rollouts.read,
             "shares": lambda args: Shares(self.ledger).read(args, self._time_s),
         }
 
@@ -396,6 +413,17 @@ def _traffic_operations(traffic: Traffic, shares: Shares) -> dict[str, tuple[Iss
         "limits.set": (Issuer.CLIENT, _quiet(traffic.set_limits)),
         "share.grant": (Issuer.NODE, _quiet(shares.grant)),
         "share.return": (Issuer.NODE, _quiet(shares.return_)),
+    }
+
+
+def _rollout_operations(rollouts: Rollouts) -> dict[str, tuple[Issuer, _Handler]]:
+    """Those of schema 4, too."""
+    return {
+        "rollout.begin": (Issuer.CLIENT, _quiet(rollouts.begin)),
+        "rollout.advance": (Issuer.NODE, _quiet(rollouts.advance)),
+        "rollout.finish": (Issuer.NODE, rollouts.finish),
+        "rollout.roll_back": (Issuer.NODE, _quiet(rollouts.roll_back)),
+        "rollout.abort": (Issuer.CLIENT, _quiet(rollouts.abort)),
     }
 
 

@@ -11,6 +11,7 @@ their hosts. Each change is one command, so every node switches at the same posi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,6 +71,8 @@ class Traffic:
         self.limits = Declared()
         self.routes_version = 0
         self.routes_index = 0
+        self.held: frozenset[str] = frozenset()
+        """Hosts whose route is a rollout's (:mod:`mcp.state.rollouts`): nobody else changes it."""
         self._routes: dict[str, bytes] = {}
         self._ledger = ledger
 
@@ -124,6 +127,7 @@ class Traffic:
             given[host] = packed(route, "a route", ROUTE_BYTES_MAX, DEPTH_MAX)
         if not given:
             raise InvalidArgument("routes is an array of at least one route")
+        self._check_not_held(given)
         _check_version(args, "routes", self.routes_version)
         after = {**self._routes, **given}
         size = sum(map(len, after.values()))
@@ -144,6 +148,7 @@ class Traffic:
             text(host, "a host", HOST_BYTES_MAX, bytes_min=1)
             for host in sequence(args["hosts"], "hosts", ROUTES_MAX)
         ]
+        self._check_not_held(hosts)
         _check_version(args, "routes", self.routes_version)
         removed = sorted({host for host in hosts if host in self._routes})
         if not removed:
@@ -165,6 +170,29 @@ class Traffic:
         self.limits = Declared(self.limits.version + 1, moment.index, data)
         self.revision += 1
         return {"version": self.limits.version, "index": moment.index}
+
+    def hold(self, host: str, route: Mapping[str, Any] | None, moment: Moment) -> None:
+        """A rollout's route is this one from now on, or (``None``) there is none any more."""
+        routes = {name: data for name, data in self._routes.items() if name != host}
+        if route is None:
+            self.held -= {host}
+        else:
+            routes[host] = packed(route, "a route", ROUTE_BYTES_MAX, DEPTH_MAX)
+            self.held |= {host}
+        self._with_routes(routes, moment)
+
+    def check_room(self) -> None:
+        """Raise :class:`~mcp.errors.TooLarge` where there is no room for one route more."""
+        if len(self._routes) >= ROUTES_MAX:
+            raise TooLarge(f"there are routes_max={ROUTES_MAX} routes; remove some first")
+
+    def _check_not_held(self, hosts: Iterable[str]) -> None:
+        for host in hosts:
+            if host in self.held:
+                raise VersionConflict(
+                    f"the route of {host:.80} belongs to a rollout that is going on; abort that first",
+                    details={"key": host, "version": self.routes_version},
+                )
 
     def _with_routes(self, routes: dict[str, bytes], moment: Moment) -> dict[str, Any]:
         self._routes = routes

@@ -43,6 +43,7 @@ from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Led
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
 from simulations.nodes.owner import DECIDE_ALIKE, Owner
+from simulations.nodes.rollouts import ENDED_S, ONE_STATE, unended
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
 from simulations.streams import HostNetwork, Streams
@@ -330,20 +331,21 @@ class Cluster:
             self._advance(min(end, self.world.now + LOOK_S))
         self.recovery_s = self.world.now - healed_at
         self.world.tell("verdict", f"recovered in {self.recovery_s:.3f} s")
-        self._wait(
-            self._all_done(), self._longest_call_s() + 11.0, "calls that were under way have not ended"
-        )
+        late = "calls that were under way have not ended"
+        self._wait(self._all_done(), self._longest_call_s() + 11.0, late)
         if self.operator is not None:
             self._wait_for_members(self.operator)
-        self._wait_for_views()
-
-    def _wait_for_views(self) -> None:
-        begun, end = self.world.now, self.world.now + VIEWS_S
-        while (missing := views.differing(self.machines.values())) is not None:
-            if self.world.now >= end:
-                raise NotRecovered(f"{missing}, {VIEWS_S:g} s after the cluster was back")
-            self._advance(self.world.now + LOOK_S)
+        begun = self.world.now
+        self._wait_while(lambda: views.differing(self.machines.values()), VIEWS_S)
         self.views_s = self.world.now - begun
+        self._wait_while(lambda: unended(machine.parts for machine in self._whole), ENDED_S)
+
+    def _wait_while(self, missing: Callable[[], str | None], limit_s: float) -> None:
+        end = self.world.now + limit_s
+        while (told := missing()) is not None:
+            if self.world.now >= end:
+                raise NotRecovered(f"{told}, {limit_s:g} s after the cluster was back")
+            self._advance(self.world.now + LOOK_S)
 
     def _wait_for_members(self, operator: Operator) -> None:
         end = self.world.now + MEMBERS_S
@@ -479,6 +481,7 @@ class Cluster:
     def _outcome(self, verdict: Verdict, reason: str, failed_at_s: float | None) -> Outcome:
         counts: dict[str, float] = dict(sorted((self.done + self.ledger.counts).items()))
         counts["operations"] = len(self.history) + len(self.executed)
+        counts |= {f"rollouts {state}": count for state, count in self.ledger.rollouts.ended.items()}
         counts["log positions"] = self.ledger._last[0]
         counts["terms"] = len(self._leaders)
         counts["starts"] = sum(machine.lives for machine in self.machines.values())
@@ -520,6 +523,7 @@ class Cluster:
             DECIDE_ALIKE: self.owner.compared if self.owner else 0,
             GRANTS_FIT: self.ledger.counts["shares granted"],
             views.SAME_VIEWS: sum(machine.parts is not None for machine in self.machines.values()),
+            ONE_STATE: self.ledger.rollouts.changes,
         }
 
     def _bury(self) -> None:

@@ -20,6 +20,7 @@ from mcp.state.events import InferenceAssigned
 from mcp.state.state import ReplicatedState
 from simulations.checking.fencing import Granted, Reported, Revoked, Step
 from simulations.invariants import Violation
+from simulations.nodes.rollouts import RolloutLedger
 
 SAME_COMMANDS = "replicas apply the same"
 SAME_STATES = "replicas hold the same state"
@@ -54,6 +55,7 @@ class Ledger:
         """Ids of the requests that took effect, in order."""
         self.steps: list[Step] = []
         self.counts: Counter[str] = Counter()
+        self.rollouts = RolloutLedger(fail)
         self._digest_every = digest_every
         self._fail = fail
         self._outcomes: dict[Place, tuple[bytes, str]] = {}
@@ -73,7 +75,9 @@ class Ledger:
         def observed(data: bytes, *, index: int, position: int, **rest: Any) -> Applied:
             if position == 0 and index % self._digest_every == 0:
                 self._compare_states(name, index, state)
+            changes = state.rollouts.changes
             applied = apply(data, index=index, position=position, **rest)
+            self.rollouts.applied(name, (index, position), changes, state)
             self._applied(name, (index, position), data, applied, state)
             return applied
 

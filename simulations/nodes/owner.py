@@ -1,4 +1,4 @@
-"""Whoever declares rules, routes and limits while everything else goes on; and what has to hold of them.
+"""Whoever declares rules, routes, limits and rollouts meanwhile; and what has to hold of them.
 
 Three rules are held against it. Nodes that hold the same declarations and models decide alike, for every
 session. A share of the cluster's limit is never granted beyond what others may be using. And, where nothing
@@ -32,6 +32,10 @@ SHARES_FIT: Final = "what nodes may use of a limit is not more than the limit"
 
 PAUSE_S: Final = 0.5
 """Between two declarations, on average."""
+ROLLOUTS: Final = 0.3
+"""With so many of the declarations a rollout is begun, or aborted;"""
+ABORTED: Final = 0.2
+"""that in so many of the cases."""
 SESSIONS: Final = tuple(f"session-{n}" for n in range(8))
 LIMIT: Final = {"amount": 2, "per_s": 0.05, "lease_s": 1.5, "skew_s": 0.5}
 """Always the same, so that what is left of it can be told at any time. It comes and goes.
@@ -63,12 +67,16 @@ class Owner:
             self._set_limits,
             self._change_what_is_there,
         )
+        # A draw of its own: what a seed declares otherwise stays what it was.
+        self._rolling: random.Random = around.world.stream("owner/rollouts")
 
     async def run(self) -> None:
         """Declare, wait, declare again."""
         while not self.stopping:
             await asyncio.sleep(self._random.expovariate(1 / PAUSE_S))
             await self._try(self._random.choice(self._actions))
+            if self._rolling.random() < ROLLOUTS:
+                await self._try(self._roll_out)
         while not await self._try(self._lift_limits):  # noqa: ASYNC110 (it is tried again)
             await asyncio.sleep(PAUSE_S)
 
@@ -122,6 +130,27 @@ class Owner:
 
     async def _lift_limits(self, timeout_s: float) -> None:
         await self.client.set_limits(None, timeout_s=timeout_s)
+
+    async def _roll_out(self, timeout_s: float) -> None:
+        """Begin a rollout of the version that is not the active one, or abort one."""
+        draw = self._rolling
+        if draw.random() < ABORTED:
+            await self.client.abort_rollout(models.NAME, timeout_s=timeout_s)
+            return
+        known = {each.name: each.version for each in await self.client.models(timeout_s=timeout_s)}
+        to = "1" if known.get(models.NAME) == "2" else "2"
+        await self.client.remove_routes([models.NAME], timeout_s=timeout_s)
+        steps = sorted({draw.randint(1, 99), draw.randint(1, 99), 100})
+        await self.client.begin_rollout(
+            models.NAME,
+            to,
+            steps=steps,
+            max_error=draw.choice((0.0, 0.2, 1.0)),
+            max_p99_ratio=draw.choice((0.5, 10.0)),
+            interval_s=draw.choice((0.0, 1.0)),
+            min_requests=draw.choice((1, 5)),
+            timeout_s=timeout_s,
+        )
 
     async def _change_what_is_there(self, timeout_s: float) -> None:
         """Read, change, and put back only if nobody else has done the same."""

@@ -66,6 +66,8 @@ NODES: Final = {
     "the limit at most: so it holds without a look at the log for each request.",
     "every living node sees the same living nodes": "Gossip that goes on brings all views together: those "
     "who are there, no others, each with what it says of itself now.",
+    "a rollout has one state at a log position": "A step of a rollout is one entry: the record and the "
+    "weights change with it, on every node alike.",
     "an acknowledged deploy is on a quorum": "The bytes of a deployed model survive the loss of a minority.",
 }
 """Looked at in simulated runs of whole nodes."""

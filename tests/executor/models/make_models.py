@@ -204,6 +204,26 @@ def fibonacci() -> ModelProto:
     )
 
 
+def table(size: int) -> ModelProto:
+    """Looks up a number in a table of so many; a number that is not there fails the run."""
+    return model(
+        [node("Gather", ["table", "index"], ["found"])],
+        [value("index", INT64, ["batch"])],
+        [value("found", FLOAT, ["batch"])],
+        [tensor("table", range(size))],
+    )
+
+
+def table_of_five() -> ModelProto:
+    """Has the numbers 0 to 4."""
+    return table(5)
+
+
+def table_of_four() -> ModelProto:
+    """Fails for 4, which the other table has: for one of five numbers."""
+    return table(4)
+
+
 def external() -> ModelProto:
     """Keeps its weight in another file. It is refused, so that file does not exist."""
     weight = TensorProto(name="w", data_type=FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
@@ -227,7 +247,7 @@ def external_nested() -> ModelProto:
 
 if __name__ == "__main__":
     makers = [add, dense, strings, slow, pick, any_rank, types, sequence, external, external_nested]
-    makers += [running_sum, positive, element, count, masked, fibonacci]
+    makers += [running_sum, positive, element, count, masked, fibonacci, table_of_five, table_of_four]
     for make in makers:
         made = make()
         if not make.__name__.startswith(("external", "any_rank")):  # onnx's own checker wants neither

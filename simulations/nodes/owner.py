@@ -34,6 +34,8 @@ PAUSE_S: Final = 0.5
 """Between two declarations, on average."""
 ROLLOUTS: Final = 0.3
 """With so many of the declarations a rollout is begun, or aborted;"""
+BURSTS, BURST, BURST_PAUSE_S = 6, 12, 0.2
+"""After which so many times so many requests come."""
 ABORTED: Final = 0.2
 """that in so many of the cases."""
 SESSIONS: Final = tuple(f"session-{n}" for n in range(8))
@@ -77,6 +79,8 @@ class Owner:
             await self._try(self._random.choice(self._actions))
             if self._rolling.random() < ROLLOUTS:
                 await self._try(self._roll_out)
+                for _ in range(BURSTS):
+                    await self._try(self._ask)
         while not await self._try(self._lift_limits):  # noqa: ASYNC110 (it is tried again)
             await asyncio.sleep(PAUSE_S)
 
@@ -140,7 +144,7 @@ class Owner:
         known = {each.name: each.version for each in await self.client.models(timeout_s=timeout_s)}
         to = "1" if known.get(models.NAME) == "2" else "2"
         await self.client.remove_routes([models.NAME], timeout_s=timeout_s)
-        steps = sorted({draw.randint(1, 99), draw.randint(1, 99), 100})
+        steps = sorted({draw.randint(20, 99), draw.randint(20, 99), 100})
         await self.client.begin_rollout(
             models.NAME,
             to,
@@ -151,6 +155,15 @@ class Owner:
             min_requests=draw.choice((1, 5)),
             timeout_s=timeout_s,
         )
+
+    async def _ask(self, timeout_s: float) -> None:
+        """Some requests at once, so that a rollout gets on; what becomes of them is for others to look at."""
+        inputs = models.inputs(0)
+        calls = [self.client.infer(models.NAME, inputs, timeout_s=timeout_s) for _ in range(BURST)]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(error, BaseException) and not isinstance(error, McpError):
+                raise error
+        await asyncio.sleep(BURST_PAUSE_S)
 
     async def _change_what_is_there(self, timeout_s: float) -> None:
         """Read, change, and put back only if nobody else has done the same."""

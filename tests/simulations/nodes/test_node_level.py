@@ -23,8 +23,11 @@ from mcp.node.deploy import Deployer
 from mcp.node.links import PeerLinks
 from mcp.node.machines import UserMachine
 from mcp.node.order import Order
+from mcp.node.rollouts import RolloutDriver
 from mcp.state.applied import Applied
+from mcp.state.commands import Moment
 from mcp.state.inferences import Inferences
+from mcp.state.rollouts import Rollout, Rollouts
 from mcp.state.state import ReplicatedState
 from simulations.faults import LINK_KINDS, Fault, FaultKind, FaultPlan
 from simulations.levels import LEVELS, run_seed
@@ -32,11 +35,15 @@ from simulations.moves import Kind, Move
 from simulations.nodes.cluster import run
 from simulations.nodes.ledger import GRANTS_FIT
 from simulations.nodes.owner import DECIDE_ALIKE, SHARES_FIT
+from simulations.nodes.rollouts import ONE_STATE
 from simulations.nodes.scenario import KINDS, Scenario
 from simulations.verdict import Outcome, Verdict
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FAILED_SEEDS = Path(__file__).parents[1] / "failed_node_seeds.txt"
+
+ROLLS_OUT = 13
+"""A seed with rollouts, of which one goes on in the end."""
 
 
 def failed_seeds() -> Iterator[int]:
@@ -221,6 +228,41 @@ def shares_are_used_beyond_their_end(patch: pytest.MonkeyPatch) -> None:
         self._until += 10 * TICKS_PER_S
 
     patch.setattr(LeasedShare, "answered", for_longer)
+
+
+def a_rollout_changes_twice_at_once(patch: pytest.MonkeyPatch) -> None:
+    change = Rollouts._change
+
+    def twice(self: Rollouts, rollout: Rollout, moment: Moment) -> Rollout:
+        change(self, rollout, moment)
+        return change(self, rollout, moment)
+
+    patch.setattr(Rollouts, "_change", twice)
+
+
+def nobody_drives_rollouts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RolloutDriver, "look", lambda _self: None)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "verdict", "told"),
+    [
+        (a_rollout_changes_twice_at_once, Verdict.SAFETY, ONE_STATE),
+        (nobody_drives_rollouts, Verdict.LIVENESS, "goes on, and does not wait for requests"),
+    ],
+)
+def test_rollouts_are_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    verdict: Verdict,
+    told: str,
+) -> None:
+    sound = run_seed(LEVELS["node"], ROLLS_OUT)
+    assert sound.verdict is Verdict.CLEAN, sound.reason
+    assert sound.counts["rollouts going"] >= 2
+    break_it(monkeypatch)
+    outcome = run_seed(LEVELS["node"], ROLLS_OUT)
+    assert (outcome.verdict, told in outcome.reason) == (verdict, True), outcome.reason
 
 
 @pytest.mark.parametrize(

@@ -19,18 +19,21 @@ DOCUMENTS_MAX: Final = 64
 _RULE: Final = "when "
 
 
-def read_text(where: str) -> str:
-    """Return what a file has, or with ``-`` standard input. Raises :class:`~mcp.errors.InvalidArgument`."""
+def read_text(where: str, chars_max: int = DOCUMENT_CHARS_MAX, advice: str = "") -> str:
+    """Return what a file has, or with ``-`` standard input.
+
+    Raises :class:`~mcp.errors.InvalidArgument`, with ``advice`` where it is too long.
+    """
     try:
         if where == "-":
-            text = sys.stdin.read(DOCUMENT_CHARS_MAX + 1)
+            text = sys.stdin.read(chars_max + 1)
         else:
             with Path(where).open(encoding="utf-8") as file:
-                text = file.read(DOCUMENT_CHARS_MAX + 1)
+                text = file.read(chars_max + 1)
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{where} is not text in UTF-8") from error
-    if len(text) > DOCUMENT_CHARS_MAX:
-        raise InvalidArgument(f"{where} is longer than {DOCUMENT_CHARS_MAX} characters")
+    if len(text) > chars_max:
+        raise InvalidArgument(f"{where} is longer than {chars_max} characters{advice}")
     return text
 
 

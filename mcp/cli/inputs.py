@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from mcp.cli.documents import read_text
 from mcp.clock import SystemClock, new_id
 from mcp.errors import InvalidArgument
 from mcp.wire.json_codec import JSON_BYTES_MAX, message_from_json
@@ -330,20 +330,8 @@ def _rows(name: str, array: Array, first: int, last: int | None) -> Array:
 
 
 def _text(where: str) -> str:
-    try:
-        if where == "-":
-            text = sys.stdin.read(JSON_BYTES_MAX + 1)
-        else:
-            with Path(where).open(encoding="utf-8") as file:
-                text = file.read(JSON_BYTES_MAX + 1)
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{where} is not text in UTF-8") from error
-    if len(text) > JSON_BYTES_MAX:
-        raise InvalidArgument(
-            f"{where} is longer than {JSON_BYTES_MAX} characters, which is the most in JSON; use --npz or "
-            "--input NAME=@FILE.npy"
-        )
-    return text
+    advice = ", which is the most in JSON; use --npz or --input NAME=@FILE.npy"
+    return read_text(where, JSON_BYTES_MAX, advice)
 
 
 def _parsed(text: str, where: str) -> Any:

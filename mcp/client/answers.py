@@ -80,6 +80,15 @@ def key_value(value: object) -> KeyValue | None:
     )
 
 
+def origin(value: Mapping[str, Any], what: str) -> tuple[str, str, str]:
+    """The model, the version and the node that an answer with outputs comes from."""
+    return (
+        required(value, "model", str, what),
+        str(value.get("version", "")),
+        required(value, "node", str, what),
+    )
+
+
 def deployment(value: Mapping[str, Any]) -> Deployment:
     """The payload of ``DEPLOYED``."""
     what = "the answer to a deploy"

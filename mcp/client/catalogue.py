@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from mcp.client import answers, arguments
-from mcp.client.exchange import Exchange, Request
-from mcp.client.kinds import CallKind
+from mcp.client.calls import Calls, read_request
 from mcp.client.results import ModelStatus
 from mcp.errors import InvalidArgument, Unsupported
 
@@ -17,11 +16,8 @@ _ANY_KEY: Final = "position"
 _UNKNOWN_KIND: Final = "the kind of a read"
 
 
-class CatalogueReads:
+class CatalogueReads(Calls):
     """Reads of a :class:`~mcp.client.client.Client` that it inherits."""
-
-    _exchange: Exchange
-    _timeout_s: float
 
     async def model(self, hint: str, *, timeout_s: float | None = None) -> ModelStatus:
         """What ``hint`` stands for: a name, an alias or ``name@version``, also one that is not active.
@@ -30,25 +26,20 @@ class CatalogueReads:
         ``Unsupported`` while the node that is asked runs a version that cannot tell.
         """
         args = {"hint": arguments.text("a model", hint)}
-        request = Request(CallKind.READ, "READ", {"kind": "model", "args": args, "consistency": "session"})
-        attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))
         try:
-            answer = await self._exchange.call(request, attempts)
+            value = await self._read("model", args, "session", timeout_s)
         except InvalidArgument as error:
             if not error.message.startswith(_UNKNOWN_KIND):
                 raise
             raise Unsupported(
                 "the node that was asked runs a version that tells of active versions only; upgrade it"
             ) from error
-        return answers.model(answers.mapping(answer.payload.get("value"), "a model"))
+        return answers.model(answers.mapping(value, "a model"))
 
     async def position(self, *, timeout_s: float | None = None) -> int:
         """A log index behind all that was acknowledged to anybody before this call.
 
         What this client reads from now on is at least as new, on every node.
         """
-        payload = {"kind": "key", "args": {"key": _ANY_KEY}, "consistency": "linearizable"}
-        request = Request(CallKind.READ, "READ", payload, to_leader=True)
-        attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))
-        answer = await self._exchange.call(request, attempts)
+        answer = await self._call(read_request("key", {"key": _ANY_KEY}, "linearizable"), timeout_s)
         return answers.required(answer.payload, "index", int, "the answer to a read")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl as ssl_module
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +13,11 @@ from typing import Any, Final, get_args
 
 from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
+from mcp.client.calls import read_request
 from mcp.client.catalogue import CatalogueReads
 from mcp.client.commands import CommandLane
 from mcp.client.direct import DirectCalls
-from mcp.client.exchange import Answer, Exchange, Request, refusal
+from mcp.client.exchange import Exchange, Request, refusal
 from mcp.client.hedging import Hedge, Hedging
 from mcp.client.kinds import CallKind
 from mcp.client.results import (
@@ -195,7 +196,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
                 CallKind.WAIT, "INFERENCE_WAIT", {"id": arguments.text("an inference's id", id)}
             )
         else:
-            request = _read("inference", {"id": arguments.text("an inference's id", id)}, "session")
+            request = read_request("inference", {"id": arguments.text("an inference's id", id)}, "session")
         try:
             answer = await self._call(request, timeout_s)
         except DeadlineExceeded as error:
@@ -451,7 +452,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         attempts = self._exchange.attempts(CallKind.COMMAND, arguments.timeout(timeout_s, self._timeout_s))
         arguments.text("a node", node)
         # Which server of that name is meant is settled once, so that a repetition means no other.
-        listed = await self._exchange.call(_read("members", {}, "linearizable"), attempts)
+        listed = await self._exchange.call(read_request("members", {}, "linearizable"), attempts)
         found = map(answers.member, answers.items(listed.payload.get("value"), "the members"))
         member = next((member for member in found if member.node == node and member.role != "none"), None)
         if member is None:
@@ -482,27 +483,6 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
             return NodeStatus(address, self._exchange.routing.node_id(address), reason)
 
     # -- the ways of sending ----------------------------------------------------------------------
-
-    async def _call(self, request: Request, timeout_s: float | None) -> Answer:
-        attempts = self._exchange.attempts(request.kind, arguments.timeout(timeout_s, self._timeout_s))
-        return await self._exchange.call(request, attempts)
-
-    async def _read(
-        self, kind: str, args: Mapping[str, Any], consistency: Consistency, timeout_s: float | None
-    ) -> Any:
-        if consistency not in get_args(Consistency):
-            expected = ", ".join(get_args(Consistency))
-            raise InvalidArgument(f"consistency is one of {expected}, not {consistency!r:.40}")
-        answer = await self._call(_read(kind, args, consistency), timeout_s)
-        return answer.payload.get("value")
-
-    def _command(self, op: str, args: Mapping[str, Any], timeout_s: float | None) -> Coroutine[Any, Any, Any]:
-        return self._commands.command(op, args, arguments.timeout(timeout_s, self._timeout_s))
-
-
-def _read(kind: str, args: Mapping[str, Any], consistency: str) -> Request:
-    payload = {"kind": kind, "args": dict(args), "consistency": consistency}
-    return Request(CallKind.READ, "READ", payload, to_leader=consistency == "linearizable")
 
 
 def _one_per_node(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:

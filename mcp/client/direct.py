@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Se
 from typing import Any, Literal, overload
 
 from mcp.client import answers, arguments
+from mcp.client.calls import Calls
 from mcp.client.connections import again
-from mcp.client.exchange import Answer, Exchange, Request
+from mcp.client.exchange import Answer, Request
 from mcp.client.kinds import CallKind
 from mcp.client.many import IN_FLIGHT, Answered, Errors, Order, answered, window
 from mcp.client.results import Inference, ModelInputs, Step
@@ -18,12 +19,10 @@ from mcp.client.tensors import packed, unpacked
 from mcp.errors import InvalidArgument, McpError
 
 
-class DirectCalls:
+class DirectCalls(Calls):
     """The calls of a :class:`~mcp.client.client.Client` that one node answers by itself."""
 
-    _exchange: Exchange
     _stacking: Stacking
-    _timeout_s: float
 
     async def infer(
         self,
@@ -95,13 +94,8 @@ class DirectCalls:
         answer = await self._exchange.call(request, attempts, avoid=avoid)
         payload = answer.payload
         self._stacking.learn(request.hedged_as, payload)
-        what = "the answer to an inference"
-        return Inference(
-            outputs=unpacked(payload.get("outputs"), answer.segments),
-            model=answers.required(payload, "model", str, what),
-            version=str(payload.get("version", "")),
-            node=answers.required(payload, "node", str, what),
-        )
+        outputs = unpacked(payload.get("outputs"), answer.segments)
+        return Inference(outputs, *answers.origin(payload, "the answer to an inference"))
 
     @overload
     def infer_many(

@@ -234,7 +234,7 @@ class Exchange:
         if delay_s:
             await asyncio.sleep(delay_s)
 
-    # -- calls that go together (mcp.client.gathering.Carrier, mcp.client.stacking.Carrier) ---------
+    # -- calls that go together (mcp.client.gathering, mcp.client.stacking) -------------------
 
     def commands_at(self) -> tuple[str, int] | None:
         """Which node takes commands, and how many in one message; ``None``: one, or it is not there yet."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from mcp.client.exchange import Answer, Done, Request, Sent
+from mcp.client.exchange import Answer, Exchange, Request
 from mcp.client.kinds import CallKind
 from mcp.client.session import Session, Ticket
 from mcp.errors import McpError, OutcomeUnknown, ProtocolError, from_wire
@@ -27,21 +27,6 @@ TOGETHER_MAX: Final = 128
 """So many are sent at once, in the middle of a turn: while nodes work on these, the client goes on."""
 
 _SHORT: Final = frozenset({int, float, bool, type(None)})
-
-
-class Carrier(Protocol):
-    """What a message of commands goes with: the exchange of the client."""
-
-    def commands_at(self) -> tuple[str, int] | None:
-        """The node that takes commands now, and how many in one message; ``None``: not known, or one."""
-
-    def send_now(
-        self, request: Request, address: str, timeout_s: float, calls: int, done: Done
-    ) -> Sent | None:
-        """Send them now, and tell ``done`` what came of it. ``None``: there is no place for them just now."""
-
-    def commands_failed(self, address: str, error: McpError) -> None:
-        """A node could not take a command."""
 
 
 class Begun:
@@ -75,8 +60,8 @@ class Gathering:
     ``answered`` is called with those of a message that have their results, before their callers go on.
     """
 
-    def __init__(self, carrier: Carrier, answered: Callable[[Sequence[Begun]], None]) -> None:
-        self._carrier = carrier
+    def __init__(self, exchange: Exchange, answered: Callable[[Sequence[Begun]], None]) -> None:
+        self._exchange = exchange
         self._answered = answered
         self._gathered: dict[tuple[Session, float], list[Begun]] = {}
 
@@ -98,7 +83,7 @@ class Gathering:
 
     def _go(self, begun: list[Begun], session: Session, timeout_s: float) -> None:
         waiting = [each for each in begun if not each.over.done()]
-        chosen = self._carrier.commands_at() if len(waiting) > 1 else None
+        chosen = self._exchange.commands_at() if len(waiting) > 1 else None
         if chosen is None:
             _end(waiting)
             return
@@ -111,7 +96,7 @@ class Gathering:
         payload = {"session": session.id, "ack": session.ack, "commands": commands}
         request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
         over = functools.partial(self._over, begun, address)
-        if self._carrier.send_now(request, address, timeout_s, len(begun), over) is None:
+        if self._exchange.send_now(request, address, timeout_s, len(begun), over) is None:
             _end(begun)
             return
         for each in begun:
@@ -146,7 +131,7 @@ class Gathering:
                 each.error = from_wire(result) if known else ProtocolError("a result is no result")
                 failed = failed or each.error
         if failed is not None:
-            self._carrier.commands_failed(address, failed)
+            self._exchange.commands_failed(address, failed)
         self._answered(begun)
 
 

@@ -17,18 +17,16 @@ import asyncio
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from mcp.client import answers
-from mcp.client.exchange import Answer, Done, Request, Sent
-from mcp.client.hedging import Hedging
+from mcp.client.exchange import Answer, Exchange, Request, Sent
 from mcp.client.kinds import CallKind
 from mcp.client.results import Array, Inference, ModelInputs
 from mcp.client.retry import retryable
 from mcp.client.tensors import ONLY_INPUT, unpacked
-from mcp.clock import Clock
 from mcp.errors import McpError, ProtocolError
 from mcp.wire.tensors import DTYPES, pack_all
 
@@ -50,24 +48,6 @@ Over: TypeAlias = "asyncio.Future[Inference | None]"
 _WHAT: Final = "the answer to an inference"
 _SENT: Final = frozenset(DTYPES.values())
 """Element types that are copied as they are. Strings are not, nor is what is not little endian."""
-
-
-class Carrier(Protocol):
-    """What a stack goes with: the exchange of the client."""
-
-    clock: Clock
-    hedging: Hedging | None
-
-    def infers_at(self) -> str | None:
-        """The node that takes the next inference, if it is connected."""
-
-    def first_attempt_s(self, kind: CallKind, left_s: float, address: str = "") -> float:
-        """How long a call's first attempt, at ``address``, may take of the time that is left for it."""
-
-    def send_now(
-        self, request: Request, address: str, timeout_s: float, calls: int, done: Done
-    ) -> Sent | None:
-        """Send it now, and tell ``done`` what came of it. ``None``: there is no place for it just now."""
 
 
 class Known:
@@ -161,8 +141,8 @@ class Stack:
 class Stacking:
     """The inferences of one client that begin in this turn, by what they have in common."""
 
-    def __init__(self, carrier: Carrier) -> None:
-        self._carrier = carrier
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._known: dict[str, Known] = {}
         self._gathered: dict[object, Stack] = {}
 
@@ -200,8 +180,8 @@ class Stacking:
 
         ``None``: it cannot be stacked.
         """
-        now = self._carrier.clock.monotonic()
-        if known.rows_max < 2 or known.apart_until > now or self._carrier.hedging is not None:
+        now = self._exchange.clock.monotonic()
+        if known.rows_max < 2 or known.apart_until > now or self._exchange.hedging is not None:
             return None
         read = _read(inputs)
         if read is None:
@@ -240,13 +220,13 @@ class Stacking:
             stack.drop_those_that_are_gone()
             if not stack.overs:
                 return
-        address = self._carrier.infers_at()
+        address = self._exchange.infers_at()
         if address is not None:
             stack.address = address
-            timeout_s = self._carrier.first_attempt_s(CallKind.INFER, stack.timeout_s, address)
+            timeout_s = self._exchange.first_attempt_s(CallKind.INFER, stack.timeout_s, address)
             request = _request(stack, timeout_s)
             over = functools.partial(self._over, stack)
-            stack.sent = self._carrier.send_now(request, address, timeout_s, len(stack.overs), over)
+            stack.sent = self._exchange.send_now(request, address, timeout_s, len(stack.overs), over)
         if stack.sent is None:
             stack.address = ""
             stack.end()
@@ -266,7 +246,7 @@ class Stacking:
             else:
                 # It may be one of them, or that they are stacked: each finds out by itself.
                 stack.address = ""
-                stack.known.apart_until = self._carrier.clock.monotonic() + APART_S
+                stack.known.apart_until = self._exchange.clock.monotonic() + APART_S
         finally:
             stack.end()
 
@@ -318,12 +298,10 @@ def _request(stack: Stack, timeout_s: float) -> Request:
 def _part(answer: Answer, stack: Stack) -> None:
     """Give each its rows of the outputs. Raises :class:`~mcp.errors.ProtocolError`."""
     outputs = unpacked(answer.payload.get("outputs"), answer.segments)
-    model = answers.required(answer.payload, "model", str, _WHAT)
-    node = answers.required(answer.payload, "node", str, _WHAT)
-    version = str(answer.payload.get("version", ""))
+    origin = answers.origin(answer.payload, _WHAT)
     if len(stack.overs) == 1:  # a model may well give other rows than it got
         if not stack.overs[0].done():
-            stack.overs[0].set_result(Inference(outputs, model, version, node))
+            stack.overs[0].set_result(Inference(outputs, *origin))
         return
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != stack.rows:
@@ -335,5 +313,5 @@ def _part(answer: Answer, stack: Stack) -> None:
         stop = start + rows
         if not over.done():
             own = {name: array[start:stop] for name, array in outputs.items()}
-            over.set_result(Inference(own, model, version, node))
+            over.set_result(Inference(own, *origin))
         start = stop

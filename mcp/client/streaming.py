@@ -96,13 +96,9 @@ async def steps_of(opened: Callable[[], Awaitable[Answer]]) -> AsyncGenerator[St
 
 
 def _step(part: Part, origin: Mapping[str, Any]) -> Step:
-    return Step(
-        number=answers.required(part.payload, "step", int, _WHAT),
-        outputs=unpacked(part.payload.get("outputs"), part.segments),
-        model=answers.required(origin, "model", str, _WHAT),
-        version=str(origin.get("version", "")),
-        node=answers.required(origin, "node", str, _WHAT),
-    )
+    number = answers.required(part.payload, "step", int, _WHAT)
+    outputs = unpacked(part.payload.get("outputs"), part.segments)
+    return Step(number, outputs, *answers.origin(origin, _WHAT))
 
 
 def _broken(error: McpError, taken: int) -> Unavailable:

@@ -7,14 +7,14 @@ all nodes switch at the same position. All of it needs schema 4: ``Unsupported``
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.client import answers, arguments
-from mcp.client.exchange import Answer, Request
+from mcp.client.calls import Calls
+from mcp.client.exchange import Request
 from mcp.client.kinds import CallKind
-from mcp.client.results import Consistency
 
 DEFAULT_STEPS: Final = (5, 20, 50, 100)
 """The shares of a rollout, in percent."""
@@ -74,7 +74,7 @@ class Rollout:
         return self.state == "going"
 
 
-class TrafficCalls:
+class TrafficCalls(Calls):
     """The calls of a :class:`~mcp.client.client.Client` that are about traffic."""
 
     async def rules(self, *, timeout_s: float | None = None) -> Rules:
@@ -221,19 +221,6 @@ class TrafficCalls:
         if expected_version is not None:
             args["expected_version"] = arguments.expected_version(expected_version)
         return answers.mapping(await self._command(op, args, timeout_s), f"the answer to {op}")
-
-    # What the client has.
-
-    async def _call(self, request: Request, timeout_s: float | None) -> Answer:
-        raise NotImplementedError
-
-    async def _read(
-        self, kind: str, args: Mapping[str, Any], consistency: Consistency, timeout_s: float | None
-    ) -> Any:
-        raise NotImplementedError
-
-    def _command(self, op: str, args: Mapping[str, Any], timeout_s: float | None) -> Coroutine[Any, Any, Any]:
-        raise NotImplementedError
 
 
 def _placed(fields: Mapping[str, Any]) -> tuple[int, int]:

@@ -44,7 +44,7 @@ LOOKS_PER_LEASE: Final = 100
 PRIORITY_LOWEST: Final = 3
 """Of the four that are told apart: a request's own priority, larger is more urgent, is mapped to them."""
 
-_CALLERS: Final = (InvalidArgument, InputInvalid, TooLarge, NotFound, Busy, Cancelled)
+CALLERS: Final = (InvalidArgument, InputInvalid, TooLarge, NotFound, Busy, Cancelled)
 """They say nothing about the model: the caller's own, or refused later on."""
 
 _log = logging.getLogger("mcp.node")
@@ -241,4 +241,4 @@ def _outcome(error: McpError | None) -> Outcome:
         return Outcome.SUCCEEDED
     if isinstance(error, DeadlineExceeded):
         return Outcome.TIMED_OUT
-    return Outcome.ABANDONED if isinstance(error, _CALLERS) else Outcome.FAILED
+    return Outcome.ABANDONED if isinstance(error, CALLERS) else Outcome.FAILED

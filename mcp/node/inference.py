@@ -147,13 +147,31 @@ class DirectInference:
     def _answer_with(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
     ) -> Coroutine[Any, Any, None] | None:
-        payload = exchange.message.payload
         info = self._shelf.info(model.digest)
         if info is None:
             return self._answer_later(exchange, model, wanted, timeout_s)
+        return self._begin(exchange, model, info, wanted, timeout_s)
+
+    async def _answer_later(
+        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
+    ) -> None:
+        info = await self._shelf.ensure_within(model, timeout_s)
+        later = self._begin(exchange, model, info, wanted, timeout_s)
+        if later is not None:
+            await later
+
+    def _begin(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        info: ModelInfo,
+        wanted: list[str] | None,
+        timeout_s: float,
+    ) -> Coroutine[Any, Any, None] | None:
+        """Run a model that is ready, or give the work that will."""
         inputs = received_inputs(exchange, info)
-        if "stacked" in payload:
-            self._check_stacked(payload["stacked"], model, inputs)
+        if "stacked" in exchange.message.payload:
+            self._check_stacked(exchange.message.payload["stacked"], model, inputs)
         if self._shelf.batches:
             self._submit(exchange, model, inputs, wanted, timeout_s)
             return None
@@ -213,18 +231,6 @@ class DirectInference:
                 exchange.fail(refused)
         elif error is not None:
             exchange.fail(naming(model, translated(error)))
-
-    async def _answer_later(
-        self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
-    ) -> None:
-        info = await self._shelf.ensure_within(model, timeout_s)
-        inputs = received_inputs(exchange, info)
-        if "stacked" in exchange.message.payload:
-            self._check_stacked(exchange.message.payload["stacked"], model, inputs)
-        if self._shelf.batches:
-            self._submit(exchange, model, inputs, wanted, timeout_s)
-        else:
-            await self._run_later(exchange, model, inputs, wanted, timeout_s)
 
     async def _run_later(
         self,

@@ -23,20 +23,17 @@ from mcp.clock import Clock, new_id
 from mcp.cluster.rollout.deciding import QUANTILE, Action, Plan, Verdict, decide
 from mcp.cluster.rollout.figures import Figures
 from mcp.errors import (
-    Busy,
-    Cancelled,
     CircuitOpen,
-    InputInvalid,
     InvalidArgument,
     McpError,
     ModelNotReady,
-    NotFound,
     PermissionDenied,
-    TooLarge,
     Unavailable,
     Unsupported,
+    VersionConflict,
 )
 from mcp.net.exchange import Exchange
+from mcp.node.admitting import CALLERS
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
 from mcp.state.models import ModelVersion
@@ -51,10 +48,10 @@ FIGURES_TIMEOUT_S: Final = 1.0
 """A member that has not told its figures within that is left out of the look."""
 
 _NOT_THE_VERSIONS: Final = (
-    *(InvalidArgument, InputInvalid, TooLarge, NotFound, Unsupported),
-    *(Busy, CircuitOpen, Cancelled),
+    *CALLERS,
+    *(Unsupported, CircuitOpen, Unavailable),
 )
-"""Errors that say nothing about a version: the caller's own, or of a request that was not let in."""
+"""Errors that say nothing about a version: of what was not let in or not understood, or of a lost node."""
 _OPS: Final[Mapping[Action, str]] = {
     Action.ADVANCE: "rollout.advance",
     Action.FINISH: "rollout.finish",
@@ -121,7 +118,7 @@ class Counting:
 def _ended(figures: Figures, began_s: float, error: McpError | None) -> None:
     if error is None:
         figures.succeeded(max(0.0, asyncio.get_running_loop().time() - began_s))
-    elif isinstance(error, ModelNotReady) or not isinstance(error, (*_NOT_THE_VERSIONS, Unavailable)):
+    elif isinstance(error, ModelNotReady) or not isinstance(error, _NOT_THE_VERSIONS):
         figures.failed()
 
 
@@ -268,7 +265,7 @@ class RolloutDriver:
         try:
             await self._propose(_OPS[verdict.action], args)
         except McpError as error:
-            return error.code == "VERSION_CONFLICT"  # somebody else was first; else the next look sees
+            return isinstance(error, VersionConflict)  # somebody else was first; else the next look sees
         return True
 
 

@@ -333,26 +333,20 @@ class Cluster:
         self.world.tell("verdict", f"recovered in {self.recovery_s:.3f} s")
         late = "calls that were under way have not ended"
         self._wait(self._all_done(), self._longest_call_s() + 11.0, late)
-        if self.operator is not None:
-            self._wait_for_members(self.operator)
-        begun = self.world.now
-        self._wait_while(lambda: views.differing(self.machines.values()), VIEWS_S)
-        self.views_s = self.world.now - begun
+        operator = self.operator
+        if operator is not None:
+            self._wait_while(lambda: operator.waiting() or self._differing(), MEMBERS_S)
+        self.views_s = self._wait_while(lambda: views.differing(self.machines.values()), VIEWS_S)
         self._wait_while(lambda: unended(machine.parts for machine in self._whole), ENDED_S)
 
-    def _wait_while(self, missing: Callable[[], str | None], limit_s: float) -> None:
-        end = self.world.now + limit_s
+    def _wait_while(self, missing: Callable[[], str | None], limit_s: float) -> float:
+        """Let time pass until nothing is missing any more; gives how long that took."""
+        begun = self.world.now
         while (told := missing()) is not None:
-            if self.world.now >= end:
+            if self.world.now >= begun + limit_s:
                 raise NotRecovered(f"{told}, {limit_s:g} s after the cluster was back")
             self._advance(self.world.now + LOOK_S)
-
-    def _wait_for_members(self, operator: Operator) -> None:
-        end = self.world.now + MEMBERS_S
-        while (missing := operator.waiting() or self._differing()) is not None:
-            if self.world.now >= end:
-                raise NotRecovered(f"{missing}, {MEMBERS_S:g} s after the cluster was back")
-            self._advance(self.world.now + LOOK_S)
+        return self.world.now - begun
 
     def _longest_call_s(self) -> float:
         return max(self.scenario.load.timeouts_s)

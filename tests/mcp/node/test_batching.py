@@ -256,6 +256,7 @@ def test_a_joined_request_counts_as_so_many_inferences(tmp_path: Path) -> None:
         ([-1, 2], 1, InvalidArgument),
         ([2**64 - 1], 1, InvalidArgument),
         ([1] * 65, 65, InvalidArgument),
+        ([1] * 100_000, 1, InvalidArgument),
         ([33, 32], 65, InvalidArgument),
     ],
 )

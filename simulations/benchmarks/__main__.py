@@ -17,6 +17,7 @@ from mcp.errors import McpError
 from simulations.benchmarks import direct, failover, guard
 from simulations.benchmarks.boundary import suite as boundary
 from simulations.benchmarks.commit import suite as commit
+from simulations.benchmarks.device import suite as device
 from simulations.benchmarks.figures import ROUNDS_MIN, Figure, Grid, Report, rounded
 from simulations.benchmarks.machine import Others, describe
 from simulations.benchmarks.progress import Steps
@@ -72,6 +73,12 @@ SUITES: Final[dict[str, Suite]] = {
         1,
         lambda steps, _: direct.measure(direct.FULL, steps),
         lambda steps, _: direct.measure(direct.QUICK, steps),
+    ),
+    "device": Suite(
+        "models on a CUDA device against the processor of the same machine",
+        4,
+        lambda steps, _: device.measure(device.FULL, steps),
+        lambda steps, _: device.measure(device.QUICK, steps),
     ),
     "guard": Suite(
         "the work of an inference and of a command against bare requests; fails when it has doubled",

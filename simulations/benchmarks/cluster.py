@@ -71,11 +71,14 @@ def is_calm(status: ClusterStatus, node_count: int) -> bool:
 
 
 @asynccontextmanager
-async def bench(node_count: int) -> AsyncIterator[Bench]:
-    """Start nodes in a temporary folder; they are stopped and the folder removed at the end."""
+async def bench(node_count: int, options: Sequence[str] = ()) -> AsyncIterator[Bench]:
+    """Start nodes in a temporary folder; they are stopped and the folder removed at the end.
+
+    ``options`` are further ones of ``mcpctl serve``.
+    """
     clock = SystemClock()
     async with (
-        LocalCluster(node_count, clock) as cluster,
+        LocalCluster(node_count, clock, options) as cluster,
         Client(cluster.addresses, cluster_key=cluster.key, timeout_s=CALL_TIMEOUT_S) as client,
     ):
         made = Bench(cluster, client, clock)

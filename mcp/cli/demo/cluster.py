@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -106,9 +107,12 @@ class NodeProcess:
 
 
 class LocalCluster:
-    """Voters on loopback with data directories, a key and logs in one temporary folder."""
+    """Voters on loopback with data directories, a key and logs in one temporary folder.
 
-    def __init__(self, node_count: int, clock: Clock) -> None:
+    ``options`` are further ones of ``mcpctl serve``.
+    """
+
+    def __init__(self, node_count: int, clock: Clock, options: Sequence[str] = ()) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mcpctl-demo-"))
         self.key = clock.entropy(KEY_BYTES).hex().encode()
         key_file = self.folder / "cluster-key"
@@ -124,6 +128,7 @@ class LocalCluster:
                 [
                     *("--node-id", node, "--peers", peers, "--stop-on-eof"),
                     *("--cluster-key-file", str(key_file), "--data-dir", str(self.folder / node)),
+                    *options,
                 ],
                 self.folder / f"{node}.log",
             )

@@ -17,8 +17,12 @@ from simulations.benchmarks.needs import lacking, modules
 
 ROWS: Final = 64
 """How many different rows are asked for in turn."""
-LAYERS: Final = {"tiny": (64, 32, 10), "medium": (512, 2048, 2048, 512)}
-NAMES: Final = (*LAYERS, "digits")
+LAYERS: Final = {
+    "tiny": (64, 32, 10),
+    "medium": (512, 2048, 2048, 512),
+    "large": (1024, 4096, 4096, 1024),
+}
+NAMES: Final = ("tiny", "medium", "digits")
 OPSET: Final = 17
 IR_VERSION: Final = 8
 

@@ -206,9 +206,13 @@ class DirectInference:
                 f"the rows of {model.name} {model.version} may not be joined: send one inference"
             )
         if type(stacked) is list and len(stacked) > rows_max:  # each has a row at least: not worth a walk
-            raise InvalidArgument(f'"stacked" has {len(stacked)} entries, at most rows_max={rows_max} are taken')
+            raise InvalidArgument(
+                f'"stacked" has {len(stacked)} entries, at most rows_max={rows_max} are taken'
+            )
         if type(stacked) is not list or not all(type(rows) is int and rows > 0 for rows in stacked):
-            raise InvalidArgument(f'"stacked" is a list of numbers of rows from 1 on, not {str(stacked)[:80]}')
+            raise InvalidArgument(
+                f'"stacked" is a list of numbers of rows from 1 on, not {str(stacked)[:80]}'
+            )
         total = sum(stacked)
         if not 0 < total <= rows_max:
             raise InvalidArgument(f'"stacked" has {total} rows, and 1 to rows_max={rows_max} are run at once')

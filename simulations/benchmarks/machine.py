@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+import onnxruntime
 import psutil
 
 
@@ -22,7 +23,7 @@ def describe(data_folder: Path) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "file_system": file_system(data_folder),
         "python": platform.python_version(),
-        "onnxruntime": version_of("onnxruntime"),
+        "onnxruntime": str(onnxruntime.__version__),
         "pysyncobj": version_of("pysyncobj"),
         "nodes_event_loop": nodes_event_loop(),
         "client_event_loop": "asyncio",

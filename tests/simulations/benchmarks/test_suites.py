@@ -21,11 +21,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.onnx import providers_available
 from mcp.cli.demo.workload import Write
 from simulations.benchmarks import direct, failover, in_process
 from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, tables, verdicts
 from simulations.benchmarks.cluster import bench, timed_write
 from simulations.benchmarks.commit import lone
+from simulations.benchmarks.device import suite as device
+from simulations.benchmarks.device.runs import Parity
 from simulations.benchmarks.disk import measure_syncs
 from simulations.benchmarks.echo import echo_process
 from simulations.benchmarks.figures import Bar, Figure, Grid, Report, percentile
@@ -74,6 +77,28 @@ def test_direct_compares_every_answer_with_the_model_in_process() -> None:
     assert overhead.rounds == pytest.approx([n - o for n, o in zip(native.rounds, own.rounds, strict=True)])
     expected = [n / (2 * o + 500) for n, o in zip(native.rounds, own.rounds, strict=True)]
     assert share.rounds == pytest.approx(expected)
+
+
+def test_a_device_is_compared_with_the_processor_and_one_that_is_not_there_is_named() -> None:
+    small: dict[str, Any] = {"rounds": 1, "seconds": 0.1, "runs": 2, "models": ("tiny",), "callers": (1, 4)}
+    size = device.Size(**small, batches=(1, 16), device=("cpu",))  # the processor stands in for it
+    report = asyncio.run(device.measure(size, SILENT))
+    assert (report.wrong, report.missing) == ([], [])
+    assert report.notes["compared"] > 4
+    assert [len(grid.rows) for grid in report.grids] == [2, 2]
+    assert all(cell > 0 for grid in report.grids for row in grid.rows for cell in row[1:])
+    if "cuda" not in providers_available():
+        (told,) = asyncio.run(device.measure(device.Size(**small), SILENT)).missing
+        assert "the device was not measured: providers ['cuda'] are not usable here" in told
+
+
+def test_an_answer_of_a_device_that_is_too_far_off_is_seen() -> None:
+    parity, right = Parity(), {"y": np.array([[1.0, 2.0]], np.float32)}
+    parity.compare("near", right, {"y": right["y"] + np.float32(1e-5)})
+    assert parity.wrong == []
+    parity.compare("far", right, {"y": right["y"] + np.float32(1e-2)})
+    assert len(parity.wrong) == 1
+    assert parity.compared == 2
 
 
 def test_failover_kills_a_leader_and_loses_nothing() -> None:

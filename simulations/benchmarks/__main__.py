@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mcp.cli.output import print_json, print_parts, table
 from mcp.errors import McpError
-from simulations.benchmarks import direct, failover, guard
+from simulations.benchmarks import direct, disturbance, failover, guard
 from simulations.benchmarks.boundary import suite as boundary
 from simulations.benchmarks.commit import suite as commit
 from simulations.benchmarks.device import suite as device
@@ -56,6 +56,12 @@ SUITES: Final[dict[str, Suite]] = {
         lambda steps, _: failover.measure(failover.FULL, steps),
         lambda steps, _: failover.measure(failover.QUICK, steps),
     ),
+    "disturbance": Suite(
+        "how long clients wait when one of three nodes is killed under them",
+        3,
+        lambda steps, _: disturbance.measure(disturbance.FULL, steps),
+        lambda steps, _: disturbance.measure(disturbance.QUICK, steps),
+    ),
     "scale": Suite(
         "costs at 1, 3, 5 and 7 nodes; memory and restarts as log, sessions and models grow",
         12,
@@ -89,7 +95,7 @@ SUITES: Final[dict[str, Suite]] = {
 }
 _VERDICTS: Final = {True: "met", False: "NOT MET", None: "UNDECIDED"}
 EPILOG: Final = "\b\nSuites, and minutes of a full run:\n" + "\n".join(
-    f"  {name:9}{suite.minutes:3}  {suite.summary}" for name, suite in SUITES.items()
+    f"  {name:12}{suite.minutes:3}  {suite.summary}" for name, suite in SUITES.items()
 )
 
 

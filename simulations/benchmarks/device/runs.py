@@ -54,10 +54,11 @@ def timed(
 ) -> tuple[list[float], Outputs]:
     """Durations in seconds of ``runs`` runs of one batch, host memory to host memory, and the outputs."""
     durations = []
-    outputs: Outputs = runtime.run(subject.name, {"x": rows})
+    (only,) = runtime.info(subject.name).inputs
+    outputs: Outputs = runtime.run(subject.name, {only.name: rows})
     for _ in range(runs):
         begun = time.perf_counter()
-        outputs = runtime.run(subject.name, {"x": rows})
+        outputs = runtime.run(subject.name, {only.name: rows})
         durations.append(time.perf_counter() - begun)
     return durations, outputs
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from executor.onnx import providers_available
 from mcp.cli.demo.workload import Write
-from simulations.benchmarks import direct, failover, in_process
+from simulations.benchmarks import direct, disturbance, failover, in_process
 from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, tables, verdicts
 from simulations.benchmarks.cluster import bench, timed_write
 from simulations.benchmarks.commit import lone
@@ -80,7 +80,7 @@ def test_direct_compares_every_answer_with_the_model_in_process() -> None:
 
 
 def test_a_device_is_compared_with_the_processor_and_one_that_is_not_there_is_named() -> None:
-    small: dict[str, Any] = {"rounds": 1, "seconds": 0.1, "runs": 2, "models": ("tiny",), "callers": (1, 4)}
+    small: dict[str, Any] = {"rounds": 1, "seconds": 0.1, "runs": 2, "models": ("digits",), "callers": (1, 4)}
     size = device.Size(**small, batches=(1, 16), device=("cpu",))  # the processor stands in for it
     report = asyncio.run(device.measure(size, SILENT))
     assert (report.wrong, report.missing) == ([], [])
@@ -283,3 +283,16 @@ def test_the_machine_is_described(tmp_path: Path) -> None:
     assert told["cores"] >= 1
     assert told["file_system"] != "unknown"
     assert told["onnxruntime"][0].isdigit()
+
+
+def test_a_node_is_killed_under_clients_and_every_one_of_them_is_answered() -> None:
+    size = disturbance.Size(trials=1, clients=4, after_s=0.3)
+    report = asyncio.run(disturbance.measure(size, SILENT))
+    check_figures(report, rounds=1)
+    assert report.wrong == []
+    assert report.notes["answered"] > 8
+
+
+def test_the_longest_wait_is_of_what_was_not_over_at_the_kill() -> None:
+    watch = disturbance.Watch([(0.0, 0.4), (0.5, 0.1), (0.9, 0.3), (1.1, 0.2)])
+    assert (watch.longest_before(1.0), watch.longest_after(1.0)) == (0.4, 0.3)

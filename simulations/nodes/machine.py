@@ -27,6 +27,7 @@ from mcp.state.commands import SCHEMA_MAX
 from simulations.faults import FaultKind
 from simulations.faulty_disk import FaultyDisk
 from simulations.invariants import Violation
+from simulations.nodes import models
 from simulations.nodes.disk import JOURNAL, SNAPSHOTS, MachineDisk
 from simulations.nodes.ledger import Ledger
 from simulations.nodes.pool import simulated_pool
@@ -339,8 +340,9 @@ class Machine:
 
     def _make_pool(self, runtime: OnnxRuntime, config: NodeConfig) -> Pool:
         generator = random.Random(self._entropy.getrandbits(64))
-        run_s = self._around.scenario.habits.run_s
-        return simulated_pool(runtime, config, generator, run_s, self._around.done)
+        scenario = self._around.scenario
+        failing = {models.key("2"): scenario.failing} if scenario.failing else {}
+        return simulated_pool(runtime, config, generator, scenario.habits.run_s, self._around.done, failing)
 
     def _job_s(self) -> float:
         return self._timing.random() * self._around.scenario.habits.job_s + self._slow_s()

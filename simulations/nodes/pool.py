@@ -22,6 +22,7 @@ import numpy as np
 
 from executor.batching.batcher import Batcher
 from executor.batching.jobs import BatchRun, Job, Outcome
+from executor.errors import InferenceFailed
 from executor.onnx import OnnxRuntime, PreparedRun
 from executor.pool import InferencePool
 from executor.runs import StopSignal, deadline_exceeded
@@ -35,16 +36,25 @@ CORES = 4
 
 
 class TimedRuntime:
-    """A runtime whose runs take up to ``run_s_max`` virtual seconds; what they give is the real model's."""
+    """A runtime whose runs take up to ``run_s_max`` virtual seconds; what they give is the real model's.
+
+    Of the runs of a model in ``failing``, by key, so large a share fails.
+    """
 
     def __init__(
-        self, runtime: OnnxRuntime, generator: random.Random, run_s_max: float, done: Counter[str]
+        self,
+        runtime: OnnxRuntime,
+        generator: random.Random,
+        run_s_max: float,
+        done: Counter[str],
+        failing: Mapping[str, float],
     ) -> None:
         self.options = runtime.options
         self._runtime = runtime
         self._random = generator
         self._run_s_max = run_s_max
         self._done = done
+        self._failing = failing
         self._behind_s: float | None = None
 
     def draw_s(self) -> float:
@@ -82,6 +92,10 @@ class TimedRuntime:
             loop.stall(takes_s if timeout_s is None else max(0.0, min(takes_s, timeout_s)))
         if timeout_s is not None and takes_s > timeout_s:
             raise deadline_exceeded(timeout_s, started=timeout_s > 0)
+        failing = self._failing.get(prepared.model.key)
+        if failing is not None and self._random.random() < failing:
+            self._done["runs that failed"] += 1
+            raise InferenceFailed("this version of the model fails now and then")
         return self._runtime.execute(prepared, stop=stop)
 
 
@@ -166,9 +180,10 @@ def simulated_pool(
     generator: random.Random,
     run_s_max: float,
     done: Counter[str],
+    failing: Mapping[str, float],
 ) -> InferencePool:
-    """The pool of a simulated node; ``done`` counts what ran where."""
-    timed = TimedRuntime(runtime, generator, run_s_max, done)
+    """The pool of a simulated node; ``done`` counts what ran where, ``failing`` says what fails how often."""
+    timed = TimedRuntime(runtime, generator, run_s_max, done, failing)
     pool = InferencePool(
         cast(OnnxRuntime, timed),
         workers=config.workers,

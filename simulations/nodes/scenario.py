@@ -24,6 +24,9 @@ QUICK_MODELS = 0.3
 QUICK_RUN_S = 0.0003
 DECLARATIONS = 0.5
 """In so many of the runs rules, routes and limits are declared."""
+FAILING = 0.4
+"""In so many of those the second version of the model fails now and then, or always."""
+FAILING_SHARES = (0.3, 1.0)
 
 KINDS = tuple(kind for kind in FaultKind if kind not in (FaultKind.DUPLICATE, FaultKind.REORDER))
 """All but those that no byte stream has. Loss is what TCP makes of it: lateness."""
@@ -94,6 +97,8 @@ class Scenario:
     """The machines that join later, in their order."""
     declares: bool = False
     """Whether somebody declares rules, routes and limits meanwhile."""
+    failing: float = 0.0
+    """The share of the second version's runs that fail: a rollout of it has something to roll back for."""
 
     @property
     def patience_s(self) -> float:
@@ -134,9 +139,14 @@ class Scenario:
         if random.Random(f"{seed}/node runs").random() < QUICK_MODELS:
             scenario = replace(scenario, habits=replace(scenario.habits, run_s=QUICK_RUN_S))
         declares = random.Random(f"{seed}/node declarations").random() < DECLARATIONS
-        scenario = replace(scenario, declares=declares)
+        scenario = replace(scenario, declares=declares, failing=_failing(seed) if declares else 0.0)
         sure = random.Random(f"{seed}/a sure fault")
         return replace(scenario, plan=_plan(draw, scenario).made_sure(sure, nodes, seconds))
+
+
+def _failing(seed: int) -> float:
+    draw = random.Random(f"{seed}/a version that fails")
+    return draw.choice(FAILING_SHARES) if draw.random() < FAILING else 0.0
 
 
 def _limits(draw: random.Random, patience: float) -> DriverLimits:

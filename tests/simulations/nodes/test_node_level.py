@@ -44,6 +44,8 @@ FAILED_SEEDS = Path(__file__).parents[1] / "failed_node_seeds.txt"
 
 ROLLS_OUT = 13
 """A seed with rollouts, of which one goes on in the end."""
+FAILS = 14
+"""A seed whose second version fails, and a rollout of it is rolled back for that."""
 
 
 def failed_seeds() -> Iterator[int]:
@@ -263,6 +265,13 @@ def test_rollouts_are_looked_after(
     break_it(monkeypatch)
     outcome = run_seed(LEVELS["node"], ROLLS_OUT)
     assert (outcome.verdict, told in outcome.reason) == (verdict, True), outcome.reason
+
+
+def test_a_version_that_fails_is_rolled_back() -> None:
+    outcome = run_seed(LEVELS["node"], FAILS)
+    assert outcome.verdict is Verdict.CLEAN, outcome.reason
+    assert outcome.counts["runs that failed"] >= 1
+    assert outcome.counts["rollouts rolled back"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def test_without_room_the_dead_one_goes_first_and_its_place_is_filled_next() -> 
     now = AFTER_S + STEP_S
     rest = [member for member in group(now, 6, 1, 2) if member.name != "n7"]
     assert watch.look(now, 1, [m for m in rest if m.votes]).action is Action.NOTHING, "nobody is there"
+    lonely = [replace(m, contact_s=NEVER) if m.name in ("n2", "n3", "n4") else m for m in rest]
+    assert watch.look(now, 1, lonely) == NOTHING, "three of six are no majority"
     verdict = watch.look(now, 1, rest)
     assert (verdict.action, verdict.node) == (Action.PROMOTE, "s1")
     full = [replace(member, votes=True) if member.name == "s1" else member for member in rest]

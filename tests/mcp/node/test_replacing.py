@@ -102,7 +102,7 @@ def test_without_a_spare_nobody_goes_and_it_is_said_once(
             await cluster.join("n4", leader, observer=True)
             await crash(cluster, dead)
             await until(lambda: "no spare is there" in told(cluster, leader)["waits_for"])
-            assert told(cluster, leader)["dead"][dead] >= AFTER_S
+            await until(lambda: told(cluster, leader)["dead"][dead] >= AFTER_S + 1.0)
             assert voters(cluster) == {("n1", "n2", "n3")}
             async with cluster.client() as client:
                 status = await client.status()

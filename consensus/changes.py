@@ -6,6 +6,9 @@ done twice, a question is for the leader of one term and for nobody after it, an
 later question of the same node is not taken. A leader that is to be removed hands leadership over first, and
 whoever asked asks its successor.
 
+A request may be bound to a term: what is decided by what one leader has seen is done by it and at once, or
+not at all, for its successor may have seen something else.
+
 Done means committed in the term of the leader that appended it. Whoever does not learn of it in time learns
 that the outcome is unknown, and can look at the configuration or ask again.
 """
@@ -40,11 +43,15 @@ _REFUSALS = {error.code: error for error in (Busy, MembershipRefused, NotCaughtU
 
 @dataclass(slots=True)
 class _Request:
-    """``number`` is that of the last question, ``appended`` the leader's own term and index; 0: none."""
+    """``number`` is that of the last question, ``appended`` the leader's own term and index; 0: none.
+
+    ``bound`` is the term that it is bound to.
+    """
 
     change: Change
     deadline: float
     done: ChangeDone
+    bound: int | None = None
     number: int = 0
     appended: tuple[int, int] = (0, 0)
     tried: bool = False
@@ -101,11 +108,11 @@ class Changes:
         """When :meth:`hand_over` has something to do because an answer may be lost."""
         return self._again_at if self._requests else math.inf
 
-    def add(self, change: Change, deadline: float, done: ChangeDone) -> None:
-        """Take a request. Raises :class:`Busy`."""
+    def add(self, change: Change, deadline: float, done: ChangeDone, bound: int | None = None) -> None:
+        """Take a request; ``bound``: for this node alone, while it leads that term. Raises :class:`Busy`."""
         if len(self._requests) >= REQUESTS_MAX:
             raise Busy(f"{REQUESTS_MAX} changes of members are under way; wait for their outcome")
-        self._requests.append(_Request(change, deadline, done))
+        self._requests.append(_Request(change, deadline, done, bound))
         self._due = True
 
     def ask_again(self) -> None:
@@ -130,7 +137,9 @@ class Changes:
         self._due = False
         self._again_at = now + self._limits.change_retry_s
         for request in list(self._requests):
-            if role is Role.LEADER:
+            if request.bound is not None and (role is not Role.LEADER or term != request.bound):
+                self._resolve(request, self._unresolved(request, f"the reign of term {request.bound} ended"))
+            elif role is Role.LEADER:
                 self._perform(request, now)
             else:
                 self._number += 1
@@ -144,6 +153,8 @@ class Changes:
         try:
             index = self._engine.change_membership(request.change, now)
         except Busy as refusal:
+            if request.bound is not None:
+                self._resolve(request, refusal)
             request.refusal = refusal  # it is asked for again
         except ConsensusError as error:
             self._resolve(request, error)

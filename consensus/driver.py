@@ -170,10 +170,13 @@ class Driver:
         self._pump.transfer_leadership(target, done, self._loop.time() + timeout_s)
         return waiter
 
-    def change_membership(self, change: Change, *, timeout_s: float) -> asyncio.Future[int]:
+    def change_membership(
+        self, change: Change, *, timeout_s: float, bound: int | None = None
+    ) -> asyncio.Future[int]:
         """Have the leader make ``change``, on any node; a future of the index at which it is committed.
 
-        What is so already is done at once, so it may be asked for again. Raises, or gives as the outcome:
+        What is so already is done at once, so it may be asked for again. With ``bound`` nobody but this node
+        makes it, at once, and only while it leads that term. Raises, or gives as the outcome:
         :class:`~consensus.errors.MembershipRefused`, :class:`~consensus.errors.NotCaughtUp`,
         :class:`~consensus.errors.Busy`, :class:`~consensus.errors.DiskFull` and
         :class:`~consensus.errors.NotLeader` mean that nothing was changed;
@@ -181,7 +184,7 @@ class Driver:
         """
         waiter: asyncio.Future[int] = self._loop.create_future()
         done = functools.partial(_settle, waiter)
-        self._pump.change_membership(change, done, self._loop.time() + timeout_s)
+        self._pump.change_membership(change, done, self._loop.time() + timeout_s, bound)
         return waiter
 
     def applied(self, index: int, results: Sequence[tuple[bytes, Any]]) -> None:

@@ -216,16 +216,19 @@ class Pump:
         self._succession.add(target, deadline, done)
         self._shell.wake()
 
-    def change_membership(self, change: Change, done: ChangeDone, deadline: float) -> None:
+    def change_membership(
+        self, change: Change, done: ChangeDone, deadline: float, bound: int | None = None
+    ) -> None:
         """Have the leader make ``change``; ``done`` is called once, by ``deadline``.
 
-        With the index of the configuration when it is committed: at once if it is so already.
+        With the index of the configuration when it is committed: at once if it is so already. ``bound``: only
+        this node makes it, at once, and only while it leads that term.
         Raises, or gives as the outcome: :class:`~consensus.errors.MembershipRefused`,
         :class:`~consensus.errors.NotCaughtUp`, :class:`Busy`, :class:`DiskFull` and :class:`NotLeader` mean
         that nothing was changed; :class:`~consensus.errors.OutcomeUnknown` that it may have been.
         """
         self._must_run()
-        self._changes.add(change, deadline, done)
+        self._changes.add(change, deadline, done, bound)
         self._shell.wake()
 
     def await_index(self, index: int) -> None:

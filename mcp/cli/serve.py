@@ -35,6 +35,7 @@ from mcp.errors import ConfigInvalid
 from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
 from mcp.node.collector import collect_rarely
+from mcp.node.config import REPLACE_DEAD_AFTER_S_MAX, REPLACE_DEAD_AFTER_S_MIN
 from mcp.node.node import FILES_ENOUGH
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
@@ -181,6 +182,15 @@ cluster_membership_options = together(
         envvar="MCP_ENGINE",
         help="raft for nodes that agree, solo for one process alone; by default raft with --peers, --join or "
         "--broadcast.",
+    ),
+    option(
+        "--replace-dead-after",
+        "replace_dead_after_s",
+        type=click.FloatRange(REPLACE_DEAD_AFTER_S_MIN, REPLACE_DEAD_AFTER_S_MAX),
+        metavar="SECONDS",
+        envvar="MCP_REPLACE_DEAD_AFTER",
+        help="While this node leads, let an observer take the place of a voter that has been dead for so "
+        "long; by default nobody is replaced. The same on every voter.",
     ),
     option(
         "--schema-max",

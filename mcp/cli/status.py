@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -117,10 +118,32 @@ def cluster_parts(cluster: ClusterStatus) -> list[RenderableType]:
         for node in cluster.nodes
         if node.problem is not None
     ]
+    parts += [Text(told, style="yellow") for told in replacing_told(cluster)]
     # Where nobody answered, nothing is known of the models: "none is deployed" would be a guess.
     if cluster.reachable:
         parts += [Text(), models_table(cluster.models, cluster.nodes)]
     return parts
+
+
+def replacing_told(cluster: ClusterStatus) -> Iterator[str]:
+    """Give what the leader says of dead voters: whom nobody replaces yet, and whom it has replaced."""
+    for node in cluster.nodes:
+        if node.node != cluster.leader or node.error is not None:
+            continue
+        if waits_for := node.replacing.get("waits_for"):
+            yield f"not replaced: {waits_for}"
+        for step in node.replacing.get("steps") or []:
+            said = {name: step.get(name) for name in ("dead", "action", "node", "at_s")}
+            yield (
+                "{dead} was dead: {action} {node}".format(**said)
+                + f" by {node.node}, {_moment(said['at_s'])}"
+            )
+
+
+def _moment(at_s: object) -> str:
+    """Return a time since the epoch as the clock on the wall here shows it."""
+    known = isinstance(at_s, int | float)
+    return datetime.fromtimestamp(at_s).isoformat(" ", "seconds") if known else "?"  # type: ignore[arg-type]
 
 
 def nodes_table(cluster: ClusterStatus) -> Table:

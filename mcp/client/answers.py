@@ -168,6 +168,7 @@ def node_status(address: str, value: Mapping[str, Any]) -> NodeStatus:
         package_version=_optional(value, "package_version", str),
         caught_up=_optional(value, "caught_up", bool),
         metrics=mapping(value.get("metrics") or {}, what),
+        replacing=mapping(value.get("replacing") or {}, what),
         details=dict(value),
     )
 

@@ -204,6 +204,9 @@ class NodeStatus:
     package_version: str | None = None
     caught_up: bool | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    replacing: dict[str, Any] = field(default_factory=dict)
+    """What the node does about dead voters: ``after_s``, and where it leads ``dead``, in seconds by name,
+    ``waits_for`` and ``steps``."""
     details: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property

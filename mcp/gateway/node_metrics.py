@@ -112,6 +112,10 @@ PLAIN: Final[tuple[tuple[Family, Read], ...]] = (
         ),
         _metric("assigned_running"),
     ),
+    (
+        _counter("voters_replaced", "voters", "Dead voters that this node has taken out while it led."),
+        _metric("voters_replaced_total"),
+    ),
     (_gauge("state_sessions", "sessions", "Open sessions of clients."), _state("sessions_open")),
     (
         _counter("state_sessions_expired", "sessions", "Sessions that were forgotten."),

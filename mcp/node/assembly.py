@@ -39,6 +39,7 @@ from mcp.node.order import Order
 from mcp.node.ordered import OrderedState
 from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
+from mcp.node.replacing import Replacing
 from mcp.node.report import Report
 from mcp.node.rollouts import Counting, RolloutDriver
 from mcp.node.roster import Roster, first_configuration
@@ -105,6 +106,7 @@ class Assembly:
         self.joining.contacts = self.gossiping.contacts
         self.routing.seen = self.gossiping.view
         self._make_rollouts()
+        self._make_replacing()
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -282,6 +284,19 @@ class Assembly:
             caught_up=lambda: self.membership.caught_up,
         )
         self._stack.push_async_callback(self.rollouts.close)
+
+    def _make_replacing(self) -> None:
+        config = self.config
+        self.replacing = Replacing(
+            config.node_id,
+            self.order,
+            self.roster,
+            self._clock,
+            self.gossiping.members,
+            after_s=config.replace_dead_after_s,
+            heard_s=config.election_timeout_max_s,
+        )
+        self._stack.push_async_callback(self.replacing.close)
 
     def _make_answers(self) -> None:
         config, limits = self.config, self.config.limits

@@ -19,6 +19,12 @@ LABELS_MAX = 32
 HEARTBEAT_S_MIN = 0.001
 ELECTION_TIMEOUT_S_MAX = 3600.0
 CLUSTER_KEY_BYTES_MIN = 16
+REPLACE_DEAD_AFTER_S_MIN = 5.0
+"""A node that is restarted, or a machine that stands still for a moment, is away for less."""
+REPLACE_DEAD_AFTER_S_MAX = 1800.0
+"""Gossip forgets the dead after an hour: well before that it has to have been decided."""
+REPLACE_ELECTIONS_MIN = 10
+"""So many of the longest election timeouts a voter is silent at least before it is replaced."""
 _ANYWHERE = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 (recognised, not bound to)
 
 
@@ -58,8 +64,9 @@ class NodeConfig:
     ``unix:///path``; port 0 picks a free one). ``advertise`` is what others are told; by default this
     node's entry in ``voters``, otherwise the first bound address. ``schema_max`` is the newest schema of
     commands that this node executes: with an older one than the newest it can still be rolled back to a
-    version that knows no more. Without ``batching`` every inference is a run of its own here, whatever the
-    models' owners say.
+    version that knows no more. With ``replace_dead_after_s`` this node, where it leads, replaces a voter that
+    has been dead for so long by an observer (:mod:`mcp.cluster.replacement`). Without ``batching`` every
+    inference is a run of its own here, whatever the models' owners say.
 
     Raises :class:`~mcp.errors.ConfigInvalid` when the values contradict each other.
     """
@@ -77,6 +84,7 @@ class NodeConfig:
     advertise: str | None = None
     engine: str = "raft"
     schema_max: int = SCHEMA_MAX
+    replace_dead_after_s: float | None = None
     providers: tuple[str, ...] = ("cpu",)
     allow_provider_fallback: bool = False
     device_memory_bytes_max: int | None = None
@@ -95,6 +103,7 @@ class NodeConfig:
     def __post_init__(self) -> None:
         self._check_identity()
         self._check_timing()
+        self._check_replacing()
         self._check_security()
 
     @property
@@ -187,6 +196,23 @@ class NodeConfig:
             )
         if self.threads < 1 or self.workers < 1:
             raise ConfigInvalid("threads and workers are numbers from 1 up")
+
+    def _check_replacing(self) -> None:
+        after_s = self.replace_dead_after_s
+        if after_s is None:
+            return
+        if self.engine == "solo":
+            raise ConfigInvalid(
+                "a node alone (engine 'solo') has no voters to replace: leave out how long one may be dead, "
+                "or use 'raft'"
+            )
+        least_s = max(REPLACE_DEAD_AFTER_S_MIN, REPLACE_ELECTIONS_MIN * self.election_timeout_max_s)
+        if not least_s <= after_s <= REPLACE_DEAD_AFTER_S_MAX:
+            raise ConfigInvalid(
+                f"dead voters replaced after {after_s:g} s: with an election timeout up to "
+                f"{self.election_timeout_max_s:g} s that is {least_s:g} s at least, and "
+                f"{REPLACE_DEAD_AFTER_S_MAX:g} s at most"
+            )
 
     def _check_security(self) -> None:
         if self.cluster_key is not None and len(self.cluster_key) < CLUSTER_KEY_BYTES_MIN:

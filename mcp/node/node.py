@@ -305,6 +305,7 @@ class Node:
                 await parts.membership.step()
                 parts.admitting.look()
                 parts.rollouts.look()
+                parts.replacing.look()
                 if loop.time() - looked >= LOOK_AGAIN_S:
                     looked = loop.time()
                     parts.follower.look_again()

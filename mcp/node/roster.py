@@ -122,9 +122,10 @@ class Roster:
         """Take a member out; gives the configuration's log index."""
         return await self.change(Remove(node, self._journal_of(node, journal)), timeout_s)
 
-    async def change(self, change: Change, timeout_s: float) -> int:
+    async def change(self, change: Change, timeout_s: float, bound: int | None = None) -> int:
         """Have the leader make ``change``; gives the log index at which it is committed.
 
+        With ``bound`` only this node makes it, at once, and only while it leads that term.
         Raises :class:`~mcp.errors.MembershipRefused` with the reason, and what any ordered request may.
         """
         try:
@@ -132,7 +133,9 @@ class Roster:
         except ValueError as problem:
             raise InvalidArgument(f"{problem}; give a node id and an address") from None
         try:
-            return await self._order.driver.change_membership(change, timeout_s=max(timeout_s, 0.001))
+            return await self._order.driver.change_membership(
+                change, timeout_s=max(timeout_s, 0.001), bound=bound
+            )
         except ConsensusError as error:
             raise translated(error) from error
 

@@ -43,6 +43,7 @@ from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Led
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
 from simulations.nodes.owner import DECIDE_ALIKE, Owner
+from simulations.nodes.replacing import AFTER_THE_TIME, Replacements
 from simulations.nodes.rollouts import ENDED_S, ONE_STATE, unended
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
@@ -108,6 +109,7 @@ class Cluster:
             self.world, self.fired, delay_s=scenario.habits.delay_s, near=scenario.load.near
         )
         self.ledger = self._make_ledger()
+        self.replacements = Replacements(scenario.replace_dead_after_s, self.fail, self.done)
         self.machines = {name: Machine(name, self) for name in (*scenario.nodes, *scenario.fresh)}
         self.chaos = Chaos(self.world, cast(Network, self.streams), self.machines, scenario.plan, self.fired)
         self._leaders: dict[int, str] = {}
@@ -226,6 +228,7 @@ class Cluster:
                 other = self._leaders.setdefault(status.term, name)
                 if other != name:
                     self.fail(Violation(ONE_LEADER, f"{other} and {name} both lead term {status.term}"))
+        self.replacements.look(self.machines)
         if self.operator is not None:
             self.operator.look()
         if self.owner is not None:
@@ -518,6 +521,7 @@ class Cluster:
             GRANTS_FIT: self.ledger.counts["shares granted"],
             views.SAME_VIEWS: sum(machine.parts is not None for machine in self.machines.values()),
             ONE_STATE: self.ledger.rollouts.changes,
+            AFTER_THE_TIME: self.replacements.checked,
         }
 
     def _bury(self) -> None:

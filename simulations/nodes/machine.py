@@ -198,6 +198,7 @@ class Machine:
             election_timeout_max_s=timing.election_timeout_max_s,
             heartbeat_s=timing.heartbeat_s,
             schema_max=self.schema_max,
+            replace_dead_after_s=scenario.replace_dead_after_s,
             limits=scenario.node_limits,
             consensus_limits=scenario.limits,
         )

@@ -21,6 +21,7 @@ from mcp.client.client import Client
 from mcp.errors import McpError
 from simulations.moves import VOTERS_LEAST, WISHES_MAX, Kind, Move
 from simulations.nodes.machine import Machine, State
+from simulations.nodes.replacing import Replacements
 from simulations.nodes.scenario import Scenario
 from simulations.world import World
 
@@ -38,6 +39,7 @@ class Around(Protocol):
     scenario: Scenario
     done: Counter[str]
     machines: dict[str, Machine]
+    replacements: Replacements
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class Operator:
         member = now.get(name)
         assert member is not None
         if not replacing and len(now.voters) - removing > VOTERS_LEAST:
+            self._around.replacements.removed.add(name)
             self._wish(Wish(Kind.REMOVE, name, member.incarnation))
 
     def _wish(self, wish: Wish) -> None:
@@ -185,7 +188,7 @@ class Operator:
         machine = self._machines[wish.name]
         if member is None or machine.incarnation is None or member.incarnation != machine.incarnation:
             return False
-        return member.votes or wish.kind is Kind.OBSERVE
+        return member.votes or wish.kind is Kind.OBSERVE or machine.observer
 
     async def _remove(self, wish: Wish) -> None:
         self._around.done["removals asked for"] += 1
@@ -201,8 +204,11 @@ class Operator:
         """Who is not yet what it was started to be, and has to become it by itself."""
         now = configuration(self._machines)
         for wish in self._wishes:
-            if wish.kind is Kind.REMOVE or self._machines[wish.name].state is State.LOST:
+            machine = self._machines[wish.name]
+            if wish.kind is Kind.REMOVE or machine.state is State.LOST:
                 continue
+            if (wish.name, machine.incarnation) in self._around.replacements.replaced:
+                continue  # it was dead for too long, and stays out
             if now is None or not self._is_so(wish, now):
                 return f"{wish.name} was started to {wish.kind} and has not come to it"
         return None

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from consensus.journal import JournalLimits
 from consensus.ports import DriverLimits
 from consensus.transfer import TransferLimits
-from mcp.node.config import NodeLimits
-from simulations.faults import FaultKind, FaultPlan
-from simulations.moves import Move, draw_moves, fresh_nodes, plan_with_members
+from mcp.node.config import REPLACE_DEAD_AFTER_S_MIN, REPLACE_ELECTIONS_MIN, NodeLimits
+from simulations.faults import Fault, FaultKind, FaultPlan
+from simulations.moves import Kind, Move, draw_moves, fresh_nodes, plan_with_members
 
 SECONDS = 20.0
 """How long a run is under fire, in virtual seconds."""
@@ -27,6 +27,11 @@ DECLARATIONS = 0.5
 FAILING = 0.4
 """In so many of those the second version of the model fails now and then, or always."""
 FAILING_SHARES = (0.3, 1.0)
+
+REPLACEMENTS = 0.3
+"""In so many of the runs dead voters are replaced, if the nodes are not too patient for that."""
+REPLACED_AFTER_S_MAX = 7.0
+"""Later ones would not come about within a run."""
 
 KINDS = tuple(kind for kind in FaultKind if kind not in (FaultKind.DUPLICATE, FaultKind.REORDER))
 """All but those that no byte stream has. Loss is what TCP makes of it: lateness."""
@@ -99,6 +104,8 @@ class Scenario:
     """Whether somebody declares rules, routes and limits meanwhile."""
     failing: float = 0.0
     """The share of the second version's runs that fail: a rollout of it has something to roll back for."""
+    replace_dead_after_s: float | None = None
+    """After what time the nodes replace a dead voter; ``None``: never."""
 
     @property
     def patience_s(self) -> float:
@@ -112,10 +119,11 @@ class Scenario:
         # Streams of their own: what a seed draws otherwise stays what it was.
         draw = random.Random(f"{seed}/node members")
         moves = draw_moves(draw, scenario.seconds)
-        if not moves:
-            return scenario
-        fresh = fresh_nodes(moves, len(scenario.nodes))
-        return replace(scenario, moves=moves, fresh=fresh, plan=_plan_with_members(draw, scenario, fresh))
+        if moves:
+            fresh = fresh_nodes(moves, len(scenario.nodes))
+            plan = _plan_with_members(draw, scenario, fresh)
+            scenario = replace(scenario, moves=moves, fresh=fresh, plan=plan)
+        return _with_replacement(random.Random(f"{seed}/node replacement"), scenario)
 
     @classmethod
     def draw_fixed(cls, seed: int, *, seconds: float = SECONDS) -> Scenario:
@@ -147,6 +155,23 @@ class Scenario:
 def _failing(seed: int) -> float:
     draw = random.Random(f"{seed}/a version that fails")
     return draw.choice(FAILING_SHARES) if draw.random() < FAILING else 0.0
+
+
+def _with_replacement(draw: random.Random, scenario: Scenario) -> Scenario:
+    """In some of the runs dead voters are replaced: a spare comes, and somebody is dead for long."""
+    elections_s = REPLACE_ELECTIONS_MIN * scenario.patience_s
+    if draw.random() >= REPLACEMENTS or len(scenario.nodes) < 3 or elections_s > REPLACED_AFTER_S_MAX:
+        return scenario
+    after_s = max(REPLACE_DEAD_AFTER_S_MIN, elections_s)
+    spares = (Move(Kind.OBSERVE, at_s, 0.0) for at_s in (0.5, 1.0)[: draw.choice((1, 1, 2))])
+    moves = tuple(sorted((*spares, *scenario.moves), key=lambda move: move.at_s))
+    at_s = draw.uniform(0.1, 0.2) * scenario.seconds
+    dead = Fault(FaultKind.KILL, at_s, after_s + draw.uniform(3.0, 7.0), (draw.choice(scenario.nodes),))
+    # Whoever is emptied of its disk comes back; one that is damaged for good would be one too many.
+    kept = [fault for fault in scenario.plan.faults if fault.kind is not FaultKind.BIT_FLIP]
+    plan = FaultPlan(tuple(sorted((*kept, dead), key=lambda fault: (fault.at_s, fault.kind))))
+    fresh = fresh_nodes(moves, len(scenario.nodes))
+    return replace(scenario, replace_dead_after_s=after_s, moves=moves, fresh=fresh, plan=plan)
 
 
 def _limits(draw: random.Random, patience: float) -> DriverLimits:

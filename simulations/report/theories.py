@@ -68,6 +68,8 @@ NODES: Final = {
     "who are there, no others, each with what it says of itself now.",
     "a rollout has one state at a log position": "A step of a rollout is one entry: the record and the "
     "weights change with it, on every node alike.",
+    "a voter is replaced only after the declared time": "The node that leads has heard nothing of it for so "
+    "long, by its own clock and since it leads: whoever only was slow, or gossips badly, keeps its vote.",
     "an acknowledged deploy is on a quorum": "The bytes of a deployed model survive the loss of a minority.",
 }
 """Looked at in simulated runs of whole nodes."""

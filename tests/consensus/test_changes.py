@@ -73,6 +73,30 @@ def test_a_leader_that_is_removed_hands_over_first(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_what_is_bound_to_a_term_is_done_by_its_leader_at_once_or_not_at_all(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tmp_path, 3)
+        leader = await cluster.leader()
+        follower = next(m for m in cluster.members.values() if m is not leader)
+        await until(lambda: follower.driver.leader == leader.name)
+        term = leader.driver.status().term
+        for asked, bound in ((follower, term), (leader, term - 1), (leader, term + 1)):
+            with pytest.raises(NotLeader):
+                await asked.driver.change_membership(AddObserver("n9", 1), timeout_s=5, bound=bound)
+        assert await leader.driver.change_membership(AddObserver("n9", 1), timeout_s=5, bound=term)
+        cluster.board.drop = lambda source, target, message: target == leader.name
+        first = leader.driver.change_membership(AddObserver("n8", 1), timeout_s=10, bound=term)
+        with pytest.raises(Busy, match="there is one at a time"):
+            await leader.driver.change_membership(AddObserver("n7", 1), timeout_s=10, bound=term)
+        await until(lambda: leader.driver.leader is None)
+        cluster.board.drop = lambda source, target, message: False
+        with pytest.raises(OutcomeUnknown, match=f"the reign of term {term} ended"):
+            await first
+        cluster.stop()
+
+    run(scenario)
+
+
 def test_refusals_say_why_wherever_it_was_asked(tmp_path: Path) -> None:
     async def scenario() -> None:
         cluster = Cluster(tmp_path, 3)

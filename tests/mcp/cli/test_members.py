@@ -132,6 +132,33 @@ def test_a_node_joins_a_dead_one_is_replaced_and_a_lost_disk_is_refilled(
     assert members()["n4"] == before["n4"]
 
 
+def test_a_dead_voter_is_replaced_by_itself_and_stays_out(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("n1", "n2", "n3")
+    peers = ",".join(f"{name}={processes.address(name)}" for name in names)
+    monkeypatch.setenv("MCP_CONNECT", ",".join(processes.address(name) for name in (*names, "n4")))
+
+    def become(**wanted: str) -> None:
+        end, found = time.monotonic() + PATIENCE_S, None
+        while found != wanted:
+            assert time.monotonic() < end, found
+            status = root.run(("members", "--json"))
+            told = capsys.readouterr().out
+            found = {each["node"]: each["role"] for each in json.loads(told)} if status == 0 else None
+
+    for name in names:
+        processes.start(name, "--peers", peers, "--replace-dead-after", "5")
+    processes.start("n4", "--join", processes.address("n2"), "--observer", "--replace-dead-after", "5")
+    become(n1="voter", n2="voter", n3="voter", n4="observer")
+    processes.kill("n3")
+    become(n1="voter", n2="voter", n3="none", n4="voter")
+    processes.start("n3", "--peers", peers, "--replace-dead-after", "5")
+    assert root.run(("put", "key", "value")) == 0
+    capsys.readouterr()
+    become(n1="voter", n2="voter", n3="none", n4="voter")
+
+
 @pytest.mark.parametrize("stdin", ["/dev/null", "a file"])
 def test_a_standard_input_that_nobody_holds_has_ended(tmp_path: Path, stdin: str) -> None:
     (tmp_path / "a file").write_text("text")

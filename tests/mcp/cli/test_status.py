@@ -143,3 +143,16 @@ def test_the_json_has_no_number_that_nobody_told() -> None:
         *("ready_on", "problems", "inference"),
     }
     assert "details" not in said["nodes"][0]
+
+
+def test_the_leader_tells_of_dead_voters_what_was_done_and_what_was_not() -> None:
+    steps = [{"action": "remove", "node": "n3", "dead": "n3", "index": 7, "at_s": 1_700_000_000.0}, {}]
+    leads = node("n1", role="leader", replacing={"waits_for": "n2 dead for 60 s or longer", "steps": steps})
+    other = node("n2", replacing={"waits_for": "by somebody who does not lead"})
+    with io.StringIO() as out:
+        Console(file=out, width=100).print(*cluster_parts(cluster(leads, other)))
+        told = out.getvalue()
+    assert "not replaced: n2 dead for 60 s or longer" in told
+    assert "n3 was dead: remove n3 by n1, 2023-11-1" in told
+    assert "by somebody" not in told
+    assert "?" in told, "a step of which a node says nothing more"

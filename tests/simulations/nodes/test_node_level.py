@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ import pytest
 
 from consensus.journal import Journal
 from consensus.reads import Reads
+from mcp.cluster.gossip.updates import State
+from mcp.cluster.replacement import Seen, Watch
+from mcp.cluster.replacement import Verdict as Decided
 from mcp.flow.leases import Grant, ShareLedger
 from mcp.flow.limiter import TICKS_PER_S
 from mcp.flow.shares import LeasedShare
@@ -35,6 +38,7 @@ from simulations.moves import Kind, Move
 from simulations.nodes.cluster import run
 from simulations.nodes.ledger import GRANTS_FIT
 from simulations.nodes.owner import DECIDE_ALIKE, SHARES_FIT
+from simulations.nodes.replacing import AFTER_THE_TIME
 from simulations.nodes.rollouts import ONE_STATE
 from simulations.nodes.scenario import KINDS, Scenario
 from simulations.verdict import Outcome, Verdict
@@ -46,6 +50,10 @@ ROLLS_OUT = 13
 """A seed with rollouts, of which one goes on in the end."""
 FAILS = 14
 """A seed whose second version fails, and a rollout of it is rolled back for that."""
+REPLACES = 41
+"""A seed in which a spare takes a dead voter's place,"""
+SUCCEEDS = 20
+"""and one in which another node leads while it is dead."""
 
 
 def failed_seeds() -> Iterator[int]:
@@ -272,6 +280,41 @@ def test_a_version_that_fails_is_rolled_back() -> None:
     assert outcome.verdict is Verdict.CLEAN, outcome.reason
     assert outcome.counts["runs that failed"] >= 1
     assert outcome.counts["rollouts rolled back"] >= 1
+
+
+def dead_voters_are_replaced_early(patch: pytest.MonkeyPatch) -> None:
+    made = Watch.__init__
+
+    def hasty(self: Watch, node: str, after_s: float, *, heard_s: float) -> None:
+        made(self, node, after_s / 3, heard_s=heard_s)
+
+    patch.setattr(Watch, "__init__", hasty)
+
+
+def gossip_alone_is_believed(patch: pytest.MonkeyPatch) -> None:
+    look = Watch.look
+
+    def believing(self: Watch, now: float, term: int, members: Sequence[Seen]) -> Decided:
+        self._term, self._looked_s = term, now
+        self._silent = {(each.name, each.journal): each.state_since_s for each in members}
+        voters = [replace(each, contact_s=each.state_since_s) for each in members if each.state is State.DEAD]
+        return look(self, now, term, [*voters, *(each for each in members if each.state is not State.DEAD)])
+
+    patch.setattr(Watch, "look", believing)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "seed"), [(dead_voters_are_replaced_early, REPLACES), (gossip_alone_is_believed, SUCCEEDS)]
+)
+def test_replacements_are_looked_after(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None], seed: int
+) -> None:
+    sound = run_seed(LEVELS["node"], seed)
+    assert sound.verdict is Verdict.CLEAN, sound.reason
+    assert sound.counts["voters replaced"]
+    break_it(monkeypatch)
+    outcome = run_seed(LEVELS["node"], seed)
+    assert (outcome.verdict, AFTER_THE_TIME in outcome.reason) == (Verdict.SAFETY, True), outcome.reason
 
 
 @pytest.mark.parametrize(

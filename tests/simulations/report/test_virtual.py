@@ -15,7 +15,7 @@ from simulations.__main__ import simulations as command
 from simulations.checking import causal, exactly_once, fencing, sessions
 from simulations.chronicle import Checked, Recording
 from simulations.levels import LEVELS, run_seed
-from simulations.nodes import cluster, executed, ledger, machine, owner, rollouts, views, workload
+from simulations.nodes import cluster, executed, ledger, machine, owner, replacing, rollouts, views, workload
 from simulations.report.theories import THEORIES
 from simulations.report.virtual import COMES_BACK, checks, virtual_run
 from simulations.verdict import EXIT_CODES, Outcome, Verdict
@@ -58,7 +58,7 @@ def test_every_rule_that_can_be_broken_has_a_theory() -> None:
     rules |= {workload.CALLS_END, workload.RESULTS_ARE_RIGHT, workload.DEPLOYS_ARE_SEEN}
     rules |= {machine.STOPS_FOR_FAULTS, machine.STARTS_AGAIN}
     rules |= {owner.DECIDE_ALIKE, owner.SHARES_FIT, ledger.GRANTS_FIT}
-    rules |= {views.SAME_VIEWS, rollouts.ONE_STATE}
+    rules |= {views.SAME_VIEWS, rollouts.ONE_STATE, replacing.AFTER_THE_TIME}
     assert rules - set(THEORIES) == set()
 
 

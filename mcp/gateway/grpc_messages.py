@@ -18,16 +18,8 @@ from mcp.gateway.limits import INPUTS_MAX
 from mcp.gateway.parameters import read_parameters, read_wishes, refuse_tensor_parameters
 from mcp.gateway.requests import InferenceRequest, read_id
 from mcp.gateway.responses import chosen_outputs
-from mcp.gateway.tensors import (
-    Array,
-    Objects,
-    datatype_of,
-    from_raw,
-    read_datatype,
-    read_name,
-    read_shape,
-    to_raw,
-)
+from mcp.gateway.tensors import Array, Objects, datatype_of, from_raw, read_name, to_raw
+from mcp.wire.json_tensors import read_datatype, read_shape
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES
 
 _WHERE: Final = "the request"

@@ -19,20 +19,10 @@ from mcp.errors import InputInvalid, InvalidArgument, VersionMismatch
 from mcp.gateway.failures import Failure
 from mcp.gateway.limits import INPUTS_MAX, JSON_ELEMENTS_MAX, TIMEOUT_S_MAX
 from mcp.gateway.requests import checked_json
-from mcp.gateway.tensors import (
-    Array,
-    Objects,
-    datatype_of,
-    from_json,
-    from_raw,
-    json_pieces,
-    read_datatype,
-    read_name,
-    read_shape,
-    to_raw,
-)
+from mcp.gateway.tensors import Array, Objects, datatype_of, from_raw, json_pieces, read_name, to_raw
 from mcp.wire.frame import Buffer
 from mcp.wire.json_codec import message_from_json
+from mcp.wire.json_tensors import from_json, read_datatype, read_shape
 from mcp.wire.messages import Message
 from mcp.wire.tensors import BYTES_DTYPE
 from mcp.wire.version import PROTOCOL_VERSION

@@ -326,6 +326,7 @@ class Assembly:
             self.order,
             self.shelf,
             self.routing,
+            self.admitting,
             streams_max=limits.inference_streams_max,
             state_bytes_max=limits.stream_state_bytes_max,
         )
@@ -351,6 +352,7 @@ class Assembly:
             self.counting,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
+            submitted=self.admitting.submit,
             others=self.gossiping.operations,
             in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,

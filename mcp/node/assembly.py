@@ -107,6 +107,7 @@ class Assembly:
         self.routing.seen = self.gossiping.view
         self._make_rollouts()
         self._make_replacing()
+        self._make_admitting()
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -298,6 +299,18 @@ class Assembly:
         )
         self._stack.push_async_callback(self.replacing.close)
 
+    def _make_admitting(self) -> None:
+        config = self.config
+        self.admitting = Admitting(
+            config.node_id,
+            lambda: self.membership.incarnation,
+            self.state,
+            self._clock.random(),
+            self.order.execute,
+            caught_up=lambda: self.membership.caught_up,
+        )
+        self._stack.push_async_callback(self.admitting.close)
+
     def _make_answers(self) -> None:
         config, limits = self.config, self.config.limits
         deployer = Deployer(
@@ -311,15 +324,6 @@ class Assembly:
             in_force=self._in_force,
         )
         self._stack.push_async_callback(deployer.close)
-        self.admitting = Admitting(
-            config.node_id,
-            lambda: self.membership.incarnation,
-            self.state,
-            self._clock.random(),
-            self.order.execute,
-            caught_up=lambda: self.membership.caught_up,
-        )
-        self._stack.push_async_callback(self.admitting.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
         self.streamed = StreamedInference(
             config.node_id,

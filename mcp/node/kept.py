@@ -308,7 +308,7 @@ class KeptAnswers:
         max_age_s: float,
         now: float,
     ) -> CachedAnswer | None:
-        """The answer to a request; of several inferences only if there is one to each, and the oldest's age."""
+        """The answer to a request; to several inferences only if there is one to each, aged as the oldest."""
         self.look()
         asked = questions(payload, segments)
         if asked is None:

@@ -1,4 +1,4 @@
-"""Answers that nothing is run for: what is the same request, what is kept of an answer, what may be declared."""
+"""Answers that nothing is run for: what is the same request, what is kept, what may be declared."""
 
 from __future__ import annotations
 

@@ -207,6 +207,18 @@ def test_a_declared_answer_that_the_model_could_not_give_is_refused_by_its_path(
     run(scenario)
 
 
+def test_the_example_does_what_is_said_of_it(tmp_path: Path) -> None:
+    example = json.loads((MODELS.parents[2] / "examples" / "fallbacks.json").read_text())
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as (_, client):
+            await client.set_limits(example)
+            told = [await asked(client, inputs) for inputs in (DIGIT, DIGIT, OTHER)]
+            assert [said(each)[0] for each in told] == [None, "cached", "fixed"]
+
+    run(scenario)
+
+
 def test_a_client_that_asks_too_much_has_a_fallback_only_if_that_is_declared(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as (_, client):

@@ -48,7 +48,7 @@ class Reason(enum.Enum):
 BROKEN = frozenset({Reason.BREAKER, Reason.LEASE})
 """Nobody asks too much: something does not work."""
 
-_REASONS = frozenset(reason.value for reason in Reason)
+_REASONS = frozenset(reason.value for reason in Reason if reason is not Reason.FAILED)
 
 _SAID = {
     Reason.CLIENT_RATE: "client {client!r:.80} sends more than its limit lets in",
@@ -111,4 +111,5 @@ class Refusal:
 
 def is_refusal(error: McpError) -> bool:
     """Whether an error, wherever it comes from, is that of a :class:`Refusal`: nothing was done."""
-    return error.details.get("reason") in _REASONS
+    reason = error.details.get("reason")
+    return type(reason) is str and reason in _REASONS

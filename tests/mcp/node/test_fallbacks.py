@@ -10,7 +10,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ from mcp.errors import (
     ResourceExhausted,
     Unsupported,
 )
-from mcp.node.admitting import Admitting
+from mcp.flow.outcome import Outcome
+from mcp.node.admitting import Admitting, _StreamPlace
 from simulations.in_process import InProcessCluster, in_process_cluster, until
 from simulations.nodes import models
 
@@ -402,20 +404,30 @@ def test_a_stream_of_another_model_says_so_and_has_no_other_fallback(tmp_path: P
     run(scenario)
 
 
-def test_long_streams_teach_nothing_about_how_long_a_request_takes(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(tmp_path, 1, "fibonacci") as (cluster, client):
-            breaker = {"slow_after_s": 0.2, "calls_min": 1, "slow_share": 0.1}
-            await client.set_limits({"default_model": {"concurrency": None, "breaker": breaker}})
-            async for step in client.stream("fibonacci", START, carry={"next": "state"}, steps=4, ahead=1):
-                if step.number > 1:
-                    await asyncio.sleep(0.15)
-            admission = admitting(cluster).admission
-            assert admission is not None
-            now = asyncio.get_running_loop().time()
-            assert {state.value for state in admission.breakers(now).values()} == {"closed"}
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, Outcome.SUCCEEDED),
+        (InferenceFailed("no"), Outcome.FAILED),
+        (DeadlineExceeded("all of it took too long"), Outcome.ABANDONED),
+    ],
+)
+def test_of_a_stream_the_first_step_tells_how_long_a_request_takes(
+    monkeypatch: pytest.MonkeyPatch, error: McpError | None, outcome: Outcome
+) -> None:
+    class Held:
+        done = staticmethod(lambda *told: seen.append(told))
 
-    run(scenario)
+    seen: list[Any] = []
+    at = [10.0]
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: SimpleNamespace(time=lambda: at[0]))
+    place = _StreamPlace(cast(Any, Held), 10.0)
+    for at[0] in (10.5, 70.0, 500.0):
+        place.stepped()
+    place.ended(error)
+    late = _StreamPlace(cast(Any, Held), 400.0)
+    late.ended(DeadlineExceeded("not even one step"))
+    assert seen == [(outcome, 0.5, 500.0), (Outcome.TIMED_OUT, 100.0, 500.0)]
 
 
 # -- submissions to the log ---------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ ROLLS_OUT = 29
 """A seed with rollouts, of which one goes on in the end."""
 FAILS = 14
 """A seed whose second version fails, and a rollout of it is rolled back for that."""
-REPLACES = 41
+REPLACES = 24
 """A seed in which a spare takes a dead voter's place,"""
 SUCCEEDS = 20
 """and one in which another node leads while it is dead."""

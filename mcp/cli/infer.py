@@ -17,7 +17,7 @@ from mcp.cli.inputs import INPUT_FORMS, Request, Sources, header_of, request_fro
 from mcp.cli.options import FILE, Command, json_option, option, together
 from mcp.cli.output import duration, print_json, print_parts, table
 from mcp.client.client import Client
-from mcp.client.results import InferenceRecord, Step
+from mcp.client.results import Inference, InferenceRecord, Step
 from mcp.clock import SystemClock
 from mcp.errors import InvalidArgument
 from mcp.wire.tensors import dtype_name
@@ -148,12 +148,22 @@ async def infer(
                 "version": answer.version,
                 "node": answer.node,
                 "duration_ms": round(took_s * 1000, 3),
+                "fallback": answer.fallback,
+                "age_s": answer.age_s,
                 "outputs": answer.outputs,
             }
         )
         return
-    origin = f"{answer.model} version {answer.version} on {answer.node}, {duration(took_s)}"
+    origin = f"{answer.model} version {answer.version} on {answer.node}, {duration(took_s)}{_instead(answer)}"
     print_parts(outputs_table(answer.outputs), Text(origin, style="dim"))
+
+
+def _instead(answer: Inference) -> str:
+    """What is to be said of an answer that is not the model's own, or not of now."""
+    if answer.fallback is None:
+        return ""
+    aged = "" if answer.age_s is None else f", {duration(answer.age_s)} old"
+    return f" (fallback: {answer.fallback}{aged})"
 
 
 def _carried(pair: str) -> tuple[str, str]:

@@ -7,11 +7,13 @@ Unknown fields are ignored. A field that is missing or of another type is a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp.client.results import (
     Array,
     Deployment,
+    Inference,
     InferenceRecord,
     KeyValue,
     MemberStatus,
@@ -87,6 +89,21 @@ def origin(value: Mapping[str, Any], what: str) -> tuple[str, str, str]:
         str(value.get("version", "")),
         required(value, "node", str, what),
     )
+
+
+def inference(value: Mapping[str, Any], outputs: dict[str, Array], what: str) -> Inference:
+    """The payload of ``INFER_RESPONSE``, with its ``outputs`` already read."""
+    found = Inference(outputs, *origin(value, what))
+    fallback = fallback_of(value)
+    if fallback is None:
+        return found
+    age_s = _optional(value, "age_s", (int, float))
+    return replace(found, fallback=fallback, age_s=None if age_s is None else float(age_s))
+
+
+def fallback_of(value: Mapping[str, Any]) -> str | None:
+    """Which fallback an answer is; ``None``: it is the model's own."""
+    return _optional(value, "fallback", str)
 
 
 def deployment(value: Mapping[str, Any]) -> Deployment:

@@ -95,7 +95,7 @@ class DirectCalls(Calls):
         payload = answer.payload
         self._stacking.learn(request.hedged_as, payload)
         outputs = unpacked(payload.get("outputs"), answer.segments)
-        return Inference(outputs, *answers.origin(payload, "the answer to an inference"))
+        return answers.inference(payload, outputs, "the answer to an inference")
 
     @overload
     def infer_many(

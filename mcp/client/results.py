@@ -29,12 +29,18 @@ class Inference:
 
     ``outputs`` are by name, in the model's order; the arrays may be read-only views of the received
     frame, so copy one before you change it. ``node`` is who ran it.
+
+    ``fallback`` is ``None`` for what the model that was asked for answered now. Otherwise its owner has
+    declared what is done instead (``docs/routing.md``): "model", another one answered, which ``model``
+    names; "cached", it is the answer to the very same request ``age_s`` seconds ago; "fixed", it is declared.
     """
 
     outputs: dict[str, Array]
     model: str
     version: str
     node: str
+    fallback: str | None = None
+    age_s: float | None = None
 
     @property
     def output(self) -> Array:
@@ -51,6 +57,7 @@ class Step:
     model: str
     version: str
     node: str
+    fallback: str | None = None
 
     @property
     def output(self) -> Array:

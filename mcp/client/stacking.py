@@ -298,20 +298,21 @@ def _request(stack: Stack, timeout_s: float) -> Request:
 def _part(answer: Answer, stack: Stack) -> None:
     """Give each its rows of the outputs. Raises :class:`~mcp.errors.ProtocolError`."""
     outputs = unpacked(answer.payload.get("outputs"), answer.segments)
-    origin = answers.origin(answer.payload, _WHAT)
+    whole = answers.inference(answer.payload, outputs, _WHAT)
     if len(stack.overs) == 1:  # a model may well give other rows than it got
         if not stack.overs[0].done():
-            stack.overs[0].set_result(Inference(outputs, *origin))
+            stack.overs[0].set_result(whole)
         return
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != stack.rows:
             raise ProtocolError(
                 f"{_WHAT} to {stack.rows} rows: output {name!r:.80} has the shape {array.shape}"
             )
+    told = whole.model, whole.version, whole.node, whole.fallback, whole.age_s
     start = 0
     for rows, over in zip(stack.rows_of, stack.overs, strict=True):
         stop = start + rows
         if not over.done():
             own = {name: array[start:stop] for name, array in outputs.items()}
-            over.set_result(Inference(own, *origin))
+            over.set_result(Inference(own, *told))
         start = stop

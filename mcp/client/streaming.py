@@ -98,7 +98,7 @@ async def steps_of(opened: Callable[[], Awaitable[Answer]]) -> AsyncGenerator[St
 def _step(part: Part, origin: Mapping[str, Any]) -> Step:
     number = answers.required(part.payload, "step", int, _WHAT)
     outputs = unpacked(part.payload.get("outputs"), part.segments)
-    return Step(number, outputs, *answers.origin(origin, _WHAT))
+    return Step(number, outputs, *answers.origin(origin, _WHAT), answers.fallback_of(origin))
 
 
 def _broken(error: McpError, taken: int) -> Unavailable:

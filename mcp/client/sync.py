@@ -11,8 +11,7 @@ import contextlib
 import os
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar, overload
 
@@ -37,7 +36,7 @@ from mcp.client.streaming import AHEAD
 from mcp.client.sync_traffic import SyncTrafficCalls
 from mcp.client.views import NodesView
 from mcp.clock import Clock
-from mcp.errors import McpError, OutcomeUnknown, Unavailable
+from mcp.errors import McpError, Unavailable
 from mcp.net.loop import loop_factory
 
 T = TypeVar("T")
@@ -131,25 +130,6 @@ class SyncClient(SyncTrafficCalls):
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-
-    def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if os.getpid() != self._process:
-            # Its thread does not exist here, so it would wait for ever; its connections are the parent's.
-            raise Unavailable("the client was made before this process was forked; make a new one here")
-        with self._lock:
-            if self._closed:
-                raise Unavailable("the client is closed; make a new one")
-            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
-        try:
-            return future.result()
-        except CancelledError:
-            raise OutcomeUnknown(
-                "the client was closed during the call: whether a command took effect is not known; read the "
-                "state with a new client before you repeat it"
-            ) from None
-        except BaseException:
-            future.cancel()
-            raise
 
     def infer(
         self,

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mcp.client.client import Client
+from mcp.client.sync_calls import SyncCalls
 from mcp.client.traffic import DEFAULT_STEPS, Limits, Rollout, Routes, Rules
 
-T = TypeVar("T")
 
-
-class SyncTrafficCalls:
+class SyncTrafficCalls(SyncCalls):
     """The calls of a :class:`~mcp.client.sync.SyncClient` that are about traffic."""
-
-    _client: Client
-
-    def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        raise NotImplementedError
 
     def rules(self, *, timeout_s: float | None = None) -> Rules:
         """The routing rules. See :meth:`Client.rules`."""

@@ -252,6 +252,17 @@ class Admission:
         self.admitted += 1
         return Ticket(self, breaker, permit, concurrency, ahead, wait)
 
+    def pay(self, request: Request, now: float) -> float | Refusal:
+        """Ask the rates alone, for work that is not done here and now: how long it has to wait, or why not.
+
+        Nothing is under way then, so nothing has to be given back.
+        """
+        model = self._models.get(request.model) or self._learn(request.model, now)
+        wait_s = self._pay(request, model, now)
+        if not isinstance(wait_s, Refusal):
+            self.admitted += 1
+        return wait_s
+
     def _late(self, request: Request, model: _Model, now: float) -> Refusal | None:
         """Whether it cannot be answered before its deadline, as far as anybody knows."""
         assert request.deadline is not None

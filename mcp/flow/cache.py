@@ -7,6 +7,7 @@ that question. It is given out with its age, and never when it is older than who
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,11 @@ class AnswerCache:
 
     def forget(self, model: str) -> None:
         """Drop all answers of ``model``."""
-        for key in [key for key in self._kept if key[0] == model]:
+        self.keep_only(lambda name, _: name != model)
+
+    def keep_only(self, wanted: Callable[[str, str], bool]) -> None:
+        """Drop the answers of every model and version for which ``wanted(model, version)`` is false."""
+        for key in [key for key in self._kept if not wanted(key[0], key[1])]:
             self._drop(key)
 
     def _drop(self, key: tuple[str, str, bytes]) -> None:

@@ -48,6 +48,8 @@ class Reason(enum.Enum):
 BROKEN = frozenset({Reason.BREAKER, Reason.LEASE})
 """Nobody asks too much: something does not work."""
 
+_REASONS = frozenset(reason.value for reason in Reason if reason is not Reason.FAILED)
+
 _SAID = {
     Reason.CLIENT_RATE: "client {client!r:.80} sends more than its limit lets in",
     Reason.MODEL_RATE: "model {model!r:.80} is asked for more than its limit lets in",
@@ -105,3 +107,9 @@ class Refusal:
             f"{_SAID[self.reason].format(**names)}; retry after {self.retry_after_s:.3g} s",
             details=details,
         )
+
+
+def is_refusal(error: McpError) -> bool:
+    """Whether an error, wherever it comes from, is that of a :class:`Refusal`: nothing was done."""
+    reason = error.details.get("reason")
+    return type(reason) is str and reason in _REASONS

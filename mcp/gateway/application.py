@@ -18,7 +18,7 @@ from mcp.gateway.openapi import openapi
 from mcp.gateway.operations import Operations
 from mcp.gateway.rest import OpenInference
 from mcp.gateway.room import Room
-from mcp.gateway.trace import TRACEPARENT
+from mcp.gateway.trace import carrier
 
 _ALSO_AT: Final = {"/v2": "/v2/"}
 """Paths that clients write in two ways."""
@@ -68,7 +68,7 @@ class _NotFound:
 
     async def __call__(self, request: Request, _error: Exception) -> Any:
         """Note it, as every other."""
-        with self._observer.request(PROTOCOL, UNKNOWN, request.headers) as seen:
-            reply = no_path(request, {TRACEPARENT: seen.traceparent})
+        with self._observer.request(PROTOCOL, UNKNOWN, carrier(request.headers.items())) as seen:
+            reply = no_path(request, seen.headers)
             seen.status, seen.code = str(reply.status), "NOT_FOUND"
         return reply

@@ -20,7 +20,7 @@ from mcp.gateway.observer import Observer, Seen
 from mcp.gateway.openapi import ERROR_CODE
 from mcp.gateway.reply import Reply, Send, json_reply
 from mcp.gateway.room import Held, Room
-from mcp.gateway.trace import TRACEPARENT
+from mcp.gateway.trace import carrier
 
 _log = logging.getLogger("mcp.gateway")
 
@@ -80,14 +80,15 @@ class Answering:
         # The server leaves the body of an answer to HEAD away.
         found = self._endpoints.get("GET" if request.method == "HEAD" else request.method)
         name = UNKNOWN if found is None else found[0]
-        with self._room.request() as held, self._observer.request(PROTOCOL, name, request.headers) as seen:
+        traced = carrier(request.headers.items())
+        with self._room.request() as held, self._observer.request(PROTOCOL, name, traced) as seen:
             if found is None:
                 reply: Sendable = wrong_method(request, self._allow)
                 seen.code = "NOT_FOUND"
             else:
                 reply = await _answer(found[1], request, held, seen)
             seen.status = str(reply.status)
-            await reply.send(send, {TRACEPARENT: seen.traceparent})
+            await reply.send(send, seen.headers)
 
 
 async def _answer(endpoint: Endpoint, request: Request, held: Held, seen: Seen) -> Sendable:

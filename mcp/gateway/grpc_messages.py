@@ -17,17 +17,9 @@ from mcp.errors import InputInvalid, InvalidArgument
 from mcp.gateway.limits import INPUTS_MAX
 from mcp.gateway.parameters import read_parameters, read_wishes, refuse_tensor_parameters
 from mcp.gateway.requests import InferenceRequest, read_id
-from mcp.gateway.responses import chosen_outputs
-from mcp.gateway.tensors import (
-    Array,
-    Objects,
-    datatype_of,
-    from_raw,
-    read_datatype,
-    read_name,
-    read_shape,
-    to_raw,
-)
+from mcp.gateway.responses import answer_parameters, chosen_outputs
+from mcp.gateway.tensors import Array, Objects, datatype_of, from_raw, read_name, to_raw
+from mcp.wire.json_tensors import read_datatype, read_shape
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES
 
 _WHERE: Final = "the request"
@@ -79,6 +71,9 @@ def inference_response(message_class: Any, request: InferenceRequest, answer: In
     """The ``ModelInferResponse`` with the outputs that were asked for."""
     outputs = chosen_outputs(request, answer)
     message = message_class(model_name=answer.model, model_version=answer.version, id=request.id or "")
+    for parameter, value in answer_parameters(answer).items():
+        kind = "string_param" if isinstance(value, str) else "double_param"
+        setattr(message.parameters[parameter], kind, value)
     for name, array in outputs.items():
         message.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
         message.raw_output_contents.append(bytes(to_raw(name, array)))

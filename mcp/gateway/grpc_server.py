@@ -26,7 +26,7 @@ from mcp.gateway.limits import BODY_BYTES_MAX, REQUESTS_MAX
 from mcp.gateway.observer import Observer
 from mcp.gateway.operations import Operations
 from mcp.gateway.room import Room
-from mcp.gateway.trace import TRACEPARENT
+from mcp.gateway.trace import carrier
 from mcp.net.address import Scheme, parse_address
 
 _log = logging.getLogger("mcp.gateway")
@@ -35,7 +35,6 @@ Method = Callable[[Any, Any], Awaitable[Any]]
 """An RPC: of a request, or its bytes, and gRPC's context."""
 
 PROTOCOL: Final = "grpc"
-_TRACE_KEYS: Final = (TRACEPARENT, "tracestate")
 
 STOP_S: Final = 5.0
 """How long calls that are under way have when the server stops."""
@@ -168,10 +167,10 @@ class _Service:
     def _answering(self, name: str, method: Method) -> Method:
         async def answer(data: bytes, context: Any) -> Any:
             with self._observer.request(PROTOCOL, name, _carrier(context)) as seen:
-                trace = (TRACEPARENT, seen.traceparent)
+                trace = tuple(seen.headers.items())
                 try:
                     message = await method(self._parsed(f"{name}Request", data), context)
-                    context.set_trailing_metadata((trace,))
+                    context.set_trailing_metadata(trace)
                     seen.status = "OK"
                     return message
                 except McpError as error:
@@ -180,7 +179,7 @@ class _Service:
                     told = _defect(name, error)
                 code = CODES[told.status]
                 seen.status, seen.code = code.name, told.code
-                await context.abort(code, told.message, (*_metadata(told, code.value[0]), trace))
+                await context.abort(code, told.message, (*_metadata(told, code.value[0]), *trace))
                 raise AssertionError("abort raises")
 
         return answer
@@ -276,8 +275,7 @@ def _serialized(message: Any) -> bytes:
 
 def _carrier(context: Any) -> dict[str, str]:
     """What the call's metadata say of its trace."""
-    metadata = context.invocation_metadata() or ()
-    return {key: value for key, value in metadata if key in _TRACE_KEYS and isinstance(value, str)}
+    return carrier(context.invocation_metadata() or ())
 
 
 def _metadata(told: Failure, code: int) -> tuple[tuple[str, str | bytes], ...]:

@@ -19,20 +19,11 @@ from mcp.errors import InputInvalid, InvalidArgument, VersionMismatch
 from mcp.gateway.failures import Failure
 from mcp.gateway.limits import INPUTS_MAX, JSON_ELEMENTS_MAX, TIMEOUT_S_MAX
 from mcp.gateway.requests import checked_json
-from mcp.gateway.tensors import (
-    Array,
-    Objects,
-    datatype_of,
-    from_json,
-    from_raw,
-    json_pieces,
-    read_datatype,
-    read_name,
-    read_shape,
-    to_raw,
-)
+from mcp.gateway.responses import answer_parameters
+from mcp.gateway.tensors import Array, Objects, datatype_of, from_raw, json_pieces, read_name, to_raw
 from mcp.wire.frame import Buffer
 from mcp.wire.json_codec import message_from_json
+from mcp.wire.json_tensors import from_json, read_datatype, read_shape
 from mcp.wire.messages import Message
 from mcp.wire.tensors import BYTES_DTYPE
 from mcp.wire.version import PROTOCOL_VERSION
@@ -133,7 +124,8 @@ def answer_pieces(message: Message, answer: Inference, encoding: str) -> Iterato
         "type": "INFER_RESPONSE",
         "trace_id": message.trace_id,
     }
-    payload = {"model": answer.model, "version": answer.version, "node": answer.node}
+    origin = {"model": answer.model, "version": answer.version, "node": answer.node}
+    payload = {**origin, **answer_parameters(answer)}
     yield f'{_dumped(head)[:-1]},"payload":{_dumped(payload)[:-1]},"outputs":'
     yield from tensor_pieces(answer.outputs, encoding)
     yield "}}"
@@ -167,6 +159,8 @@ def record_pieces(record: InferenceRecord, encoding: str) -> Iterator[str]:
 def step_event(step: Step, encoding: str) -> Iterator[str]:
     """The event of a stream's step, in pieces."""
     head = {"step": step.number, "model": step.model, "version": step.version, "node": step.node}
+    if step.fallback is not None:
+        head["fallback"] = step.fallback
     yield f'event: step\nid: {step.number}\ndata: {_dumped(head)[:-1]},"outputs":'
     yield from tensor_pieces(step.outputs, encoding)
     yield "}\n\n"

@@ -37,9 +37,9 @@ class Seen:
     code: str | None = None
 
     @property
-    def traceparent(self) -> str:
-        """What the answer's header says."""
-        return self.span.context.traceparent
+    def headers(self) -> dict[str, str]:
+        """What the answer's headers say of the trace."""
+        return self.span.context.headers
 
 
 class Observer:
@@ -53,7 +53,7 @@ class Observer:
 
     @contextlib.contextmanager
     def request(self, protocol: str, operation: str, carrier: Mapping[str, str]) -> Iterator[Seen]:
-        """Note a request from its arrival until the ``with`` ends. ``carrier``: its headers."""
+        """Note a request from its arrival until the ``with`` ends. ``carrier``: its headers of a trace."""
         began = self._clock.monotonic()
         with self._spans.request(operation, carrier) as span, traced(span.context.trace_id):
             seen = Seen(span)

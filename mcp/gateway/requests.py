@@ -22,8 +22,9 @@ from mcp.gateway.parameters import (
     refuse_tensor_parameters,
     unsigned,
 )
-from mcp.gateway.tensors import Array, Objects, from_json, from_raw, read_datatype, read_name, read_shape
+from mcp.gateway.tensors import Array, Objects, from_raw, read_name
 from mcp.wire.frame import Buffer
+from mcp.wire.json_tensors import from_json, read_datatype, read_shape
 from mcp.wire.tensors import BYTES_DTYPE
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"

@@ -44,6 +44,9 @@ def response_json(
 ) -> Iterator[str]:
     """The JSON of an answer, in pieces that take little time each. Raises as :func:`json_pieces` does."""
     head: dict[str, Any] = {"model_name": answer.model, "model_version": answer.version}
+    parameters = answer_parameters(answer)
+    if parameters:
+        head["parameters"] = parameters
     if request.id is not None:
         head["id"] = request.id
     yield _dumped(head)[:-1] + ',"outputs":['
@@ -57,6 +60,16 @@ def response_json(
             yield from json_pieces(name, array)
         yield "}"
     yield "]}"
+
+
+def answer_parameters(answer: Inference) -> dict[str, str | float]:
+    """What an answer has beside outputs: which fallback it is, and its age; nothing for the model's own."""
+    found: dict[str, str | float] = {}
+    if answer.fallback is not None:
+        found["fallback"] = answer.fallback
+    if answer.age_s is not None:
+        found["age_s"] = answer.age_s
+    return found
 
 
 def _dumped(fields: Mapping[str, Any]) -> str:

@@ -106,6 +106,10 @@ def _asking(**properties: Schema) -> Schema:
     return {**fields("model_hint", **_ASK, **properties), "oneOf": one_of}
 
 
+_FALLBACK: Final[dict[str, Schema]] = {
+    "fallback": {"enum": ["model", "cached", "fixed"]},
+    "age_s": {"type": "number", "minimum": 0},
+}
 _NODE: Final = fields(
     "address reachable",
     node=nullable(TEXT),
@@ -178,6 +182,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         model_name=TEXT,
         model_version=TEXT,
         id=TEXT,
+        parameters=fields("", **_FALLBACK),
         outputs=array(
             fields(
                 "name shape datatype",
@@ -206,7 +211,12 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         **_MESSAGE_HEAD,
         type={"const": "INFER_RESPONSE"},
         payload=fields(
-            "model version node outputs", model=TEXT, version=TEXT, node=TEXT, outputs=array(_TOLD_TENSOR)
+            "model version node outputs",
+            model=TEXT,
+            version=TEXT,
+            node=TEXT,
+            outputs=array(_TOLD_TENSOR),
+            **_FALLBACK,
         ),
     ),
     "Submission": fields(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mcp.gateway.trace import TRACEPARENT, TraceContext, continued, read_traceparent
+from mcp.gateway.trace import TRACEPARENT, TRACESTATE, TraceContext, continued, read_trace
 from mcp.version import VERSION
 
 _TRACER: Final = "mcp.gateway"
@@ -53,14 +53,16 @@ class Spans:
     @contextlib.contextmanager
     def request(self, name: str, carrier: Mapping[str, str]) -> Iterator[Span]:
         """The span of a request that came with these headers."""
+        parent = read_trace(carrier.get(TRACEPARENT), carrier.get(TRACESTATE))
         if self._start is None:
-            yield Span(continued(read_traceparent(carrier.get(TRACEPARENT)), self._random))
+            yield Span(continued(parent, self._random))
             return
-        with self._start(name, carrier) as recorded:
+        with self._start(name, {} if parent is None else parent.headers) as recorded:
             found = recorded.get_span_context()
             if found.is_valid:
                 flags = f"{int(found.trace_flags) & _SAMPLED:02x}"
-                context = TraceContext(f"{found.trace_id:032x}", f"{found.span_id:016x}", flags)
+                state = found.trace_state.to_header()
+                context = TraceContext(f"{found.trace_id:032x}", f"{found.span_id:016x}", flags, state)
             else:
                 context = continued(None, self._random)
             yield Span(context, recorded)

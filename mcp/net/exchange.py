@@ -35,6 +35,7 @@ class Exchange:
         "_cancelled",
         "_credit",
         "_ended",
+        "_instead",
         "_room",
         "_stream",
         "connection",
@@ -62,6 +63,7 @@ class Exchange:
         self._credit: Credit | None = Credit(message.credit) if message.credit else None
         self._room: Callable[[], object] | None = None
         self._ended: Callable[[McpError | None], object] | None = None
+        self._instead: Callable[[McpError], bool] | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -124,10 +126,19 @@ class Exchange:
             self._look_for_room()
 
     def fail(self, error: McpError) -> None:
-        """Answer with an error."""
-        if not self._answered:
+        """Answer with an error, unless something else is done instead (:meth:`on_failure`)."""
+        if not self._answered and not (self._instead is not None and self._begun_anew(error)):
             self._done(error)
             self.connection._send_error(self._stream, error)
+
+    def on_failure(self, callback: Callable[[McpError], bool]) -> None:
+        """Ask ``callback(error)``, once, before an error is sent: ``True``, and it is not, for work goes on.
+
+        What was begun has ended with that error all the same: whoever asked for it by :meth:`on_end` is told
+        so before, and nobody who did by :meth:`on_cancel` is told anything any more. Nobody is asked where
+        the requester has gone away.
+        """
+        self._instead = callback
 
     def on_end(self, callback: Callable[[McpError | None], object]) -> None:
         """Call ``callback(error)`` once, when the answer is given, with its error if it is one.
@@ -155,6 +166,7 @@ class Exchange:
             return
         self._cancelled = True
         callbacks = self._callbacks
+        self._instead = None
         self.fail(Cancelled("the request was cancelled by the peer that sent it, or its connection closed"))
         for callback in callbacks:
             self.connection._guarded(callback)
@@ -182,6 +194,16 @@ class Exchange:
         self.connection._awaiting_room -= 1
         assert callback is not None
         return callback
+
+    def _begun_anew(self, error: McpError) -> bool:
+        """The first attempt has failed: whether another is begun."""
+        instead, self._instead = self._instead, None
+        ended, self._ended = self._ended, None
+        self._callbacks = []
+        if ended is not None:
+            ended(error)
+        assert instead is not None
+        return instead(error)
 
     def _done(self, error: McpError | None = None) -> None:
         self._answered = True

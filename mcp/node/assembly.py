@@ -107,6 +107,7 @@ class Assembly:
         self.routing.seen = self.gossiping.view
         self._make_rollouts()
         self._make_replacing()
+        self._make_admitting()
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -298,6 +299,18 @@ class Assembly:
         )
         self._stack.push_async_callback(self.replacing.close)
 
+    def _make_admitting(self) -> None:
+        config = self.config
+        self.admitting = Admitting(
+            config.node_id,
+            lambda: self.membership.incarnation,
+            self.state,
+            self._clock.random(),
+            self.order.execute,
+            caught_up=lambda: self.membership.caught_up,
+        )
+        self._stack.push_async_callback(self.admitting.close)
+
     def _make_answers(self) -> None:
         config, limits = self.config, self.config.limits
         deployer = Deployer(
@@ -311,21 +324,13 @@ class Assembly:
             in_force=self._in_force,
         )
         self._stack.push_async_callback(deployer.close)
-        self.admitting = Admitting(
-            config.node_id,
-            lambda: self.membership.incarnation,
-            self.state,
-            self._clock.random(),
-            self.order.execute,
-            caught_up=lambda: self.membership.caught_up,
-        )
-        self._stack.push_async_callback(self.admitting.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
         self.streamed = StreamedInference(
             config.node_id,
             self.order,
             self.shelf,
             self.routing,
+            self.admitting,
             streams_max=limits.inference_streams_max,
             state_bytes_max=limits.stream_state_bytes_max,
         )
@@ -351,6 +356,7 @@ class Assembly:
             self.counting,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
+            submitted=self.admitting.submit,
             others=self.gossiping.operations,
             in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,

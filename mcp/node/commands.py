@@ -26,13 +26,14 @@ class CommandGroup:
     """The commands of one request. ``answer(exchange, results, index)`` is called once, with all of them.
 
     A result is ``[index, value]``, or the error as a map; ``index`` is the highest of a log position.
+    ``admit(op, args)`` raises what refuses a command, and gives how long it has to wait.
     """
 
     def __init__(
         self,
         exchange: Exchange,
         order: Order,
-        admit: Callable[[str, Mapping[str, Any]], None],
+        admit: Callable[[str, Mapping[str, Any]], float],
         answer: Callable[[Exchange, list[Any], int], None],
     ) -> None:
         self._exchange = exchange
@@ -63,8 +64,10 @@ class CommandGroup:
             seq, op, args = read[place]
             try:
                 data = encode_command(op, args, session=self._session, seq=seq, ack=self._ack)
-                self._admit(op, args)
-                self._order.submit(data, functools.partial(self._done, place), timeout_s=timeout_s)
+                wait_s = self._admit(op, args)
+                done = functools.partial(self._done, place)
+                refused = functools.partial(self._refused, place)
+                self._order.submit_after(wait_s, data, done, refused, timeout_s=timeout_s)
             except McpError as error:
                 self._settle(place, error.to_wire())
 
@@ -97,6 +100,9 @@ class CommandGroup:
         else:
             self._index = max(self._index, outcome.index)
             self._settle(place, _result(outcome.result, outcome.index))
+
+    def _refused(self, place: int, error: McpError) -> None:
+        self._settle(place, error.to_wire())
 
     def _group_done(self, places: list[int], outcome: Committed | ConsensusError) -> None:
         if isinstance(outcome, ConsensusError):

@@ -66,6 +66,7 @@ class Dispatch:
         *,
         caught_up: Callable[[], bool],
         admit: Callable[[str, Mapping[str, Any]], None],
+        submitted: Callable[[str, Mapping[str, Any]], float],
         others: Mapping[str, Callable[[Exchange], None]],
         in_groups: Callable[[], bool],
         request_timeout_s_max: float,
@@ -76,6 +77,7 @@ class Dispatch:
         self._order = order
         self._reads = reads
         self._direct = direct
+        direct.spawn = self._spawn
         self._streamed = streamed
         self._routing = routing
         self._deployer = deployer
@@ -84,6 +86,7 @@ class Dispatch:
         self._roster = roster
         self._caught_up = caught_up
         self._admit = admit
+        self._submitted = submitted
         self._in_groups = in_groups
         self._timeout_s_max = request_timeout_s_max
         self._active: dict[asyncio.Task[None], None] = {}
@@ -189,12 +192,20 @@ class Dispatch:
             seq=integer(payload, "seq"),
             ack=integer(payload, "ack"),
         )
-        self._admit(payload["op"], payload.get("args", {}))
-        done = functools.partial(self._committed, exchange)
-        self._order.submit(data, done, timeout_s=self._timeout_s(exchange))
+        wait_s = self._let_in(exchange, payload["op"], payload.get("args", {}))
+        done, timeout_s = functools.partial(self._committed, exchange), self._timeout_s(exchange)
+        self._order.submit_after(wait_s, data, done, exchange.fail, timeout_s=timeout_s)
+
+    def _let_in(self, exchange: Exchange, op: str, args: Mapping[str, Any]) -> float:
+        """Refuse a command that is not to be proposed; gives how long to wait before it is."""
+        self._admit(op, args)
+        if op != "inference.submit":
+            return 0.0
+        return self._submitted(exchange.connection.peer.node_id, args)
 
     def _commands(self, exchange: Exchange) -> None:
-        group = CommandGroup(exchange, self._order, self._admit, self._answer_commands)
+        let_in = functools.partial(self._let_in, exchange)
+        group = CommandGroup(exchange, self._order, let_in, self._answer_commands)
         group.submit(
             exchange.message.payload.get("commands"),
             in_groups=self._in_groups(),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from executor.inspection import ModelInfo
 from executor.interface import Ticket
 from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
-from mcp.node.admitting import Admitting
+from mcp.node.admitting import Admitted, Admitting, Given
 from mcp.node.order import Order
 from mcp.node.payload import integer, names
 from mcp.node.rollouts import Counting
@@ -63,6 +63,8 @@ class DirectInference:
         self._counting = counting
         self.waiting = 0
         """Inferences that were taken and are not answered yet."""
+        self.spawn: Callable[[Exchange, Coroutine[Any, Any, None]], None] | None = None
+        """Has work done that answers an exchange (:class:`mcp.node.dispatch.Dispatch`)."""
 
     def answer(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         """Answer at once, or give the work that will."""
@@ -102,12 +104,13 @@ class DirectInference:
             timeout_s = min(timeout_s, decision.timeout_s)
         version, node = self._routing.version(decision), decision.nodes[0].node
         here = node == self._node_id
-        model, wait_s = self._admitting.admit(exchange, version, timeout_s, None if here else node)
-        if model is version:
-            self._counting.watch(exchange, version, wait_s)
+        admitted = self._admit(exchange, version, wanted, timeout_s, None if here else node)
+        if admitted.model is version and admitted.given is None:
+            self._counting.watch(exchange, version, admitted.wait_s)
             if not here:
-                return self._routed.forward(exchange, decision, timeout_s, wait_s)
-        later = self._answer_waiting(exchange, model, wanted, timeout_s, wait_s)
+                keep = self._admitting.keeping(exchange, version)
+                return self._routed.forward(exchange, decision, timeout_s, admitted.wait_s, keep)
+        later = self._answer_waiting(exchange, admitted, wanted, timeout_s)
         if here:
             self._routed.copy(exchange, decision, received_inputs, timeout_s)
         return later
@@ -115,18 +118,66 @@ class DirectInference:
     def _answer_admitted(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
     ) -> Coroutine[Any, Any, None] | None:
-        """Answer if the request is let in, maybe with another model."""
-        model, wait_s = self._admitting.admit(exchange, model, timeout_s)
-        return self._answer_waiting(exchange, model, wanted, timeout_s, wait_s)
+        """Answer if the request is let in, maybe with something else."""
+        admitted = self._admit(exchange, model, wanted, timeout_s)
+        return self._answer_waiting(exchange, admitted, wanted, timeout_s)
 
-    def _answer_waiting(
+    def _admit(
         self,
         exchange: Exchange,
         model: ModelVersion,
         wanted: list[str] | None,
         timeout_s: float,
-        wait_s: float,
+        node: str | None = None,
+    ) -> Admitted:
+        admitted = self._admitting.admit(exchange, model, timeout_s, node)
+        if admitted.given is None and admitted.model is model and self._admitting.mends_failures(model):
+            deadline_s = asyncio.get_running_loop().time() + timeout_s
+            exchange.on_failure(functools.partial(self._mend, exchange, model, wanted, deadline_s))
+        return admitted
+
+    def _mend(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        wanted: list[str] | None,
+        deadline_s: float,
+        error: McpError,
+    ) -> bool:
+        """Whether something else is done instead of a run that has failed."""
+        loop = asyncio.get_running_loop()
+        left_s = deadline_s - loop.time()
+        admitted = self._admitting.after_failure(exchange, model, left_s, error)
+        if admitted is None:
+            return False
+        # What failed may be in the middle of telling so.
+        loop.call_soon(self._begin_anew, exchange, admitted, wanted, left_s)
+        return True
+
+    def _begin_anew(
+        self, exchange: Exchange, admitted: Admitted, wanted: list[str] | None, timeout_s: float
+    ) -> None:
+        if exchange.answered:
+            return
+        try:
+            later = self._answer_waiting(exchange, admitted, wanted, timeout_s)
+            if later is not None:
+                assert self.spawn is not None
+                self.spawn(exchange, later)
+        except Exception as error:  # every request is answered, whatever went wrong
+            exchange.fail(translated(error))
+
+    def _answer_waiting(
+        self,
+        exchange: Exchange,
+        admitted: Admitted,
+        wanted: list[str] | None,
+        timeout_s: float,
     ) -> Coroutine[Any, Any, None] | None:
+        model, wait_s, given = admitted
+        if given is not None:
+            self._give(exchange, model, given)
+            return None
         if wait_s:
             return self._answer_after(exchange, model, wanted, timeout_s, wait_s)
         return self._answer_with(exchange, model, wanted, timeout_s)
@@ -257,7 +308,27 @@ class DirectInference:
         if stacked is not None:
             self._check_rows(sum(stacked), model, outputs)
         specs, segments = pack_all(outputs)
-        payload = {
+        payload = self._payload(exchange, model, specs)
+        if self._admitting.by_others and exchange in self._admitting.by_others:
+            payload["fallback"] = "model"
+        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
+        if self._admitting.kept is not None:
+            keep = self._admitting.keeping(exchange, model)
+            if keep is not None:
+                keep(payload, segments)
+
+    def _give(self, exchange: Exchange, model: ModelVersion, given: Given) -> None:
+        """Answer with what nothing is run for, and say so."""
+        payload = {**self._payload(exchange, model, given.answer.specs), "fallback": given.kind}
+        if given.age_s is not None:
+            payload["age_s"] = given.age_s
+        reply = exchange.message.reply("INFER_RESPONSE", payload)
+        exchange.reply(reply, given.answer.segments, plain=True)
+
+    def _payload(
+        self, exchange: Exchange, model: ModelVersion, specs: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        return {
             "model": model.name,
             "version": model.version,
             "node": self._node_id,
@@ -265,7 +336,6 @@ class DirectInference:
             "queue": self.waiting,
             "rows_max": self._rows_max(exchange, model),
         }
-        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
 
     def _rows_max(self, exchange: Exchange, model: ModelVersion) -> int:
         """How many rows a client may join; 0 where the router decides, for it decides on one inference."""

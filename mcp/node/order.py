@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from consensus.driver import Applied as Committed
@@ -89,6 +89,28 @@ class Order:
             self.driver.submit(data, done, timeout_s=timeout_s)
         except ConsensusError as error:
             raise translated(error) from error
+
+    def submit_after(
+        self,
+        wait_s: float,
+        data: bytes,
+        done: Done,
+        refused: Callable[[McpError], object],
+        *,
+        timeout_s: float,
+    ) -> None:
+        """As :meth:`submit`, ``wait_s`` later; what it raises then is given to ``refused``."""
+        if not wait_s:
+            self.submit(data, done, timeout_s=timeout_s)
+            return
+
+        def now() -> None:
+            try:
+                self.submit(data, done, timeout_s=max(0.001, timeout_s - wait_s))
+            except McpError as error:
+                refused(error)
+
+        asyncio.get_running_loop().call_later(wait_s, now)
 
     def propose(self, data: bytes, *, timeout_s: float) -> asyncio.Future[Committed]:
         """Have an encoded command ordered; see :meth:`consensus.driver.Driver.propose`."""

@@ -29,7 +29,6 @@ from mcp.errors import (
     ModelNotReady,
     PermissionDenied,
     Unavailable,
-    Unsupported,
     VersionConflict,
 )
 from mcp.net.exchange import Exchange
@@ -47,10 +46,7 @@ LOOK_S: Final = 0.5
 FIGURES_TIMEOUT_S: Final = 1.0
 """A member that has not told its figures within that is left out of the look."""
 
-_NOT_THE_VERSIONS: Final = (
-    *CALLERS,
-    *(Unsupported, CircuitOpen, Unavailable),
-)
+_NOT_THE_VERSIONS: Final = (*CALLERS, CircuitOpen, Unavailable)
 """Errors that say nothing about a version: of what was not let in or not understood, or of a lost node."""
 _OPS: Final[Mapping[Action, str]] = {
     Action.ADVANCE: "rollout.advance",

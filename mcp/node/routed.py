@@ -20,6 +20,7 @@ from mcp.clock import Clock, new_id
 from mcp.cluster.router.decision import Decision
 from mcp.errors import DeadlineExceeded, McpError, Unavailable
 from mcp.net.exchange import Exchange
+from mcp.node.admitting import Kept
 from mcp.node.links import PeerLinks
 from mcp.node.shelf import Shelf
 from mcp.state.models import ModelVersion
@@ -50,10 +51,16 @@ class Routed:
         self._copying = 0
 
     async def forward(
-        self, exchange: Exchange, decision: Decision, timeout_s: float, wait_s: float = 0.0
+        self,
+        exchange: Exchange,
+        decision: Decision,
+        timeout_s: float,
+        wait_s: float = 0.0,
+        keep: Kept | None = None,
     ) -> None:
         """Have another node answer, after ``wait_s``; the next best where one cannot be reached.
 
+        ``keep`` is called with the answer.
         Raises that node's error, :class:`~mcp.errors.Unavailable` where none is reached, and
         :class:`~mcp.errors.MessageExpired` for a message that was passed on too often.
         """
@@ -87,9 +94,10 @@ class Routed:
                     break
                 continue
             self.forwarded_total += 1
-            exchange.reply(
-                message.reply(answer.message.type, answer.message.payload), answer.segments, plain=True
-            )
+            payload = answer.message.payload
+            exchange.reply(message.reply(answer.message.type, payload), answer.segments, plain=True)
+            if keep is not None:
+                keep(payload, answer.segments)
             return
         raise problem
 

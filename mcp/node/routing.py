@@ -191,7 +191,7 @@ class Routing:
             routes = RouteSet.from_plain({"version": 0, "routes": args.get("routes")})
             _refuse(problems(routes, self._current_catalogue()))
         elif op == "limits.set" and args.get("limits") is not None:
-            check_limits(flow_config(args["limits"]))
+            check_limits(flow_config(args["limits"]), self._state.models)
         elif op == "rollout.begin":
             check_begin(args, self._state)
 

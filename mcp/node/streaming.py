@@ -3,7 +3,8 @@
 The next step is begun when there is room for what it gives: the client allows so many steps ahead of what its
 user has taken. Between two steps the loop has a turn, so that a cancellation that has come is seen before the
 next one. A step is a request like any other to the pool: those of several streams share runs where the model
-allows it, and take turns with single inferences. The version is that at the beginning, to the end.
+allows it, and take turns with single inferences. The version is that at the beginning, to the end. So is the
+place that it has by the declared limits (:mod:`mcp.node.admitting`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from executor.inspection import ModelInfo
 from mcp.errors import Busy, DeadlineExceeded, InvalidArgument, McpError
 from mcp.net.exchange import Exchange
+from mcp.node.admitting import Admitting
 from mcp.node.inference import Arrays, naming, received_inputs
 from mcp.node.order import Order
 from mcp.node.payload import integer
@@ -36,6 +38,7 @@ class StreamedInference:
         order: Order,
         shelf: Shelf,
         routing: Routing,
+        admitting: Admitting,
         *,
         streams_max: int,
         state_bytes_max: int,
@@ -50,6 +53,7 @@ class StreamedInference:
         """What all streams keep between their steps."""
         self._order = order
         self._routing = routing
+        self._admitting = admitting
         self._streams_max = streams_max
         self._state_bytes_max = state_bytes_max
 
@@ -60,24 +64,39 @@ class StreamedInference:
         seen = exchange.message.vector.get("log")
         if seen > self._order.applied_index:
             return self._begin_when_there(exchange, seen, timeout_s)
-        model, timeout_s = self._resolved(exchange, timeout_s)
-        info = self.shelf.info(model.digest)
-        if info is None:
-            return self._begin_later(exchange, model, timeout_s)
-        self._begin(exchange, model, info, timeout_s)
-        return None
+        return self._let_in(exchange, timeout_s)
 
     async def _begin_when_there(self, exchange: Exchange, index: int, timeout_s: float) -> None:
         began_s = asyncio.get_running_loop().time()
         await self._order.wait_applied(index, timeout_s)
-        model, timeout_s = self._resolved(exchange, timeout_s)
-        waited_s = asyncio.get_running_loop().time() - began_s
-        await self._begin_later(exchange, model, timeout_s - waited_s)
+        later = self._let_in(exchange, timeout_s - (asyncio.get_running_loop().time() - began_s))
+        if later is not None:
+            await later
 
-    async def _begin_later(self, exchange: Exchange, model: ModelVersion, timeout_s: float) -> None:
+    def _let_in(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
+        """Begin a stream that is let in, or give the work that will."""
+        model, timeout_s = self._resolved(exchange, timeout_s)
+        admitted, stepped = self._admitting.admit_stream(exchange, model, timeout_s)
+        model, wait_s, _ = admitted
+        info = self.shelf.info(model.digest)
+        if info is None or wait_s:
+            return self._begin_later(exchange, model, timeout_s, wait_s, stepped)
+        self._begin(exchange, model, info, timeout_s, stepped)
+        return None
+
+    async def _begin_later(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        timeout_s: float,
+        wait_s: float,
+        stepped: Callable[[], None],
+    ) -> None:
         began_s = asyncio.get_running_loop().time()
-        info = await self.shelf.ensure_within(model, timeout_s)
-        self._begin(exchange, model, info, timeout_s - (asyncio.get_running_loop().time() - began_s))
+        await asyncio.sleep(wait_s)
+        info = await self.shelf.ensure_within(model, timeout_s - wait_s)
+        left_s = timeout_s - (asyncio.get_running_loop().time() - began_s)
+        self._begin(exchange, model, info, left_s, stepped)
 
     def _resolved(self, exchange: Exchange, timeout_s: float) -> tuple[ModelVersion, float]:
         payload = exchange.message.payload
@@ -86,16 +105,27 @@ class StreamedInference:
             timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
         return model, timeout_s
 
-    def _begin(self, exchange: Exchange, model: ModelVersion, info: ModelInfo, timeout_s: float) -> None:
+    def _begin(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        info: ModelInfo,
+        timeout_s: float,
+        stepped: Callable[[], None],
+    ) -> None:
         recurrence = read_recurrence(exchange.message.payload, info)
         steps = Steps(recurrence, received_inputs(exchange, info))
         if len(self.streams) >= self._streams_max:
             raise Busy(f"streams_max={self._streams_max} streams are under way on this node; ask another one")
-        stream = _Stream(self, exchange, model, steps, recurrence.wanted, timeout_s)
+        stream = _Stream(self, exchange, model, steps, recurrence.wanted, timeout_s, stepped)
         self.keep(steps.state_bytes)
         self.streams.add(stream)
         exchange.on_cancel(stream.end)
         stream.go_on()
+
+    def is_anothers(self, exchange: Exchange) -> bool:
+        """Whether another model answers than the one that was asked for."""
+        return exchange in self._admitting.by_others
 
     def keep(self, more_bytes: int) -> None:
         """Count what a stream keeps. Raises :class:`~mcp.errors.Busy` when all keep too much."""
@@ -118,9 +148,11 @@ class _Stream:
         steps: Steps,
         wanted: list[str],
         timeout_s: float,
+        stepped: Callable[[], None],
     ) -> None:
         self._all = all_
         self._exchange = exchange
+        self._on_step = stepped
         self._model = model
         self._steps = steps
         self._wanted = wanted
@@ -190,6 +222,7 @@ class _Stream:
         steps, exchange = self._steps, self._exchange
         told = steps.took(outputs)
         self._all.steps_total += 1
+        self._on_step()
         try:
             self._all.keep(steps.state_bytes - self._kept_bytes)
             self._kept_bytes = steps.state_bytes
@@ -215,7 +248,8 @@ class _Stream:
             self.go_on()
 
     def _origin(self) -> dict[str, Any]:
-        return {"model": self._model.name, "version": self._model.version, "node": self._all.node_id}
+        told = {"model": self._model.name, "version": self._model.version, "node": self._all.node_id}
+        return {**told, "fallback": "model"} if self._all.is_anothers(self._exchange) else told
 
     def _fail(self, error: McpError) -> None:
         told = naming(self._model, error)

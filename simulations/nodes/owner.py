@@ -1,8 +1,9 @@
 """Whoever declares rules, routes, limits and rollouts meanwhile; and what has to hold of them.
 
-Three rules are held against it. Nodes that hold the same declarations and models decide alike, for every
+Three rules are held against it here. Nodes that hold the same declarations and models decide alike, for every
 session. A share of the cluster's limit is never granted beyond what others may be using. And, where nothing
-is done to clocks, what the nodes may be using of it at any moment is not more than the limit.
+is done to clocks, what the nodes may be using of it at any moment is not more than the limit. What is to be
+given instead of an answer is looked at where it comes (:mod:`simulations.nodes.workload`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from simulations.faults import FaultKind, FaultPlan
 from simulations.invariants import Violation
 from simulations.nodes import models
 from simulations.nodes.machine import Machine
-from simulations.nodes.workload import CALLS_END, DEFECTS, NO_DEFECTS, OVERDUE_S
+from simulations.nodes.workload import CALLS_END, DEFECTS, MAX_AGE_S, NO_DEFECTS, OVERDUE_S, check_answer
 
 if TYPE_CHECKING:
     from simulations.nodes.cluster import Cluster
@@ -44,6 +45,11 @@ LIMIT: Final = {"amount": 2, "per_s": 0.05, "lease_s": 1.5, "skew_s": 0.5}
 
 A node asks for one request of a period at least: so three of them have all of it between them.
 """
+FALLBACKS: Final = 0.5
+"""In so many of the runs, with the limits comes what is done where they refuse, and where a run fails."""
+DIFFERENT: Final = 3
+"""Of the requests that come at once then, so many ask different things."""
+WHEN: Final = ("node", "concurrency", "cluster_rate", "lease", "deadline", "too_late", "breaker", "failed")
 CLOCKS: Final = frozenset({FaultKind.CLOCK_DRIFT, FaultKind.CLOCK_LEAP, FaultKind.WALL_JUMP})
 
 _EXPECTED: Final = (InvalidArgument, ConfigInvalid, VersionConflict, Unsupported)
@@ -71,12 +77,17 @@ class Owner:
         )
         # A draw of its own: what a seed declares otherwise stays what it was.
         self._rolling: random.Random = around.world.stream("owner/rollouts")
+        self._instead: random.Random = around.world.stream("owner/fallbacks")
+        self._limited = False
+        self._falls_back = self._instead.random() < FALLBACKS
 
     async def run(self) -> None:
         """Declare, wait, declare again."""
         while not self.stopping:
             await asyncio.sleep(self._random.expovariate(1 / PAUSE_S))
             await self._try(self._random.choice(self._actions))
+            if self._falls_back and self._limited:
+                await self._try(self._ask)
             if self._rolling.random() < ROLLOUTS:
                 await self._try(self._roll_out)
                 for _ in range(BURSTS):
@@ -128,9 +139,18 @@ class Owner:
         await self.client.set_rules(rules, timeout_s=timeout_s)
 
     async def _set_limits(self, timeout_s: float) -> None:
-        limits = {"cluster": {"all": LIMIT}, "in_flight_max": self._random.choice((4, 64))}
+        limits: dict[str, Any] = {"cluster": {"all": LIMIT}, "in_flight_max": self._random.choice((4, 64))}
+        if self._falls_back:
+            limits["models"] = {models.NAME: {"fallbacks": self._fallbacks()}}
         chosen = limits if self._random.random() < 0.7 else None
         await self.client.set_limits(chosen, timeout_s=timeout_s)
+        self._limited = chosen is not None
+
+    def _fallbacks(self) -> list[dict[str, Any]]:
+        """An answer that was kept, one that is declared, or the first of both that there is."""
+        cached: dict[str, Any] = {"kind": "cached", "max_age_s": MAX_AGE_S, "when": list(WHEN)}
+        fixed: dict[str, Any] = {"kind": "fixed", "answer": models.fixed_answer(), "when": list(WHEN)}
+        return self._instead.choice(([cached], [fixed], [cached, fixed]))
 
     async def _lift_limits(self, timeout_s: float) -> None:
         await self.client.set_limits(None, timeout_s=timeout_s)
@@ -157,12 +177,17 @@ class Owner:
         )
 
     async def _ask(self, timeout_s: float) -> None:
-        """Some requests at once, so that a rollout gets on; what becomes of them is for others to look at."""
-        inputs = models.inputs(0)
-        calls = [self.client.infer(models.NAME, inputs, timeout_s=timeout_s) for _ in range(BURST)]
-        for error in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(error, BaseException) and not isinstance(error, McpError):
-                raise error
+        """Some requests at once, so that a rollout gets on, or limits refuse something."""
+        samples = [number % DIFFERENT if self._falls_back else 0 for number in range(BURST)]
+        calls = [
+            self.client.infer(models.NAME, models.inputs(sample), timeout_s=timeout_s) for sample in samples
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for sample, told in zip(samples, answers, strict=True):
+            if not isinstance(told, BaseException):
+                check_answer(self._around, "the owner", told, sample)
+            elif not isinstance(told, McpError):
+                raise told
         await asyncio.sleep(BURST_PAUSE_S)
 
     async def _change_what_is_there(self, timeout_s: float) -> None:

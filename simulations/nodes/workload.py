@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from mcp.client.client import Client
-from mcp.client.results import InferenceRecord, KeyValue
+from mcp.client.results import Inference, InferenceRecord, KeyValue
 from mcp.errors import (
     InvariantViolated,
     McpError,
@@ -53,11 +53,14 @@ from simulations.world import World
 
 CALLS_END = "every call ends by its deadline"
 RESULTS_ARE_RIGHT = "a result is the model's"
+INSTEAD_IS_TOLD = "an answer that is not the model's own says so"
 DEPLOYS_ARE_SEEN = "who has deployed a version is served by it"
 NO_DEFECTS = "no client is told of a defect"
 
 BURSTS, AT_ONCE_MAX = 0.3, 8
 """So many calls for an inference are several at once, up to so many."""
+MAX_AGE_S = 1.0
+"""How old an answer may be that is given instead of a fresh one."""
 OVERDUE_S = 0.25
 """How much later than its deadline a call may end: a node's turn may come first."""
 DEFECTS = (ProtocolError, RemoteError, InvariantViolated)
@@ -284,7 +287,7 @@ class ClientTasks:
         if record.status == "done":
             assert record.outputs is not None
             result = models.summary(record.outputs)
-            self._check(task, record.version, self.submitted[task], result)
+            check_result(self._around, task, record.version, self.submitted[task], result)
         elif record.error is not None:
             self._around.done[f"failed {record.error.code}"] += 1
             result = record.error.code
@@ -305,16 +308,11 @@ class ClientTasks:
             self._told(error, "infer")
             return
         self._around.done["infer"] += 1
-        self._check(who, told.version, sample, models.summary(told.outputs))
+        check_answer(self._around, who, told, sample)
         if known is not None and told.version < known and not self._around.declares:
             self._around.fail(
                 Violation(DEPLOYS_ARE_SEEN, f"{who} was served by version {told.version} after {known}")
             )
-
-    def _check(self, what: str, version: str, sample: int, told: str) -> None:
-        right = models.answer(version, sample)
-        if told != right:
-            self._around.fail(Violation(RESULTS_ARE_RIGHT, f"{what}: {told}, where {right} is right"))
 
     # -- one call -----------------------------------------------------------------------------------
 
@@ -367,3 +365,27 @@ class ClientTasks:
                 self._around.fail(
                     Violation(CALLS_END, f"a call of {self.name} took {took_s:.3f} s, allowed {timeout_s} s")
                 )
+
+
+def check_result(around: Around, what: str, version: str, sample: int, told: str) -> None:
+    """A result is what the model answers, run alone."""
+    right = models.answer(version, sample)
+    if told != right:
+        around.fail(Violation(RESULTS_ARE_RIGHT, f"{what}: {told}, where {right} is right"))
+
+
+def check_answer(around: Around, who: str, told: Inference, sample: int) -> None:
+    """So is the answer of an inference, unless it says that it is the declared one.
+
+    What is declared is called so, and nothing else is; what was kept is no older than is declared.
+    """
+    if told.fallback is not None:
+        around.done[f"fallback {told.fallback}"] += 1
+    fixed = models.is_fixed(told.outputs)
+    aged = told.age_s is not None and 0 <= told.age_s <= MAX_AGE_S
+    if fixed != (told.fallback == "fixed") or aged != (told.fallback == "cached"):
+        said = f"{told.fallback}, age {told.age_s}" if told.fallback else "the model's own"
+        what = "the declared answer" if fixed else "an answer of the model"
+        around.fail(Violation(INSTEAD_IS_TOLD, f"{who}: {what} is said to be {said}"))
+    elif not fixed:
+        check_result(around, who, told.version, sample, models.summary(told.outputs))

@@ -57,6 +57,8 @@ NODES: Final = {
     "every call ends by its deadline": "A client is never left waiting longer than it said it would.",
     "no client is told of a defect": "Faults excuse errors of their kind, and no internal ones.",
     "a result is the model's": "Every result of an inference is what the model, run alone, answers.",
+    "an answer that is not the model's own says so": "What is given instead of a refusal or a failure is "
+    "what was declared, called what it is, and no older than was allowed.",
     "who has deployed a version is served by it": "After a deploy was acknowledged no older version answers.",
     "nodes with the same routes decide alike": "What is declared is part of the state: nodes that hold the "
     "same of it send the same session to the same version.",

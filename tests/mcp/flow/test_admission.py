@@ -17,7 +17,7 @@ from mcp.flow.breaker import State
 from mcp.flow.config import FlowConfig, from_plain
 from mcp.flow.leases import UNITS, ShareLedger
 from mcp.flow.outcome import Outcome
-from mcp.flow.refusal import Reason, Refusal
+from mcp.flow.refusal import Reason, Refusal, is_refusal
 
 REQUEST = Request("alice", "m")
 BREAKER = {"window_calls": 4, "calls_min": 2, "open_s": 2.0, "jitter": 0.0, "probes": 1}
@@ -42,6 +42,29 @@ def learned(node: Admission, work_s: float, waited_s: float = 0.0, now: float = 
         now += 0.01
         ticket(node.admit(REQUEST, now)).done(Outcome.SUCCEEDED, work_s + waited_s, now, waited_s)
     return now
+
+
+def test_what_is_done_elsewhere_pays_the_rates_and_holds_nothing() -> None:
+    limit = {"kind": "sliding_window", "amount": 2, "per_s": 10}
+    node = admission(in_flight_max=1, models={"m": {"limit": limit, "breaker": BREAKER}})
+    held = ticket(node.admit(REQUEST, 0.0))
+    assert reason(node.admit(REQUEST, 0.0)) is Reason.NODE
+    assert node.pay(REQUEST, 0.0) == 0.0
+    refused = node.pay(REQUEST, 0.0)
+    assert isinstance(refused, Refusal)
+    assert (refused.reason, refused.error.code) == (Reason.MODEL_RATE, "RESOURCE_EXHAUSTED")
+    assert (node.in_flight, node.admitted, node.refused[Reason.MODEL_RATE]) == (1, 2, 1)
+    held.done(Outcome.FAILED, 0.1, 1.0)
+    ticket(node.admit(REQUEST, 20.0)).done(Outcome.FAILED, 0.1, 20.0)
+    assert reason(node.admit(REQUEST, 20.1)) is Reason.BREAKER
+    assert node.pay(REQUEST, 20.1) == 0.0
+
+
+@pytest.mark.parametrize("why", [each for each in Reason if each is not Reason.FAILED])
+def test_a_refusal_s_error_is_told_from_others(why: Reason) -> None:
+    assert is_refusal(Refusal(why, 1.0, "alice", "m", "n1").error)
+    assert not is_refusal(InvalidArgument("no"))
+    assert not is_refusal(InvalidArgument("no", details={"reason": ["steps"]}))
 
 
 def test_by_default_there_are_no_rates_and_what_is_let_in_is_counted() -> None:

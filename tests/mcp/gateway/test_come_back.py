@@ -155,11 +155,14 @@ def test_grpc_takes_a_trace_in_gives_it_out_and_is_counted(tmp_path: Path) -> No
             server = GrpcServer(gateway.operations, "127.0.0.1:0", observer=gateway.observer)
             await server.start()
             async with grpc.aio.insecure_channel(server.address) as channel:
-                metadata = (("traceparent", f"00-{trace}-b7ad6b7169203331-01"), ("x-bin", b"\xff"))
+                parent = f"00-{trace}-b7ad6b7169203331-01"
+                metadata = (("traceparent", parent), ("tracestate", "a=1"), ("x-bin", b"\xff"))
                 for name, status in (("ServerLive", "OK"), ("ModelMetadata", "NOT_FOUND")):
                     call = channel.unary_unary(f"/{SERVICE}/{name}")(b"", timeout=30, metadata=metadata)
                     assert (await call.code()).name == status
-                    assert dict(await call.trailing_metadata())["traceparent"].startswith(f"00-{trace}-")
+                    trailing = dict(await call.trailing_metadata())
+                    assert trailing["traceparent"].startswith(f"00-{trace}-")
+                    assert trailing["tracestate"] == "a=1"
             await server.stop()
             text = (await gateway.get("/metrics")).body.decode()
             for operation, status in (("ServerLive", "OK"), ("ModelMetadata", "NOT_FOUND")):

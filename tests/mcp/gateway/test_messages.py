@@ -26,7 +26,8 @@ from mcp.gateway.messages import (
     step_event,
     tensor_pieces,
 )
-from mcp.gateway.tensors import from_json, from_raw
+from mcp.gateway.tensors import from_raw
+from mcp.wire.json_tensors import from_json
 from mcp.wire.messages import Message
 
 PLAIN = st.recursive(

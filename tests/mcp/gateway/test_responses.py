@@ -14,7 +14,8 @@ from mcp.gateway.limits import JSON_ELEMENTS_MAX
 from mcp.gateway.parameters import Wishes
 from mcp.gateway.requests import InferenceRequest
 from mcp.gateway.responses import binary_parts, chosen_outputs, response_json
-from mcp.gateway.tensors import Array, from_json, from_raw
+from mcp.gateway.tensors import Array, from_raw
+from mcp.wire.json_tensors import from_json
 
 OUTPUTS = {
     "a": np.array([[1.5, -0.0], [3e-45, 0.1]], np.float32),

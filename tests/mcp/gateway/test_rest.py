@@ -13,7 +13,8 @@ from served_node import MODELS, Gateway, gateway_of, serving
 
 from mcp.gateway.requests import HEADER_LENGTH
 from mcp.gateway.room import Room
-from mcp.gateway.tensors import from_json, from_raw
+from mcp.gateway.tensors import from_raw
+from mcp.wire.json_tensors import from_json
 from simulations.in_process import in_process_cluster, until
 
 X = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)

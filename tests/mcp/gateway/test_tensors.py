@@ -14,17 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from mcp.errors import InputInvalid, InvalidArgument
 from mcp.gateway.limits import ELEMENTS_PER_PIECE
-from mcp.gateway.tensors import (
-    Array,
-    datatype_of,
-    from_json,
-    from_raw,
-    json_pieces,
-    read_datatype,
-    read_name,
-    read_shape,
-    to_raw,
-)
+from mcp.gateway.tensors import Array, datatype_of, from_raw, json_pieces, read_name, to_raw
+from mcp.wire.json_tensors import from_json, read_datatype, read_shape
 from mcp.wire.tensors import DTYPES
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)

@@ -16,7 +16,16 @@ from served_node import serving
 from mcp.client.tracing import current_trace, traced
 from mcp.gateway.observer import Observer
 from mcp.gateway.spans import Spans
-from mcp.gateway.trace import TraceContext, continued, read_traceparent
+from mcp.gateway.trace import (
+    STATE_CHARS_MAX,
+    STATE_MEMBERS_MAX,
+    TraceContext,
+    carrier,
+    continued,
+    read_trace,
+    read_traceparent,
+    read_tracestate,
+)
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADER = f"00-{TRACE}-{PARENT}-01"
@@ -53,6 +62,57 @@ def test_what_is_read_is_written_alike(text: str) -> None:
         assert read_traceparent(found.traceparent) == found
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", None),
+        ("a=1 , b=2\t,,c=3,", "a=1,b=2,c=3"),
+        ("0tenant@vendor=x", None),
+        ("a_-*/9=!~ x", None),
+        (",".join(f"k{n}=v" for n in range(STATE_MEMBERS_MAX)), None),
+        ("a=" + "x" * 256, None),
+        ("k" * 256 + "=" + "x" * 255, None),
+        (",".join(f"k{n}=v" for n in range(STATE_MEMBERS_MAX + 1)), ""),
+        ("a=" + "x" * 257, ""),
+        ("k" * 257 + "=x", ""),
+        ("a=" + "x" * 255 + ",b=" + "x" * (STATE_CHARS_MAX - 260), None),
+        ("a=" + "x" * 255 + ",b=" + "x" * (STATE_CHARS_MAX - 259), ""),
+        ("a=1,a=2", ""),
+        ("A=1", ""),
+        ("9a=1", ""),
+        ("a@9=1", ""),
+        ("a=", ""),
+        ("a", ""),
+        ("a=b=c", ""),
+        ("a=1;b=2", ""),
+        ("a=\x7f", ""),
+        ("a=é", ""),
+        ("", ""),
+    ],
+)
+def test_what_others_say_of_a_trace_is_handed_on_or_dropped(text: str, read: str | None) -> None:
+    assert read_tracestate(text) == (text if read is None else read)
+    found = read_trace(HEADER, text)
+    assert found is not None
+    state = {"tracestate": read_tracestate(text)} if read != "" else {}
+    child = continued(found, random.Random(1))
+    assert child.headers == {"traceparent": child.traceparent, **state}
+    assert read_trace("nonsense", text) is None
+
+
+@given(st.text(max_size=600))
+def test_what_is_handed_on_is_small_and_stays_what_it_is(text: str) -> None:
+    read = read_tracestate(text)
+    assert len(read) <= STATE_CHARS_MAX
+    assert read_tracestate(read) == read
+
+
+def test_headers_that_are_there_several_times_are_put_together() -> None:
+    given_ = [("TraceState", "a=1"), ("x", "y"), ("tracestate", "b=2"), ("traceparent", HEADER), ("t", b"x")]
+    assert carrier(given_) == {"tracestate": "a=1,b=2", "traceparent": HEADER}
+    assert read_trace(carrier([*given_, ("traceparent", HEADER)])["traceparent"], "a=1") is None
+
+
 def test_a_trace_is_continued_or_begun() -> None:
     parent = TraceContext(TRACE, PARENT, "01")
     child = continued(parent, random.Random(1))
@@ -66,8 +126,9 @@ def test_without_opentelemetry_spans_are_contexts(monkeypatch: pytest.MonkeyPatc
     observer = Observer()
     with observer.request("http", "infer", {"traceparent": HEADER}) as seen:
         assert current_trace() == TRACE
-        assert seen.traceparent.startswith(f"00-{TRACE}-")
-        assert PARENT not in seen.traceparent
+        assert seen.headers["traceparent"].startswith(f"00-{TRACE}-")
+        assert PARENT not in seen.headers["traceparent"]
+        assert "tracestate" not in seen.headers
     assert current_trace() == ""
 
 
@@ -89,8 +150,9 @@ def test_http_takes_a_trace_in_and_gives_it_out(tmp_path: Path) -> None:
                 "payload": {"model_hint": "strings", "data_chunk": "x"},
             }
             for where in ("/mcp/v1/messages", "/mcp/v1/inferences"):
-                answer = await gateway.post(where, body, {"traceparent": HEADER})
+                answer = await gateway.post(where, body, {"traceparent": HEADER, "tracestate": "a=1, b=2"})
                 assert answer.headers["traceparent"].startswith(f"00-{TRACE}-")
+                assert answer.headers["tracestate"] == "a=1,b=2"
             parts = gateway.node._parts
             assert parts is not None
             record = parts.state.inferences.get("traced")
@@ -98,8 +160,9 @@ def test_http_takes_a_trace_in_and_gives_it_out(tmp_path: Path) -> None:
             assert record.trace_id == TRACE
             told = (await gateway.post("/mcp/v1/messages", body, {"traceparent": HEADER})).value
             assert told["trace_id"] == TRACE
-            for header in ({}, {"traceparent": "nonsense"}):
+            for header in ({}, {"traceparent": "nonsense", "tracestate": "a=1"}):
                 answer = await gateway.post("/nowhere", b"", header)
+                assert "tracestate" not in answer.headers
                 found = read_traceparent(answer.headers["traceparent"])
                 assert found is not None
                 assert found.trace_id != TRACE
@@ -172,8 +235,8 @@ def test_opentelemetry_records_a_span_of_each_request(tmp_path: Path) -> None:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     spans = Spans(random.Random(1))
-    with spans.request("infer", {"traceparent": HEADER}) as span:
-        assert span.context.trace_id == TRACE
+    with spans.request("infer", {"traceparent": HEADER, "tracestate": "a=1"}) as span:
+        assert (span.context.trace_id, span.context.state) == (TRACE, "a=1")
         span.ended("http", "503", "UNAVAILABLE")
     (found,) = exporter.get_finished_spans()
     assert (found.name, found.kind, f"{found.context.span_id:016x}") == (

@@ -239,6 +239,54 @@ def test_cancelling_the_task_cancels_the_request(client, node, recorder):
     asyncio.run(main())
 
 
+def test_something_else_may_be_done_where_a_request_fails_once(client, node, recorder):
+    async def main():
+        handler = recorder()
+        near, _ = await pair(client, node, handler)
+        for takes_over, told in ((True, "second"), (False, "first")):
+            request = asyncio.ensure_future(near.request(HOLD, timeout_s=5))
+            exchange = await handler.exchanges.get()
+            seen = []
+            exchange.on_end(lambda error, seen=seen: seen.append(("ended", error.message)))
+            exchange.on_cancel(lambda seen=seen: seen.append("cancelled"))
+
+            def instead(error, seen=seen, takes_over=takes_over):
+                seen.append(("asked", error.message))
+                return takes_over
+
+            exchange.on_failure(instead)
+            exchange.fail(errors.Busy("first"))
+            # What was begun is over before anything else begins.
+            assert seen == [("ended", "first"), ("asked", "first")]
+            assert exchange.answered is not takes_over
+            exchange.on_end(lambda error, seen=seen: seen.append(("ended", error.message)))
+            exchange.fail(errors.Busy("second"))
+            assert seen[2:] == [("ended", "second" if takes_over else "the request is over")]
+            with pytest.raises(errors.Busy, match=told):
+                await request
+
+    asyncio.run(main())
+
+
+def test_nothing_else_is_done_for_a_requester_that_has_gone_away(client, node, recorder):
+    async def main():
+        handler = recorder()
+        near, _ = await pair(client, node, handler)
+        request = asyncio.ensure_future(near.request(HOLD, timeout_s=5))
+        exchange = await handler.exchanges.get()
+        called = []
+        exchange.on_failure(lambda _: called.append("asked") or True)
+        exchange.on_cancel(lambda: called.append("cancelled"))
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await settle()
+        assert called == ["cancelled"]
+        assert exchange.answered
+
+    asyncio.run(main())
+
+
 def test_the_remaining_time_travels_with_the_request(client, node, recorder):
     async def main():
         handler = recorder()

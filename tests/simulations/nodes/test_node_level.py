@@ -21,8 +21,11 @@ from mcp.cluster.replacement import Verdict as Decided
 from mcp.flow.leases import Grant, ShareLedger
 from mcp.flow.limiter import TICKS_PER_S
 from mcp.flow.shares import LeasedShare
-from mcp.node import routing
+from mcp.node import kept, routing
+from mcp.node.admitting import Given
 from mcp.node.deploy import Deployer
+from mcp.node.inference import DirectInference
+from mcp.node.kept import KeptAnswers
 from mcp.node.links import PeerLinks
 from mcp.node.machines import UserMachine
 from mcp.node.order import Order
@@ -41,19 +44,22 @@ from simulations.nodes.owner import DECIDE_ALIKE, SHARES_FIT
 from simulations.nodes.replacing import AFTER_THE_TIME
 from simulations.nodes.rollouts import ONE_STATE
 from simulations.nodes.scenario import KINDS, Scenario
+from simulations.nodes.workload import INSTEAD_IS_TOLD, RESULTS_ARE_RIGHT
 from simulations.verdict import Outcome, Verdict
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FAILED_SEEDS = Path(__file__).parents[1] / "failed_node_seeds.txt"
 
-ROLLS_OUT = 13
+ROLLS_OUT = 29
 """A seed with rollouts, of which one goes on in the end."""
 FAILS = 14
 """A seed whose second version fails, and a rollout of it is rolled back for that."""
-REPLACES = 41
+REPLACES = 24
 """A seed in which a spare takes a dead voter's place,"""
 SUCCEEDS = 20
 """and one in which another node leads while it is dead."""
+FALL_BACK = (3, 35)
+"""Seeds in which limits refuse, and something is done instead."""
 
 
 def failed_seeds() -> Iterator[int]:
@@ -315,6 +321,49 @@ def test_replacements_are_looked_after(
     break_it(monkeypatch)
     outcome = run_seed(LEVELS["node"], seed)
     assert (outcome.verdict, AFTER_THE_TIME in outcome.reason) == (Verdict.SAFETY, True), outcome.reason
+
+
+def what_is_declared_is_given_as_the_models(patch: pytest.MonkeyPatch) -> None:
+    def unsaid(self: DirectInference, exchange: Any, model: Any, given: Given) -> None:
+        payload = self._payload(exchange, model, given.answer.specs)
+        exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), given.answer.segments)
+
+    patch.setattr(DirectInference, "_give", unsaid)
+
+
+def answers_are_kept_for_ever(patch: pytest.MonkeyPatch) -> None:
+    find = KeptAnswers.find
+
+    def however_old(
+        self: KeptAnswers, model: Any, payload: Any, segments: Any, _max_age_s: float, now: float
+    ) -> Any:
+        return find(self, model, payload, segments, 1e9, now)
+
+    patch.setattr(KeptAnswers, "find", however_old)
+
+
+def all_requests_are_the_same(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kept, "_digest", lambda _wanted, _tensors: b"")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "rule"),
+    [
+        (what_is_declared_is_given_as_the_models, INSTEAD_IS_TOLD),
+        (answers_are_kept_for_ever, INSTEAD_IS_TOLD),
+        (all_requests_are_the_same, RESULTS_ARE_RIGHT),
+    ],
+)
+def test_what_is_given_instead_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None], rule: str
+) -> None:
+    sound = [run_seed(LEVELS["node"], seed) for seed in FALL_BACK]
+    assert {outcome.verdict for outcome in sound} == {Verdict.CLEAN}
+    for kind in ("cached", "fixed"):
+        assert sum(outcome.counts.get(f"fallback {kind}", 0) for outcome in sound) > 20
+    break_it(monkeypatch)
+    outcomes = [run_seed(LEVELS["node"], seed) for seed in FALL_BACK]
+    assert any(each.verdict is Verdict.SAFETY and each.reason.startswith(rule) for each in outcomes)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,12 @@ def test_every_rule_that_can_be_broken_has_a_theory() -> None:
     rules |= {*sessions.GUARANTEES, sessions.READS_OF_WRITES, "linearizability"}
     rules |= {cluster.ONE_LEADER, cluster.NO_SPINNING, cluster.DEPLOYED_ON_A_QUORUM, executed.EXECUTED}
     rules |= {ledger.SAME_COMMANDS, ledger.SAME_STATES, ledger.NO_DEFECTS, workload.NO_DEFECTS}
-    rules |= {workload.CALLS_END, workload.RESULTS_ARE_RIGHT, workload.DEPLOYS_ARE_SEEN}
+    rules |= {
+        workload.CALLS_END,
+        workload.RESULTS_ARE_RIGHT,
+        workload.DEPLOYS_ARE_SEEN,
+        workload.INSTEAD_IS_TOLD,
+    }
     rules |= {machine.STOPS_FOR_FAULTS, machine.STARTS_AGAIN}
     rules |= {owner.DECIDE_ALIKE, owner.SHARES_FIT, ledger.GRANTS_FIT}
     rules |= {views.SAME_VIEWS, rollouts.ONE_STATE, replacing.AFTER_THE_TIME}

@@ -1,4 +1,4 @@
-"""Whoever declares rules, routes, limits and rollouts meanwhile; and what has to hold of them.
+"""Whoever declares rules, routes, limits, rollouts and strategies meanwhile; and what has to hold of them.
 
 Three rules are held against it. Nodes that hold the same declarations and models decide alike, for every
 session. A share of the cluster's limit is never granted beyond what others may be using. And, where nothing
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mcp.client.client import Client
 from mcp.cluster.router.features import Features
+from mcp.cluster.scheduler.strategies import STRATEGIES
 from mcp.errors import ConfigInvalid, InvalidArgument, McpError, Unsupported, VersionConflict
 from mcp.flow.limiter import TICKS_PER_S
 from mcp.node.routing import Routing
@@ -32,6 +33,8 @@ SHARES_FIT: Final = "what nodes may use of a limit is not more than the limit"
 
 PAUSE_S: Final = 0.5
 """Between two declarations, on average."""
+STRATEGIES_DECLARED: Final = 0.5
+"""With so many of the declarations the model gets a strategy, or none."""
 ROLLOUTS: Final = 0.3
 """With so many of the declarations a rollout is begun, or aborted;"""
 BURSTS, BURST, BURST_PAUSE_S = 6, 12, 0.2
@@ -71,12 +74,15 @@ class Owner:
         )
         # A draw of its own: what a seed declares otherwise stays what it was.
         self._rolling: random.Random = around.world.stream("owner/rollouts")
+        self._scheduling: random.Random = around.world.stream("owner/strategies")
 
     async def run(self) -> None:
         """Declare, wait, declare again."""
         while not self.stopping:
             await asyncio.sleep(self._random.expovariate(1 / PAUSE_S))
             await self._try(self._random.choice(self._actions))
+            if self._scheduling.random() < STRATEGIES_DECLARED:
+                await self._try(self._set_strategy)
             if self._rolling.random() < ROLLOUTS:
                 await self._try(self._roll_out)
                 for _ in range(BURSTS):
@@ -134,6 +140,11 @@ class Owner:
 
     async def _lift_limits(self, timeout_s: float) -> None:
         await self.client.set_limits(None, timeout_s=timeout_s)
+
+    async def _set_strategy(self, timeout_s: float) -> None:
+        name = self._scheduling.choice((None, *STRATEGIES))
+        await self.client.set_strategy(models.NAME, name, timeout_s=timeout_s)
+        self._around.done[f"strategy {name or 'none'}"] += 1
 
     async def _roll_out(self, timeout_s: float) -> None:
         """Begin a rollout of the version that is not the active one, or abort one."""

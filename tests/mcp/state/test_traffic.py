@@ -342,4 +342,4 @@ def test_what_changes_says_so_in_this_process() -> None:
         seen.append(feed.state.traffic.revision)
     assert seen == [0, 1, 2, 3, 4, 5]
     feed("rules.set", rules=[], expected_version=7)
-    assert feed.state.traffic.revision == 4
+    assert feed.state.traffic.revision == 5

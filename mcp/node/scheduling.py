@@ -35,10 +35,13 @@ from mcp.errors import (
     DeadlineExceeded,
     InvalidArgument,
     McpError,
+    MessageExpired,
     ModelNotFound,
     ModelNotReady,
     OutcomeUnknown,
+    PermissionDenied,
     Unavailable,
+    Unsupported,
 )
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import CALLERS
@@ -380,6 +383,11 @@ class Scheduling:
         report = replace(known, queued={self._models.get(node, ""): queued}, running=running, age_s=0.0)
         self._strategies.observed(node, report, now)
 
+    def held(self) -> int:
+        """How many requests have a place here or, from here, at another node."""
+        account = self._strategies.account
+        return len(self._waiting) + sum(account.in_flight(node) for node in account.nodes)
+
     # -- what is seen from outside ------------------------------------------------------------------
 
     def figures(self) -> dict[str, Any]:
@@ -397,7 +405,7 @@ def outcome(error: McpError | None, overdue: bool) -> Outcome:
         return Outcome.TIMED_OUT
     if isinstance(error, Busy | CircuitOpen):
         return Outcome.REFUSED
-    if isinstance(error, CALLERS):
+    if isinstance(error, (*CALLERS, MessageExpired, PermissionDenied, Unsupported)):
         return Outcome.ABANDONED
     if isinstance(error, ModelNotReady):
         return Outcome.FAULTED

@@ -13,6 +13,7 @@ what became of it at each node that it was at.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import math
@@ -129,9 +130,6 @@ class Scheduling:
         self._node_id = node_id
         self._state = state
         self._clock = clock
-        self._random: Random = clock.random()
-        self._explaining: Random = clock.random()
-        """Seeded anew for each explanation: it draws nothing of what choices draw."""
         self._view = view
         self._depth = depth
         self._strategies = Strategies()
@@ -147,6 +145,17 @@ class Scheduling:
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._ids = itertools.count(1)
+
+    # Made when a strategy is first asked: a node without any draws nothing for it.
+
+    @functools.cached_property
+    def _random(self) -> Random:
+        return self._clock.random()
+
+    @functools.cached_property
+    def _explaining(self) -> Random:
+        """Seeded anew for each explanation, so it draws nothing of what choices draw."""
+        return self._clock.random()
 
     def close(self) -> None:
         """Look for nothing any more."""

@@ -94,6 +94,7 @@ Examples:
 @option("--until", metavar="OUTPUT", help="With --stream: end with the first step in which it has no zero.")
 @option("--session", metavar="TEXT", help="Requests of one session get one version of a weighted route.")
 @option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="What routes look at. Repeatable.")
+@option("--priority", type=int, help="The larger, the more urgent, where requests wait or are refused.")
 @json_option
 @client_command
 async def infer(
@@ -101,6 +102,7 @@ async def infer(
     *,
     model: str | None,
     session: str | None,
+    priority: int | None,
     headers: tuple[str, ...],
     steps: int | None,
     carry: tuple[str, ...],
@@ -112,10 +114,7 @@ async def infer(
 
     The answer comes straight from one node; nothing is recorded. 'mcpctl submit' records.
     """
-    if steps is None and (carry or until):
-        raise InvalidArgument("--carry and --until say how steps follow one another: give --stream STEPS too")
-    if steps is not None and (session or headers):
-        raise InvalidArgument("--session and --header are for a single call: leave them out, or --stream")
+    _check_kind(steps, carry or until, session or headers or priority)
     carried = dict(_carried(pair) for pair in carry)
     request = await asked(client, model, options)
     if steps is not None:
@@ -138,6 +137,7 @@ async def infer(
         request.inputs,
         session=session or request.session,
         headers={**request.headers, **dict(map(header_of, headers))} or None,
+        priority=request.priority if priority is None else priority,
         timeout_s=request.timeout_s,
     )
     took_s = clock.monotonic() - started
@@ -171,6 +171,16 @@ def _carried(pair: str) -> tuple[str, str]:
     if not (source and equals and target):
         raise InvalidArgument(f"--carry takes OUTPUT=INPUT, not {pair!r:.80}")
     return source, target
+
+
+def _check_kind(steps: int | None, of_stream: object, of_call: object) -> None:
+    """Refuse options of a stream for a single call, and the other way round."""
+    if steps is None and of_stream:
+        raise InvalidArgument("--carry and --until say how steps follow one another: give --stream STEPS too")
+    if steps is not None and of_call:
+        raise InvalidArgument(
+            "--session, --header and --priority are for a single call: leave them out, or --stream"
+        )
 
 
 def show_step(step: Step, *, as_json: bool) -> None:

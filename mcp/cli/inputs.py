@@ -44,6 +44,7 @@ class Request:
     untyped: frozenset[str] = frozenset()
     session: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +268,14 @@ def _from_request_file(model: str | None, sources: Sources) -> Request:
 
 
 def _routed_by(payload: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
-    """What routes and rules look at, beside the inputs."""
+    """What routes, rules and queues look at, beside the inputs."""
     session, headers = payload.get("session"), payload.get("headers") or {}
+    priority = payload.get("priority", 0)
     if not (session is None or isinstance(session, str)) or not isinstance(headers, Mapping):
         raise InvalidArgument(f'{sources.request}: "session" is a text, and "headers" an object of texts')
-    return {"session": session, "headers": headers}
+    if type(priority) is not int:
+        raise InvalidArgument(f'{sources.request}: "priority" is an integer, the larger the more urgent')
+    return {"session": session, "headers": headers, "priority": priority}
 
 
 def header_of(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from mcp.client.client import Client
 from mcp.cluster.router.routes import Entry, Match, Route, RouteSet
 from mcp.cluster.router.rules import RuleSet
 from mcp.cluster.router.virtual_service import routes_from_virtual_service
+from mcp.cluster.scheduler.strategies import STRATEGIES
 from mcp.errors import InvalidArgument, McpError
 from mcp.wire.tensors import BYTES_DTYPE, pack_inline
 
@@ -34,10 +35,11 @@ expected_version_option = option(
     epilog="""\b
 Examples:
   mcpctl route apply examples/virtual_service.yaml
+  mcpctl route strategy digits predicted_completion
   mcpctl route explain examples/infer_request.json""",
 )
 def route() -> None:
-    """Which version of which model answers a request, and why: rules, weighted routes.
+    """Which version of which model answers a request, where, and why: rules, weighted routes, strategies.
 
     'mcpctl routes' is the same.
     """
@@ -101,7 +103,7 @@ def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 @route.command(
     name="list",
-    short_help="Show the rules and the routes.",
+    short_help="Show the rules, the routes and the strategies.",
     epilog="""\b
 Examples:
   mcpctl route list
@@ -110,10 +112,10 @@ Examples:
 @json_option
 @client_command
 async def list_(client: Client, as_json: bool) -> None:
-    """Show the rules, in the order in which they are tried, and the routes by their hosts."""
-    rules, routes = await client.rules(), await client.routes()
+    """Show the rules, in the order in which they are tried, the routes by their hosts, and the strategies."""
+    rules, routes, strategies = await client.rules(), await client.routes(), await client.strategies()
     if as_json:
-        print_json({"rules": rules, "routes": routes})
+        print_json({"rules": rules, "routes": routes, "strategies": strategies})
         return
     parts: list[RenderableType] = [f"rules, version {rules.version}"]
     if rules.rules:
@@ -122,7 +124,18 @@ async def list_(client: Client, as_json: bool) -> None:
     parts.append(f"routes, version {routes.version}")
     if known.routes:
         parts.append(routes_table(known.routes))
+    if strategies.strategies:
+        parts.append(f"strategies, version {strategies.version}")
+        parts.append(strategies_table(strategies.strategies))
     print_parts(*parts)
+
+
+def strategies_table(strategies: Mapping[str, str]) -> Table:
+    """Return the strategies, one a row."""
+    rows = table("model", "strategy")
+    for model, name in strategies.items():
+        rows.add_row(model, name)
+    return rows
 
 
 def rules_table(rules: Sequence[str]) -> Table:
@@ -191,6 +204,53 @@ async def remove(
         click.echo(f"removed: {', '.join(removed) or 'nothing'}")
         if missing:
             click.echo(f"mcpctl: there was no route for {', '.join(missing)}", err=True)
+
+
+@route.command(
+    name="strategy",
+    short_help="Say how the node for a model's requests is chosen.",
+    epilog="""\b
+Examples:
+  mcpctl route strategy digits
+  mcpctl route strategy digits predicted_completion
+  mcpctl route strategy digits --default
+
+\b
+Strategies:
+  round_robin           each node in turn
+  least_loaded          the node with the least load: processors, memory, queue
+  priority_queue        requests wait where they arrive until a node has a free place,
+                        the most urgent first ("priority", 0 to 15)
+  predicted_completion  the node that is expected to answer first""",
+)
+@click.argument("model")
+@click.argument("name", required=False, type=click.Choice(STRATEGIES), metavar="[NAME]")
+@option("--default", "remove", is_flag=True, help="Have none: the node that is asked answers.")
+@expected_version_option
+@json_option
+@client_command
+async def strategy(
+    client: Client, model: str, *, name: str | None, remove: bool, expected_version: int | None, as_json: bool
+) -> None:
+    """Have the strategy NAME choose the node for each request for MODEL; without NAME, show which does.
+
+    It is in force on every node at once. Streams, and inferences in the log, are not given to others by it.
+    """
+    if remove and name is not None:
+        raise InvalidArgument("give the name of a strategy, or --default")
+    if not remove and name is None:
+        known = await client.strategies()
+        answer = {"model": model, "strategy": known.strategies.get(model), "version": known.version}
+        _tell(
+            answer,
+            f"{model}: {answer['strategy'] or 'the node that is asked answers'}",
+            known.version,
+            as_json,
+        )
+        return
+    version = await client.set_strategy(model, name, expected_version=expected_version)
+    text = f"{model}: {name or 'the node that is asked answers'}"
+    _tell({"model": model, "strategy": name, "version": version}, text, version, as_json)
 
 
 @route.command(

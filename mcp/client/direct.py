@@ -32,6 +32,7 @@ class DirectCalls(Calls):
         outputs: Sequence[str] | None = None,
         session: str | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: int = 0,
         timeout_s: float | None = None,
     ) -> Inference:
         """Run ``model`` once, on one node, outside the log: the fast way.
@@ -41,15 +42,16 @@ class DirectCalls(Calls):
         or text for a model with one input; each has the shape and element type that the model declares,
         the batch dimension included. ``outputs`` names those that are wanted; all by default. Where a route
         has several versions, all requests of one ``session`` get the same; routes and rules may look at
-        ``headers``.
+        ``headers``. What has a larger ``priority`` is more urgent, where requests wait for a node, or are
+        refused.
 
         Repeated on another node when one is lost, busy or not ready. Raises ``ModelNotFound``,
         ``InputInvalid``, ``InferenceFailed``, ``TooLarge``, ``Busy``, ``ModelNotReady``.
         """
         bound_s = self._timeout_s if timeout_s is None else arguments.timeout(timeout_s, self._timeout_s)
         wanted = None if outputs is None else tuple(arguments.texts("outputs", outputs))
-        if session is not None or headers is not None:
-            request = _request(model, inputs, wanted, _routed_by(session, headers))
+        if session is not None or headers is not None or priority:
+            request = _request(model, inputs, wanted, _routed_by(session, headers, priority))
             return await self._infer(request, self._exchange.attempts(CallKind.INFER, bound_s))
         known = self._stacking.known(model)
         if known is None:
@@ -199,13 +201,15 @@ class DirectCalls(Calls):
         return steps_of(opened)
 
 
-def _routed_by(session: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
-    """What routes and rules look at, as a request has it."""
+def _routed_by(session: str | None, headers: Mapping[str, str] | None, priority: int) -> dict[str, Any]:
+    """What routes, rules and queues look at, as a request has it."""
     found: dict[str, Any] = {}
     if session is not None:
         found["session"] = arguments.text("a session", session)
     if headers is not None:
         found["headers"] = arguments.plain(dict(headers))
+    if priority:
+        found["priority"] = arguments.plain(priority)
     return found
 
 

@@ -139,12 +139,19 @@ class SyncClient(SyncTrafficCalls):
         outputs: Sequence[str] | None = None,
         session: str | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: int = 0,
         timeout_s: float | None = None,
     ) -> Inference:
         """Run ``model`` once, on one node, outside the log. See :meth:`Client.infer`."""
         return self._run(
             lambda: self._client.infer(
-                model, inputs, outputs=outputs, session=session, headers=headers, timeout_s=timeout_s
+                model,
+                inputs,
+                outputs=outputs,
+                session=session,
+                headers=headers,
+                priority=priority,
+                timeout_s=timeout_s,
             )
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp.client.sync_calls import SyncCalls
-from mcp.client.traffic import DEFAULT_STEPS, Limits, Rollout, Routes, Rules
+from mcp.client.traffic import DEFAULT_STEPS, Limits, Rollout, Routes, Rules, Strategies
 
 
 class SyncTrafficCalls(SyncCalls):
@@ -62,6 +62,25 @@ class SyncTrafficCalls(SyncCalls):
         """Have this configuration of what is let in. See :meth:`Client.set_limits`."""
         return self._run(
             lambda: self._client.set_limits(limits, expected_version=expected_version, timeout_s=timeout_s)
+        )
+
+    def strategies(self, *, timeout_s: float | None = None) -> Strategies:
+        """By which strategy each model's requests are given to nodes. See :meth:`Client.strategies`."""
+        return self._run(lambda: self._client.strategies(timeout_s=timeout_s))
+
+    def set_strategy(
+        self,
+        model: str,
+        strategy: str | None,
+        *,
+        expected_version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Have this strategy choose the nodes for a model's requests. See :meth:`Client.set_strategy`."""
+        return self._run(
+            lambda: self._client.set_strategy(
+                model, strategy, expected_version=expected_version, timeout_s=timeout_s
+            )
         )
 
     def rollouts(self, *, timeout_s: float | None = None) -> list[Rollout]:

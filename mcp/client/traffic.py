@@ -48,6 +48,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Strategies:
+    """By which strategy the node for a request is chosen, by model; for others the client's choice stands."""
+
+    version: int
+    index: int
+    strategies: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """The latest rollout of a model: from the version ``from_`` to the version ``to``.
 
@@ -142,6 +151,31 @@ class TrafficCalls(Calls):
         """
         args = {"limits": None if limits is None else arguments.plain(dict(limits))}
         return _version(await self._change("limits.set", args, expected_version, timeout_s))
+
+    async def strategies(self, *, timeout_s: float | None = None) -> Strategies:
+        """By which strategy each model's requests are given to nodes, where one is declared."""
+        fields = await self._declared("strategies", timeout_s)
+        told = answers.mapping(fields.get("strategies"), "the strategies")
+        return Strategies(*_placed(fields), {model: str(name) for model, name in told.items()})
+
+    async def set_strategy(
+        self,
+        model: str,
+        strategy: str | None,
+        *,
+        expected_version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Have this strategy choose the nodes for a model's requests, or (``None``) none; the new version.
+
+        It is "round_robin", "least_loaded", "priority_queue" or "predicted_completion". Raises
+        ``InvalidArgument`` for another one, and ``ModelNotFound`` for what is not deployed.
+        """
+        args = {
+            "model": arguments.text("a model", model),
+            "strategy": None if strategy is None else arguments.text("a strategy", strategy),
+        }
+        return _version(await self._change("strategy.set", args, expected_version, timeout_s))
 
     async def rollouts(self, *, timeout_s: float | None = None) -> list[Rollout]:
         """The latest rollout of each model, in the order of the models."""

@@ -45,6 +45,7 @@ from mcp.node.rollouts import Counting, RolloutDriver
 from mcp.node.roster import Roster, first_configuration
 from mcp.node.routed import Routed
 from mcp.node.routing import Routing
+from mcp.node.scheduling import Scheduling
 from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
 from mcp.node.streaming import StreamedInference
@@ -108,6 +109,7 @@ class Assembly:
         self._make_rollouts()
         self._make_replacing()
         self._make_admitting()
+        self._make_scheduling()
         self._make_answers()
         self.links.aim(self.roster.peers())
 
@@ -311,6 +313,17 @@ class Assembly:
         )
         self._stack.push_async_callback(self.admitting.close)
 
+    def _make_scheduling(self) -> None:
+        self.scheduling = Scheduling(
+            self.config.node_id,
+            self.state,
+            self._clock,
+            view=self.routing.view,
+            depth=lambda: (self.pool.queued, self.pool.running, self.config.workers),
+        )
+        self._stack.callback(self.scheduling.close)
+        self.routing.preview = self.scheduling.preview
+
     def _make_answers(self) -> None:
         config, limits = self.config, self.config.limits
         deployer = Deployer(
@@ -346,6 +359,7 @@ class Assembly:
                 self.routed,
                 self.admitting,
                 self.counting,
+                self.scheduling,
             ),
             self.streamed,
             self.routing,

@@ -104,6 +104,7 @@ def node_record(member: Member, deployed: Callable[[str], int | None]) -> NodeRe
     }
     free = _count(load.get("mem"))
     measured = {name: _count(load.get(name)) for name in ("cpu", "dev", "run")}
+    measured |= {name: _count(card.get(name)) for name in ("workers", "memory_mib")}
     return NodeRecord(
         node=member.name,
         address=member.address,

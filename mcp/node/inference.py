@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
@@ -21,14 +22,16 @@ from numpy.typing import NDArray
 
 from executor.inspection import ModelInfo
 from executor.interface import Ticket
+from mcp.cluster.router.decision import Decision
 from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import Admitted, Admitting, Given
 from mcp.node.order import Order
 from mcp.node.payload import integer, names
 from mcp.node.rollouts import Counting
-from mcp.node.routed import Routed
+from mcp.node.routed import Routed, passes
 from mcp.node.routing import Routing
+from mcp.node.scheduling import Place, Scheduling
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
@@ -39,6 +42,8 @@ Arrays = dict[str, NDArray[Any]]
 _DIGEST_SHOWN_CHARS: Final = 16
 """What a message shows of a digest at least: the runtime shortens it."""
 _ONE: Final = (1,)
+LEFT_S_MIN: Final = 0.001
+"""What is left of a request's time is not less: so its refusal is that of whoever runs it."""
 
 
 class DirectInference:
@@ -53,6 +58,7 @@ class DirectInference:
         routed: Routed,
         admitting: Admitting,
         counting: Counting,
+        scheduling: Scheduling,
     ) -> None:
         self._node_id = node_id
         self._order = order
@@ -61,6 +67,7 @@ class DirectInference:
         self._routed = routed
         self._admitting = admitting
         self._counting = counting
+        self._scheduling = scheduling
         self.waiting = 0
         """Inferences that were taken and are not answered yet."""
         self.spawn: Callable[[Exchange, Coroutine[Any, Any, None]], None] | None = None
@@ -98,10 +105,18 @@ class DirectInference:
             return self._answer_with(exchange, asked, wanted, timeout_s)
         if "stacked" in exchange.message.payload:
             # Each of them may be for another version, and their rows together are nobody's batch.
-            raise Unsupported("rules or routes decide about this model's requests: send one inference")
-        decision = self._routing.decide(exchange)
+            raise Unsupported(
+                "rules, routes or a strategy decide about this model's requests: send one inference"
+            )
+        features = self._routing.features(exchange)
+        decision = self._routing.decide(features)
         if decision.timeout_s is not None:
             timeout_s = min(timeout_s, decision.timeout_s)
+        if self._scheduling.strategy(exchange, decision.model) is not None:
+            place = self._scheduling.place(exchange, decision, features, timeout_s)
+            # Whatever becomes of the request from here on, its place is given back.
+            exchange.on_end(place.end)
+            return self._answer_placed(exchange, decision, place, wanted, timeout_s)
         version, node = self._routing.version(decision), decision.nodes[0].node
         here = node == self._node_id
         admitted = self._admit(exchange, version, wanted, timeout_s, None if here else node)
@@ -114,6 +129,62 @@ class DirectInference:
         if here:
             self._routed.copy(exchange, decision, received_inputs, timeout_s)
         return later
+
+    def _answer_placed(
+        self,
+        exchange: Exchange,
+        decision: Decision,
+        place: Place,
+        wanted: list[str] | None,
+        timeout_s: float,
+    ) -> Coroutine[Any, Any, None] | None:
+        """Answer where the scheduler has chosen, or has it wait for a node."""
+        version, node = self._routing.version(decision), place.node
+        elsewhere = None if node == self._node_id else node
+        admitted = self._admit(exchange, version, wanted, timeout_s, elsewhere)
+        if admitted.model is not version or admitted.given is not None:
+            return self._answer_waiting(exchange, admitted, wanted, timeout_s)
+        self._counting.watch(exchange, version, admitted.wait_s)
+        # At once, so that the choice for the next request knows of it.
+        if node is not None:
+            place.begin(admitted.wait_s)
+        if node == self._node_id:
+            later = self._answer_waiting(exchange, admitted, wanted, timeout_s)
+        else:
+            later = self._answer_elsewhere(exchange, decision, place, wanted, admitted.wait_s)
+        self._routed.copy(exchange, decision, received_inputs, timeout_s)
+        return later
+
+    async def _answer_elsewhere(
+        self,
+        exchange: Exchange,
+        decision: Decision,
+        place: Place,
+        wanted: list[str] | None,
+        wait_s: float,
+    ) -> None:
+        """Have the node of the place answer once it has one, or the next that the scheduler chooses."""
+        asked, retries = self._routed.asked(exchange.message, decision), decision.retries
+        keep = self._admitting.keeping(exchange, self._routing.version(decision))
+        tries = len(place.candidates) if retries is None else 1 + retries.attempts
+        try_s = math.inf if retries is None or retries.timeout_s is None else retries.timeout_s
+        await asyncio.sleep(wait_s)
+        while True:
+            await place.turned()
+            node, left_s = place.node, max(LEFT_S_MIN, place.left_s)
+            assert node is not None
+            if node == self._node_id:
+                later = self._answer_with(exchange, self._routing.version(decision), wanted, left_s)
+                return None if later is None else await later
+            try:
+                queue = await self._routed.ask(exchange, asked, node, min(left_s, try_s), keep)
+            except McpError as error:
+                tries -= 1
+                over = not passes(error) or tries < 1 or place.left_s <= 0
+                if over or not place.again(error):
+                    raise
+            else:
+                return self._scheduling.told(node, queue)
 
     def _answer_admitted(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float
@@ -191,7 +262,7 @@ class DirectInference:
         wait_s: float,
     ) -> None:
         await asyncio.sleep(wait_s)
-        later = self._answer_with(exchange, model, wanted, max(0.001, timeout_s - wait_s))
+        later = self._answer_with(exchange, model, wanted, max(LEFT_S_MIN, timeout_s - wait_s))
         if later is not None:
             await later
 

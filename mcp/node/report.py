@@ -151,6 +151,7 @@ class Report:
             "inference_forwarded_total": parts.routed.forwarded_total,
             "inference_copies_total": dict(parts.routed.copies),
             "admission": parts.admitting.figures(),
+            "scheduling": parts.scheduling.figures(),
         }
 
     def _state_digest(self, rested: bool) -> str:

@@ -64,8 +64,31 @@ class Routed:
         Raises that node's error, :class:`~mcp.errors.Unavailable` where none is reached, and
         :class:`~mcp.errors.MessageExpired` for a message that was passed on too often.
         """
-        message = exchange.message
-        asked = Message(
+        asked = self.asked(exchange.message, decision)
+        retries = decision.retries
+        tries = 1 + (len(decision.nodes) - 1 if retries is None else retries.attempts)
+        try_s = timeout_s if retries is None or retries.timeout_s is None else retries.timeout_s
+        deadline = self._clock.monotonic() + timeout_s
+        await asyncio.sleep(wait_s)
+        problem: McpError = unreachable(decision.nodes[0].node)
+        for number in range(max(1, tries)):
+            node = decision.nodes[number % len(decision.nodes)].node
+            left_s = deadline - self._clock.monotonic()
+            if self._links.connection(node) is None or left_s <= 0:
+                continue
+            try:
+                await self.ask(exchange, asked, node, min(left_s, try_s), keep)
+            except McpError as error:
+                problem = error
+                if not passes(error):
+                    break
+            else:
+                return
+        raise problem
+
+    def asked(self, message: Message, decision: Decision) -> Message:
+        """What another node is asked. Raises :class:`~mcp.errors.MessageExpired`."""
+        return Message(
             message.type,
             {**message.payload, "model_hint": f"{decision.model}@{decision.version}"},
             new_id(self._clock),
@@ -73,33 +96,24 @@ class Routed:
             message.vector,
             message.ttl.hop(),
         )
-        retries = decision.retries
-        tries = 1 + (len(decision.nodes) - 1 if retries is None else retries.attempts)
-        try_s = timeout_s if retries is None or retries.timeout_s is None else retries.timeout_s
-        deadline = self._clock.monotonic() + timeout_s
-        await asyncio.sleep(wait_s)
-        problem: McpError = Unavailable(
-            f"this node has no connection to {decision.nodes[0].node}; ask that one"
-        )
-        for number in range(max(1, tries)):
-            node = decision.nodes[number % len(decision.nodes)].node
-            connection, left_s = self._links.connection(node), deadline - self._clock.monotonic()
-            if connection is None or left_s <= 0:
-                continue
-            try:
-                answer = await connection.request(asked, exchange.segments, timeout_s=min(left_s, try_s))
-            except McpError as error:
-                problem = error
-                if not (error.retryable or isinstance(error, DeadlineExceeded)):
-                    break
-                continue
-            self.forwarded_total += 1
-            payload = answer.message.payload
-            exchange.reply(message.reply(answer.message.type, payload), answer.segments, plain=True)
-            if keep is not None:
-                keep(payload, answer.segments)
-            return
-        raise problem
+
+    async def ask(
+        self, exchange: Exchange, asked: Message, node: str, timeout_s: float, keep: Kept | None = None
+    ) -> object:
+        """Have ``node`` answer, once; gives what it says of its queue. ``keep`` is called with the answer.
+
+        Raises that node's error, and :class:`~mcp.errors.Unavailable` where it is not reached.
+        """
+        connection = self._links.connection(node)
+        if connection is None:
+            raise unreachable(node)
+        answer = await connection.request(asked, exchange.segments, timeout_s=timeout_s)
+        payload = answer.message.payload
+        self.forwarded_total += 1
+        exchange.reply(exchange.message.reply(answer.message.type, payload), answer.segments, plain=True)
+        if keep is not None:
+            keep(payload, answer.segments)
+        return payload.get("queue")
 
     def copy(self, exchange: Exchange, decision: Decision, read: Read, timeout_s: float) -> None:
         """Run the copies of a request that are for this node, once it has had its own turn."""
@@ -131,3 +145,13 @@ class Routed:
     def _done(self, outputs: object, error: BaseException | None) -> None:
         self._copying -= 1
         self.copies["made" if error is None else "failed"] += 1
+
+
+def unreachable(node: str) -> Unavailable:
+    """The error of a node that this one has no connection to."""
+    return Unavailable(f"this node has no connection to {node}; ask that one")
+
+
+def passes(error: McpError) -> bool:
+    """Whether another node may answer what one has answered so."""
+    return error.retryable or isinstance(error, DeadlineExceeded)

@@ -7,7 +7,8 @@ and models of its own log position.
 
 The nodes that may answer are, without anything better, those that the log has as up, each with the models
 that the log says it holds, and no load. A node that may answer itself does: whoever sent the request has
-chosen it.
+chosen it. Where a strategy is declared for the model, that chooses among all of them afterwards
+(:mod:`mcp.node.scheduling`).
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from mcp.cluster.router.features import Features
 from mcp.cluster.router.matching import problems
 from mcp.cluster.router.models import ModelRecord, TensorSpec, VersionRecord, model_key
 from mcp.cluster.router.nodes import NodeRecord, View
+from mcp.cluster.router.reasons import Reason, Step
 from mcp.cluster.router.requests import features_of
 from mcp.cluster.router.router import Router
 from mcp.cluster.router.routes import RouteSet
 from mcp.cluster.router.rules import RuleSet
+from mcp.cluster.scheduler.interface import Choice
 from mcp.errors import InvalidArgument, McpError, Unavailable, Unsupported
 from mcp.flow.config import from_plain as flow_config
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import check as check_limits
 from mcp.node.rollouts import check_begin
+from mcp.node.scheduling import check_strategy
 from mcp.state.models import Model, ModelVersion
 from mcp.state.requirements import requirements_of
 from mcp.state.state import ReplicatedState
@@ -67,6 +71,8 @@ class Routing:
         seen: Callable[[], View] | None = None,
     ) -> None:
         self.seen = seen
+        self.preview: Callable[[Decision, Features, int], tuple[str, Choice] | None] = lambda *_: None
+        """The strategy of a decision's model, and what it would choose (:meth:`.Scheduling.preview`)."""
         self.decided_total = 0
         """Requests that were decided by the router."""
         self._node_id = node_id
@@ -96,21 +102,21 @@ class Routing:
             return None
         found = models.get(hint)
         if found is not None:
-            if traffic.has_route(hint):
+            if traffic.names(hint):
                 return None
         else:
             found = models.pinned(hint)
-            if found is None and not traffic.routed:
-                found = models.active(hint)
+            if found is None:
+                found = None if traffic.routed else models.active(hint)
+            elif traffic.scheduled and traffic.strategy(found.name) is not None:
+                return None  # no route changes a version that is named; who runs it is another matter
         return found if found is not None and found.requirements is None else None
 
-    def decide(self, exchange: Exchange) -> Decision:
+    def decide(self, features: Features) -> Decision:
         """Have the router decide a request.
 
-        Raises what :meth:`mcp.cluster.router.router.Router.decide` does, and
-        :class:`~mcp.errors.InvalidArgument` for fields that are wrong.
+        Raises what :meth:`mcp.cluster.router.router.Router.decide` does.
         """
-        features = self._features(exchange)
         self.decided_total += 1
         return self._current().decide(features, self._random.getrandbits(64), self._here_first)
 
@@ -122,7 +128,7 @@ class Routing:
         found = self.named(exchange.message.payload.get("model_hint")) or self.answers_for(exchange)
         if found is not None:
             return found
-        decision = self.decide(exchange)
+        decision = self.decide(self.features(exchange))
         node = decision.nodes[0].node
         if node != self._node_id:
             raise Unavailable(
@@ -135,8 +141,13 @@ class Routing:
         seed = exchange.message.payload.get("seed", 0)
         if type(seed) is not int:
             raise InvalidArgument("seed is an integer, which stands for all chance that a decision takes")
-        decision = self._current().decide(self._features(exchange), seed, self._here_first)
-        return {**decision.to_plain(), "decided_by": self._node_id}
+        features = self.features(exchange)
+        decision = self._current().decide(features, seed, self._here_first)
+        found = self.preview(decision, features, seed)
+        if found is not None:
+            decision = _scheduled(decision, *found)
+        strategy = None if found is None else found[0]
+        return {**decision.to_plain(), "decided_by": self._node_id, "strategy": strategy}
 
     def version(self, decision: Decision) -> ModelVersion:
         """Return the version that was decided for."""
@@ -151,7 +162,11 @@ class Routing:
         hint = exchange.message.payload.get("model_hint")
         return self._state.models.pinned(hint) if type(hint) is str else None
 
-    def _features(self, exchange: Exchange) -> Features:
+    def features(self, exchange: Exchange) -> Features:
+        """What a request says of itself.
+
+        Raises :class:`~mcp.errors.InvalidArgument` for fields that are wrong.
+        """
         message, segments = exchange.message, exchange.segments
         session = message.payload.get("session", "")
         if type(session) is not str or len(session) > SESSION_CHARS_MAX:
@@ -175,7 +190,8 @@ class Routing:
         """Refuse a declaration that makes no sense here and now, before it is proposed.
 
         Raises :class:`~mcp.errors.InvalidArgument`, :class:`~mcp.errors.TooLarge` and
-        :class:`~mcp.errors.ConfigInvalid`, with what is wrong by its path.
+        :class:`~mcp.errors.ConfigInvalid`, with what is wrong by its path, and
+        :class:`~mcp.errors.ModelNotFound`.
         """
         if op == "rules.set":
             rules = RuleSet.from_plain({"version": 0, "rules": args.get("rules")})
@@ -194,6 +210,8 @@ class Routing:
             check_limits(flow_config(args["limits"]), self._state.models)
         elif op == "rollout.begin":
             check_begin(args, self._state)
+        elif op == "strategy.set":
+            check_strategy(args, self._state)
 
     # -- the router, as of now ----------------------------------------------------------------------
 
@@ -244,6 +262,10 @@ class Routing:
             versions.append(record)
         return ModelRecord(model.name, model.active, tuple(versions), model.aliases)
 
+    def view(self) -> View:
+        """The nodes as decisions are made on them now; the same object as long as nothing has changed."""
+        return self._current_view()
+
     def _current_view(self) -> View:
         members, models = self._state.members, self._state.models
         seen = None
@@ -290,6 +312,17 @@ class Routing:
             NodeRecord(node, member.address, ready=ready.get(node, {}), providers=member.providers)
             for node, member in up.items()
         ]
+
+
+def _scheduled(decision: Decision, strategy: str, choice: Choice) -> Decision:
+    """The decision as a strategy changes it, with the reason in place of that for the node that was first."""
+    eligible = decision.eligible
+    first = tuple(node for node in eligible if node.node == choice.node)
+    told = "none now" if choice.node is None else choice.node
+    facts = (strategy, decision.model, told, len(eligible), choice.reason)
+    reason = Reason(Step.CHOICE, "the strategy {0} of {1} chooses, of {3}, {2}: {4}", facts)
+    reasons = tuple(reason if each.step is Step.CHOICE else each for each in decision.reasons)
+    return decision._replace(nodes=first or eligible, reasons=reasons)
 
 
 def _version(version: ModelVersion) -> VersionRecord:

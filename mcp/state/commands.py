@@ -37,6 +37,7 @@ _SINCE: Final[Mapping[str, int]] = {
     "routes.apply": 4,
     "routes.remove": 4,
     "limits.set": 4,
+    "strategy.set": 4,
     "share.grant": 4,
     "share.return": 4,
     "rollout.begin": 4,

@@ -303,6 +303,7 @@ class ReplicatedState:
             "rules": traffic.read_rules,
             "routes": traffic.read_routes,
             "limits": traffic.read_limits,
+            "strategies": traffic.read_strategies,
             "rollouts": self.rollouts.read,
             "shares": lambda args: Shares(self.ledger).read(args, self._time_s),
         }
@@ -411,6 +412,7 @@ def _traffic_operations(traffic: Traffic, shares: Shares) -> dict[str, tuple[Iss
         "routes.apply": (Issuer.CLIENT, _quiet(traffic.apply_routes)),
         "routes.remove": (Issuer.CLIENT, _quiet(traffic.remove_routes)),
         "limits.set": (Issuer.CLIENT, _quiet(traffic.set_limits)),
+        "strategy.set": (Issuer.CLIENT, _quiet(traffic.set_strategy)),
         "share.grant": (Issuer.NODE, _quiet(shares.grant)),
         "share.return": (Issuer.NODE, _quiet(shares.return_)),
     }

@@ -1,12 +1,15 @@
-"""What the owners of a cluster declare about traffic: rules, weighted routes, and what is let in (schema 4).
+"""What the owners of a cluster declare about traffic (schema 4).
 
-What these mean is for the router and for admission to say (:mod:`mcp.cluster.router`, :mod:`mcp.flow`), and
-a node refuses what makes no sense to them before it is proposed. Here they are plain values: kept, counted,
-and given back. So nodes agree on them whatever each can make of them.
+That is rules, weighted routes, what is let in, and for a model the strategy by which nodes are chosen for its
+requests. What these mean is for the router, admission and the scheduler to say (:mod:`mcp.cluster.router`,
+:mod:`mcp.flow`, :mod:`mcp.cluster.scheduler`), and a node refuses what makes no sense to them before it is
+proposed. Here they are plain values: kept, counted, and given back. So nodes agree on them whatever each can
+make of them.
 
-Each of the three has a version, which counts its changes from 0. A change that names the version that it was
+Each of the four has a version, which counts its changes from 0. A change that names the version that it was
 made for loses when there was another one meanwhile. Rules and limits are replaced as a whole; routes by
-their hosts. Each change is one command, so every node switches at the same position of the log.
+their hosts, strategies by their models. Each change is one command, so every node switches at the same
+position of the log.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any, Final
 import msgpack
 
 from mcp.errors import InvalidArgument, TooLarge, VersionConflict
-from mcp.state.arguments import integer, mapping, only, packed, sequence, text
+from mcp.state.arguments import NAME, integer, mapping, matching, only, packed, sequence, text
 from mcp.state.commands import Moment
 from mcp.state.shares import Ledger
 
@@ -38,6 +41,10 @@ ROUTES_BYTES_MAX: Final = 4 << 20
 """All routes together."""
 LIMITS_BYTES_MAX: Final = 192 << 10
 """The configuration of what is let in, as msgpack."""
+STRATEGIES_MAX: Final = 1000
+"""Models for which a strategy is declared."""
+STRATEGY_BYTES_MAX: Final = 64
+"""The name of a strategy in UTF-8."""
 DEPTH_MAX: Final = 16
 """How deep any of them is nested."""
 
@@ -47,7 +54,7 @@ _EXPECTED: Final = frozenset({"expected_version"})
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One of the three: its version, the log position of its last change, and its value as msgpack."""
+    """Rules, or limits: the version, the log position of its last change, and its value as msgpack."""
 
     version: int = 0
     index: int = 0
@@ -60,7 +67,7 @@ class Declared:
 
 
 class Traffic:
-    """The rules, the routes and the limits. ``ledger`` is told of every change of the limits."""
+    """The rules, the routes, the limits, the strategies. ``ledger`` is told of every change of the limits."""
 
     def __init__(self, ledger: Ledger | None) -> None:
         self.ruled = False
@@ -71,19 +78,35 @@ class Traffic:
         self.limits = Declared()
         self.routes_version = 0
         self.routes_index = 0
+        self.routed = False
+        """Whether there is any route or strategy;"""
+        self.scheduled = False
+        """any strategy."""
+        self.strategies_version = 0
+        self.strategies_index = 0
         self.held: frozenset[str] = frozenset()
         """Hosts whose route is a rollout's (:mod:`mcp.state.rollouts`): nobody else changes it."""
         self._routes: dict[str, bytes] = {}
+        self._strategies: dict[str, str] = {}
+        self._named: frozenset[str] = frozenset()
         self._ledger = ledger
-
-    @property
-    def routed(self) -> bool:
-        """Whether there is any route."""
-        return bool(self._routes)
 
     def has_route(self, host: str) -> bool:
         """Say whether there is a route of this host."""
         return host in self._routes
+
+    def names(self, host: str) -> bool:
+        """Say whether there is a route of this host, or a strategy for the model of this name."""
+        return host in self._named
+
+    def strategy(self, model: str) -> str | None:
+        """Return the name of the strategy that is declared for a model, by its exact name."""
+        return self._strategies.get(model)
+
+    @property
+    def strategies(self) -> dict[str, str]:
+        """The strategies by their models, in the order of these."""
+        return dict(sorted(self._strategies.items()))
 
     @property
     def routes(self) -> list[dict[str, Any]]:
@@ -171,6 +194,22 @@ class Traffic:
         self.revision += 1
         return {"version": self.limits.version, "index": moment.index}
 
+    def set_strategy(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
+        """``{model, strategy, expected_version?}``: by its name, or nil for none; ``{version, index}``."""
+        only(args, frozenset({"model", "strategy"}), _EXPECTED)
+        model = matching(args["model"], "model", NAME)
+        strategies = {name: chosen for name, chosen in self._strategies.items() if name != model}
+        if args["strategy"] is not None:
+            strategies[model] = text(args["strategy"], "a strategy", STRATEGY_BYTES_MAX, bytes_min=1)
+        _check_version(args, "strategies", self.strategies_version)
+        if len(strategies) > STRATEGIES_MAX:
+            raise TooLarge(f"there are strategies_max={STRATEGIES_MAX} strategies; remove some first")
+        self._strategies = strategies
+        self.strategies_version += 1
+        self.strategies_index = moment.index
+        self._declared()
+        return {"version": self.strategies_version, "index": self.strategies_index}
+
     def hold(self, host: str, route: Mapping[str, Any] | None, moment: Moment) -> None:
         """A rollout's route is this one from now on, or (``None``) there is none any more."""
         routes = {name: data for name, data in self._routes.items() if name != host}
@@ -198,8 +237,15 @@ class Traffic:
         self._routes = routes
         self.routes_version += 1
         self.routes_index = moment.index
-        self.revision += 1
+        self._declared()
         return {"version": self.routes_version, "index": self.routes_index}
+
+    def _declared(self) -> None:
+        """Note what a request is compared with before anything else."""
+        self.scheduled = bool(self._strategies)
+        self.routed = self.scheduled or bool(self._routes)
+        self._named = frozenset(self._routes) | frozenset(self._strategies)
+        self.revision += 1
 
     # -- reads --------------------------------------------------------------------------------------
 
@@ -218,6 +264,15 @@ class Traffic:
         only(args, _NOTHING)
         return {"version": self.limits.version, "index": self.limits.index, "limits": self.limits.value}
 
+    def read_strategies(self, args: dict[str, Any]) -> dict[str, Any]:
+        """``{}``: ``{version, index, strategies}``, a map of models to names."""
+        only(args, _NOTHING)
+        return {
+            "version": self.strategies_version,
+            "index": self.strategies_index,
+            "strategies": self.strategies,
+        }
+
     # -- snapshots ----------------------------------------------------------------------------------
 
     def to_plain(self) -> list[Any]:
@@ -226,16 +281,19 @@ class Traffic:
             [self.rules.version, self.rules.index, self.rules.packed],
             [self.limits.version, self.limits.index, self.limits.packed],
             [self.routes_version, self.routes_index, [self._routes[host] for host in self.hosts]],
+            [self.strategies_version, self.strategies_index, self.strategies],
         ]
 
     @classmethod
     def from_plain(cls, plain: list[Any], ledger: Ledger | None) -> Traffic:
         """Rebuild what :meth:`to_plain` wrote."""
         traffic = cls(ledger)
-        rules, limits, (traffic.routes_version, traffic.routes_index, routes) = plain
+        rules, limits, (traffic.routes_version, traffic.routes_index, routes), strategies = plain
         traffic.rules, traffic.limits = Declared(*rules), Declared(*limits)
         traffic.ruled = bool(traffic.rules.value)
         traffic._routes = {msgpack.unpackb(route)["host"]: route for route in routes}
+        traffic.strategies_version, traffic.strategies_index, traffic._strategies = strategies
+        traffic._declared()
         return traffic
 
 

@@ -22,6 +22,7 @@ from simulations.benchmarks.figures import ROUNDS_MIN, Figure, Grid, Report, rou
 from simulations.benchmarks.machine import Others, describe
 from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.scale import suite as scale
+from simulations.benchmarks.scheduling import suite as scheduling
 from simulations.benchmarks.serving import suite as serving
 
 Measure = Callable[[Steps, Path], Coroutine[Any, Any, Report]]
@@ -79,6 +80,12 @@ SUITES: Final[dict[str, Suite]] = {
         1,
         lambda steps, _: direct.measure(direct.FULL, steps),
         lambda steps, _: direct.measure(direct.QUICK, steps),
+    ),
+    "scheduling": Suite(
+        "three nodes, one of them four times as slow: round robin against predicted completion",
+        6,
+        lambda steps, _: scheduling.measure(scheduling.FULL, steps),
+        lambda steps, _: scheduling.measure(scheduling.QUICK, steps),
     ),
     "device": Suite(
         "models on a CUDA device against the processor of the same machine",

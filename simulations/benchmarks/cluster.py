@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -71,14 +71,19 @@ def is_calm(status: ClusterStatus, node_count: int) -> bool:
 
 
 @asynccontextmanager
-async def bench(node_count: int, options: Sequence[str] = ()) -> AsyncIterator[Bench]:
+async def bench(
+    node_count: int, options: Sequence[str] = (), programs: Mapping[str, tuple[str, ...]] | None = None
+) -> AsyncIterator[Bench]:
     """Start nodes in a temporary folder; they are stopped and the folder removed at the end.
 
-    ``options`` are further ones of ``mcpctl serve``.
+    ``options`` are further ones of ``mcpctl serve``; ``programs`` what some nodes run in its place.
     """
     clock = SystemClock()
+    local = LocalCluster(node_count, clock, options)
+    for node, program in (programs or {}).items():
+        local.nodes[node].program = program
     async with (
-        LocalCluster(node_count, clock, options) as cluster,
+        local as cluster,
         Client(cluster.addresses, cluster_key=cluster.key, timeout_s=CALL_TIMEOUT_S) as client,
     ):
         made = Bench(cluster, client, clock)

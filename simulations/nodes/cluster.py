@@ -42,7 +42,7 @@ from simulations.nodes.executed import Executed
 from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Ledger
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
-from simulations.nodes.owner import DECIDE_ALIKE, Owner
+from simulations.nodes.owner import DECIDE_ALIKE, RETURNED_S, Owner, scheduled, unreturned
 from simulations.nodes.replacing import AFTER_THE_TIME, Replacements
 from simulations.nodes.rollouts import ENDED_S, ONE_STATE, unended
 from simulations.nodes.scenario import Scenario
@@ -341,6 +341,8 @@ class Cluster:
             self._wait_while(lambda: operator.waiting() or self._differing(), MEMBERS_S)
         self.views_s = self._wait_while(lambda: views.differing(self.machines.values()), VIEWS_S)
         self._wait_while(lambda: unended(machine.parts for machine in self._whole), ENDED_S)
+        self._wait_while(lambda: unreturned(machine.parts for machine in self._whole), RETURNED_S)
+        self.done.update(scheduled(machine.parts for machine in self._whole))
 
     def _wait_while(self, missing: Callable[[], str | None], limit_s: float) -> float:
         """Let time pass until nothing is missing any more; gives how long that took."""

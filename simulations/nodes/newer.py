@@ -1,8 +1,8 @@
 """What is asked for during an upgrade that only the newer version can execute: for each schema its own.
 
-Of schema 2 a deletion by prefix, of schema 4 rules, routes, limits and rollouts: each is refused until the
-last node is upgraded. Of schema 3 nothing can be asked for: several commands of a client go into the log as
-one where they can, and one by one until then.
+Of schema 2 a deletion by prefix, of schema 4 rules, routes, limits, strategies and rollouts: each is refused
+until the last node is upgraded. Of schema 3 nothing can be asked for: several commands of a client go into
+the log as one where they can, and one by one until then.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Groups:
 
 
 class Declarations:
-    """Schema 4: rules, routes, limits and rollouts, in turn; each as that there be none."""
+    """Schema 4: rules, routes, limits, strategies and rollouts, in turn; each as that there be none."""
 
     def __init__(self, around: Upgrade) -> None:
         self._around = around
@@ -123,6 +123,7 @@ class Declarations:
             "rules": lambda client, s: client.set_rules([], timeout_s=s),
             "routes": lambda client, s: client.remove_routes([models.NAME], timeout_s=s),
             "limits": lambda client, s: client.set_limits(None, timeout_s=s),
+            "strategies": lambda client, s: client.set_strategy(models.NAME, None, timeout_s=s),
             "rollouts": lambda client, s: client.abort_rollout(models.NAME, timeout_s=s),
         }
 

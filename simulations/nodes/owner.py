@@ -1,4 +1,4 @@
-"""Whoever declares rules, routes, limits and rollouts meanwhile; and what has to hold of them.
+"""Whoever declares rules, routes, limits, rollouts and strategies meanwhile; and what has to hold of them.
 
 Three rules are held against it here. Nodes that hold the same declarations and models decide alike, for every
 session. A share of the cluster's limit is never granted beyond what others may be using. And, where nothing
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp.client.client import Client
 from mcp.cluster.router.features import Features
+from mcp.cluster.scheduler.strategies import PRIORITY_QUEUE, STRATEGIES
 from mcp.errors import ConfigInvalid, InvalidArgument, McpError, Unsupported, VersionConflict
 from mcp.flow.limiter import TICKS_PER_S
+from mcp.node.assembly import Assembly
 from mcp.node.routing import Routing
 from mcp.state.state import ReplicatedState
 from simulations.faults import FaultKind, FaultPlan
@@ -31,8 +34,12 @@ if TYPE_CHECKING:
 DECIDE_ALIKE: Final = "nodes with the same routes decide alike"
 SHARES_FIT: Final = "what nodes may use of a limit is not more than the limit"
 
+RETURNED_S: Final = 15.0
+"""Once the cluster is back, so long until every place that a scheduler gave is given back."""
 PAUSE_S: Final = 0.5
 """Between two declarations, on average."""
+STRATEGY_PAUSE_S: Final = 2.0
+"""Between two strategies of the model, or none, on average."""
 ROLLOUTS: Final = 0.3
 """With so many of the declarations a rollout is begun, or aborted;"""
 BURSTS, BURST, BURST_PAUSE_S = 6, 12, 0.2
@@ -80,9 +87,16 @@ class Owner:
         self._instead: random.Random = around.world.stream("owner/fallbacks")
         self._limited = False
         self._falls_back = self._instead.random() < FALLBACKS
+        self._scheduling: random.Random = around.world.stream("owner/strategies")
+        self._urgent = False
 
     async def run(self) -> None:
         """Declare, wait, declare again."""
+        await asyncio.gather(self._declare(), self._choose_strategies())
+        while not await self._try(self._lift_limits):  # noqa: ASYNC110 (it is tried again)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _declare(self) -> None:
         while not self.stopping:
             await asyncio.sleep(self._random.expovariate(1 / PAUSE_S))
             await self._try(self._random.choice(self._actions))
@@ -92,11 +106,19 @@ class Owner:
                 await self._try(self._roll_out)
                 for _ in range(BURSTS):
                     await self._try(self._ask)
-        while not await self._try(self._lift_limits):  # noqa: ASYNC110 (it is tried again)
-            await asyncio.sleep(PAUSE_S)
 
-    async def _try(self, action: Callable[[float], Awaitable[object]]) -> bool:
-        around, timeout_s = self._around, self._random.choice((0.5, 2.0))
+    async def _choose_strategies(self) -> None:
+        """Beside the others, so that what these do stays what it was."""
+        draw = self._scheduling
+        while not self.stopping:
+            await asyncio.sleep(draw.expovariate(1 / STRATEGY_PAUSE_S))
+            if not self.stopping and await self._try(self._set_strategy, draw):
+                await self._try(self._ask, draw)
+
+    async def _try(
+        self, action: Callable[[float], Awaitable[object]], draw: random.Random | None = None
+    ) -> bool:
+        around, timeout_s = self._around, (draw or self._random).choice((0.5, 2.0))
         begun = around.world.now
         try:
             await action(timeout_s)
@@ -155,6 +177,12 @@ class Owner:
     async def _lift_limits(self, timeout_s: float) -> None:
         await self.client.set_limits(None, timeout_s=timeout_s)
 
+    async def _set_strategy(self, timeout_s: float) -> None:
+        name = self._scheduling.choice((None, *STRATEGIES))
+        await self.client.set_strategy(models.NAME, name, timeout_s=timeout_s)
+        self._urgent = name == PRIORITY_QUEUE
+        self._around.done[f"strategy {name or 'none'}"] += 1
+
     async def _roll_out(self, timeout_s: float) -> None:
         """Begin a rollout of the version that is not the active one, or abort one."""
         draw = self._rolling
@@ -177,10 +205,12 @@ class Owner:
         )
 
     async def _ask(self, timeout_s: float) -> None:
-        """Some requests at once, so that a rollout gets on, or limits refuse something."""
+        """Some requests at once: a rollout gets on, limits refuse something, some wait for a node."""
         samples = [number % DIFFERENT if self._falls_back else 0 for number in range(BURST)]
+        urgencies = range(BURST) if self._urgent else [0] * BURST
         calls = [
-            self.client.infer(models.NAME, models.inputs(sample), timeout_s=timeout_s) for sample in samples
+            self.client.infer(models.NAME, models.inputs(sample), priority=urgency, timeout_s=timeout_s)
+            for sample, urgency in zip(samples, urgencies, strict=True)
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for sample, told in zip(samples, answers, strict=True):
@@ -225,6 +255,22 @@ class Owner:
         if known != decided:
             told = f"{who} and {name} at routes version {traffic.routes_version}: {known} and {decided}"
             self._around.fail(Violation(DECIDE_ALIKE, told))
+
+
+def scheduled(nodes: Iterable[Assembly | None]) -> Counter[str]:
+    """What the schedulers of nodes have chosen since these started, all together."""
+    totals: Counter[str] = Counter()
+    for part in nodes:
+        if part is not None:
+            totals.update({f"scheduled {kind}": count for kind, count in part.scheduling.totals.items()})
+    return totals
+
+
+def unreturned(nodes: Iterable[Assembly | None]) -> str | None:
+    """Say which node keeps places of requests, once there are no requests; ``None``: none."""
+    held = {part.config.node_id: part.scheduling.held() for part in nodes if part is not None}
+    told = [f"{name}: {count}" for name, count in sorted(held.items()) if count]
+    return f"places of requests that are over were not given back: {', '.join(told)}" if told else None
 
 
 def _decided(routing: Routing, session: str) -> str:

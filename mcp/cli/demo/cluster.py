@@ -33,6 +33,8 @@ class NodeProcess:
     def __init__(self, node: str, address: str, arguments: list[str], log: Path) -> None:
         self.node = node
         self.address = address
+        self.program: tuple[str, ...] = ("-m", "mcp", "serve")
+        """What the interpreter runs; the node's options follow."""
         self._arguments = arguments
         self._log = log
         self._process: Process | None = None
@@ -55,9 +57,7 @@ class NodeProcess:
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "mcp",
-                "serve",
+                *self.program,
                 *self._arguments,
                 # The node stops when this pipe closes, so that it cannot outlive a killed demo.
                 stdin=PIPE,

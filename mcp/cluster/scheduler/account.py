@@ -142,6 +142,11 @@ class Account:
         """How many requests there are in the cluster for each of this scheduler's own, 1 or more."""
         return self._others
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that are remembered, the one that was heard of least recently first."""
+        return tuple(self._nodes)
+
     def in_flight(self, node: str) -> int:
         """How many of this scheduler's requests are under way at ``node``."""
         kept = self._nodes.get(node)

@@ -84,6 +84,10 @@ class LeastLoaded:
             return Choice(chosen, None, "all failed lately; this one is tried first")
         return Choice(chosen, None, f"least loaded, at {least:.2f}")
 
+    def preview(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
+        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
+        return self.choose(candidates, request, now, generator)
+
     def load(self, node: str, now: float) -> float:
         """The load of ``node``: 0 is idle, and there is no upper end."""
         kept = self._account.node(node)

@@ -96,6 +96,10 @@ class PredictedCompletion:
             return Choice(chosen, predicted_s, reason, deviation_s, late)
         return Choice(chosen, predicted_s, "earliest predicted completion", deviation_s)
 
+    def preview(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
+        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
+        return self.choose(candidates, request, now, generator)
+
     def _can_meet(self, node: str, request: Request, deadline: float, now: float) -> bool:
         """Whether ``node`` could answer before the deadline, with some luck."""
         left_s = deadline - now

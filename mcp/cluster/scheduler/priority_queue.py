@@ -67,6 +67,14 @@ class PriorityQueue:
         queue.add(request, now)
         return Choice(None, None, f"waits for a free place, with {len(queue) - 1} others")
 
+    def preview(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
+        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
+        queue = self._queues.get(request.model)
+        free = self._free(candidates, now, generator) if queue is None else None
+        if free is not None:
+            return Choice(free, None, "has a free place, and nobody waits")
+        return Choice(None, None, f"waits for a free place, with {len(queue or ())} others")
+
     def _new_queue(self, model: str) -> WaitingQueue:
         if len(self._queues) >= QUEUES_MAX:
             raise Busy(f"requests for {QUEUES_MAX} models wait already; send it again later")

@@ -34,5 +34,12 @@ class RoundRobin:
         self._turns[request.model] = turn + 1
         return Choice(candidates[turn], None, "its turn")
 
+    def preview(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
+        """See :class:`~mcp.cluster.scheduler.strategy.Strategy`."""
+        turn = self._turns.get(request.model)
+        if turn is None:
+            return Choice(candidates[0], None, "any of them, as it is the first turn")
+        return Choice(candidates[turn % len(candidates)], None, "its turn")
+
     def touched(self, node: str, request: Request | None, now: float) -> None:
         """Nothing is remembered of a node."""

@@ -117,6 +117,11 @@ class Strategies:
             )
         return self._of_model.get(request.model, self._default).choose(candidates, request, now, generator)
 
+    def preview(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
+        """What :meth:`choose` would give, for at least one candidate; no later choice is another for it."""
+        strategy = self._of_model.get(request.model, self._default)
+        return strategy.preview(candidates, request, now, generator)
+
     def started(self, node: str, request: Request, now: float) -> None:
         """See :class:`~mcp.cluster.scheduler.interface.Scheduler`."""
         self._account.started(node, request, now)

@@ -21,6 +21,9 @@ class Strategy(Protocol):
     def choose(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
         """One of ``candidates``, of which there is at least one. See :class:`~.interface.Scheduler`."""
 
+    def preview(self, candidates: Sequence[str], request: Request, now: float, generator: Random) -> Choice:
+        """What :meth:`choose` would give. No later choice is another one for it."""
+
     def touched(self, node: str, request: Request | None, now: float) -> None:
         """Something about ``node`` is not as it was, for example because ``request`` began there."""
 

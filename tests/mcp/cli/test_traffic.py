@@ -42,6 +42,7 @@ def run(
     assert run("route", "remove", "--rules")[0] == 0
     assert run("route", "remove", "product-service", "digits", "words")[0] == 0
     assert run("limits", "remove")[0] == 0
+    assert run("route", "strategy", "digits", "--default")[0] == 0
 
 
 @pytest.fixture
@@ -261,3 +262,30 @@ def test_yaml_without_its_package_says_what_to_install(monkeypatch: pytest.Monke
     assert documents('{"a": 1}', "f") == [{"a": 1}]
     with pytest.raises(DependencyMissing, match=r"message-coordination-protocol\[yaml\]"):
         documents("a: 1", "f")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_strategy_is_declared_shown_explained_and_removed(run: Run, as_json: AsJson) -> None:
+    told = as_json("route", "strategy", "digits")
+    assert (told["model"], told["strategy"]) == ("digits", None)
+    declared = as_json("route", "strategy", "digits", "priority_queue")
+    assert (declared["strategy"], declared["version"]) == ("priority_queue", told["version"] + 1)
+    _, out, _ = run("routes", "list")
+    assert f"strategies, version {declared['version']}" in out
+    assert "digits  priority_queue" in out
+    assert as_json("route", "list")["strategies"]["strategies"] == {"digits": "priority_queue"}
+    asked = as_json("infer", "digits", "--input", SCANS, "--rows", "0", "--priority", "3")
+    assert asked["version"] == "2"
+    status, out, err = run("route", "strategy", "digits", "fastest")
+    assert (status, out) == (2, "")
+    assert "'fastest' is not one of" in err
+    status, _, err = run("route", "strategy", "dogs", "round_robin")
+    assert status != 0
+    assert "there is no model 'dogs'; there are digits, " in err
+    status, _, err = run("route", "strategy", "digits", "round_robin", "--default")
+    assert status == 2
+    wrong = ("--expected-version", "0")
+    assert run("route", "strategy", "digits", "--default", *wrong)[0] != 0
+    assert run("route", "strategy", "digits", "--default")[1].startswith(
+        "digits: the node that is asked answers, version "
+    )

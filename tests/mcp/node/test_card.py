@@ -103,7 +103,7 @@ def test_the_router_reads_what_was_said() -> None:
     assert record.memory_free_bytes == 3 * 1024**3
     assert record.labels == {"gpu": ""}
     assert record.queue == 4
-    assert record.load == {"cpu": 50.0, "dev": 7.0, "run": 2.0}
+    assert record.load == {"cpu": 50.0, "dev": 7.0, "run": 2.0, "workers": 3.0, "memory_mib": 65536.0}
     assert node_record(member(state=State.SUSPECT), nothing).state is NodeState.SUSPECT
 
 

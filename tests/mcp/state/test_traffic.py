@@ -1,4 +1,4 @@
-"""Rules, routes and limits in the replicated state: versions, refusals, snapshots, and older schemas."""
+"""What is declared about traffic, in the replicated state: versions, refusals, snapshots, older schemas."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from mcp.state.traffic import (
     ROUTES_MAX,
     RULE_BYTES_MAX,
     RULES_MAX,
+    STRATEGIES_MAX,
+    STRATEGY_BYTES_MAX,
 )
 
 SESSION = "s" * 32
@@ -56,7 +58,7 @@ class Feed:
         return self.add(encode_command(op, args, session=SESSION, seq=self.seq, ack=self.seq))
 
     def versions(self) -> list[int]:
-        return [self.state.read(kind, {})["version"] for kind in ("rules", "routes", "limits")]
+        return [self.state.read(kind, {})["version"] for kind in ("rules", "routes", "limits", "strategies")]
 
 
 def route(host: str, **more: Any) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def test_rules_and_limits_change_as_a_whole_and_routes_by_their_hosts() -> None:
         ("routes.apply", {"routes": [route("m")]}),
         ("routes.remove", {"hosts": ["m"]}),
         ("limits.set", {"limits": {}}),
+        ("strategy.set", {"model": "m", "strategy": "other"}),
     ],
 )
 def test_a_change_that_was_made_for_another_version_loses(op: str, args: dict[str, Any]) -> None:
@@ -114,14 +117,15 @@ def test_a_change_that_was_made_for_another_version_loses(op: str, args: dict[st
     feed("routes.apply", routes=[route("m")])
     feed("rules.set", rules=["when length > 5 use m"])
     feed("limits.set", limits=LIMITS)
+    feed("strategy.set", model="m", strategy="some")
     before, digest = feed.versions(), feed.state.read("routes", {})
-    assert before == [1, 1, 1]
+    assert before == [1, 1, 1, 1]
     for expected in (0, 2):
         lost = feed(op, **args, expected_version=expected)
         assert code(lost) == VersionConflict.code
         assert lost.error is not None
         assert f"at version 1, and {expected} was expected" in lost.error[1]
-        assert lost.error[2] == {"key": op.partition(".")[0], "version": 1}
+        assert lost.error[2] == {"key": op.partition(".")[0].replace("strategy", "strategies"), "version": 1}
     assert (feed.versions(), feed.state.read("routes", {})) == (before, digest)
     assert feed(op, **args, expected_version=1).value["version"] == 2
 
@@ -160,6 +164,10 @@ def test_a_change_that_was_made_for_another_version_loses(op: str, args: dict[st
         ("limits.set", {"limits": {"x": "x" * LIMITS_BYTES_MAX}}, TooLarge, "limits has"),
         ("limits.set", {"limits": {"nonsense": 1}}, "CONFIG_INVALID", "flow has no field nonsense"),
         ("limits.set", {"limits": {"cluster": {"a": {"amount": 0}}}}, "CONFIG_INVALID", "amount=0"),
+        ("strategy.set", {"model": "m"}, InvalidArgument, "missing: strategy"),
+        ("strategy.set", {"model": "", "strategy": "s"}, InvalidArgument, "model is a string that matches"),
+        ("strategy.set", {"model": "m", "strategy": 1}, InvalidArgument, "a strategy is a string"),
+        ("strategy.set", {"model": "m", "strategy": "s" * (STRATEGY_BYTES_MAX + 1)}, TooLarge, "65 bytes"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(op: str, args: dict[str, Any], refused: Any, what: str) -> None:
@@ -171,6 +179,24 @@ def test_what_makes_no_sense_changes_nothing(op: str, args: dict[str, Any], refu
     if applied.error is not None:
         assert re.search(what, applied.error[1])
         assert (feed.versions(), feed.state.read("shares", {})) == (before, ledger)
+
+
+def test_strategies_are_declared_by_their_models_and_bounded() -> None:
+    feed = Feed()
+    assert feed.state.read("strategies", {}) == {"version": 0, "index": 0, "strategies": {}}
+    traffic = feed.state.traffic
+    assert (traffic.routed, traffic.scheduled, traffic.names("m")) == (False, False, False)
+    assert feed("strategy.set", model="m", strategy="some").value == {"version": 1, "index": feed.index}
+    assert (traffic.routed, traffic.scheduled, traffic.names("m")) == (True, True, True)
+    assert (traffic.has_route("m"), traffic.strategy("m"), traffic.strategy("n")) == (False, "some", None)
+    for number in range(STRATEGIES_MAX - 1):
+        feed("strategy.set", model=f"m{number}", strategy="other")
+    assert code(feed("strategy.set", model="one-more", strategy="other")) == TooLarge.code
+    # One that is there can be another one, and make room.
+    assert feed("strategy.set", model="m", strategy="other").value["version"] == STRATEGIES_MAX + 1
+    assert feed("strategy.set", model="m", strategy=None).value["version"] == STRATEGIES_MAX + 2
+    assert feed("strategy.set", model="one-more", strategy="other").error is None
+    assert "m" not in feed.state.read("strategies", {})["strategies"]
 
 
 def test_a_deep_route_is_refused() -> None:
@@ -239,15 +265,21 @@ VALUES = st.dictionaries(st.text(max_size=4), st.integers(0, 9) | st.text(max_si
     st.lists(st.tuples(st.sampled_from("abc"), VALUES), max_size=6),
     st.lists(st.text(min_size=1, max_size=8), max_size=3),
     st.booleans(),
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["some", "other", None])), max_size=6),
 )
 def test_a_snapshot_carries_them(
-    routes: list[tuple[str, dict[str, Any]]], rules: list[str], limited: bool
+    routes: list[tuple[str, dict[str, Any]]],
+    rules: list[str],
+    limited: bool,
+    strategies: list[tuple[str, str | None]],
 ) -> None:
     feed = Feed()
     for host, more in routes:
         feed("routes.apply", routes=[{**more, "host": host}])
     if rules:
         feed("rules.set", rules=rules)
+    for model, strategy in strategies:
+        feed("strategy.set", model=model, strategy=strategy)
     if limited:
         feed("limits.set", limits=LIMITS)
         feed.node("share.grant", limit="all", node="n1", seq=1, held=0, want=5000)
@@ -258,6 +290,10 @@ def test_a_snapshot_carries_them(
     assert other.snapshot() == taken()
     assert other.traffic.hosts == sorted({host for host, _ in routes})
     assert other.read("rules", {})["rules"] == rules
+    declared = {model: name for model, name in dict(strategies).items() if name is not None}
+    assert other.read("strategies", {})["strategies"] == declared
+    assert other.traffic.scheduled == bool(declared)
+    assert all(other.traffic.names(name) for name in (*declared, *other.traffic.hosts))
     # It goes on as the first did.
     Feed.node(feed, "noop")
     feed.state.restore(feed.state.snapshot())
@@ -282,7 +318,11 @@ def test_before_the_schema_is_in_force_a_snapshot_is_as_older_versions_read_it()
 
 
 @pytest.mark.parametrize(
-    "op", ["rules.set", "routes.apply", "routes.remove", "limits.set", "share.grant", "share.return"]
+    "op",
+    [
+        *("rules.set", "routes.apply", "routes.remove", "limits.set", "strategy.set"),
+        *("share.grant", "share.return"),
+    ],
 )
 def test_all_of_it_needs_the_schema(op: str) -> None:
     assert schema_of(op) == 4
@@ -296,9 +336,10 @@ def test_what_changes_says_so_in_this_process() -> None:
         ("routes.apply", {"routes": [route("m")]}),
         ("routes.remove", {"hosts": ["m"]}),
         ("limits.set", {"limits": None}),
+        ("strategy.set", {"model": "m", "strategy": "some"}),
     ):
         feed(op, **args)
         seen.append(feed.state.traffic.revision)
-    assert seen == [0, 1, 2, 3, 4]
+    assert seen == [0, 1, 2, 3, 4, 5]
     feed("rules.set", rules=[], expected_version=7)
-    assert feed.state.traffic.revision == 4
+    assert feed.state.traffic.revision == 5

@@ -35,6 +35,8 @@ from simulations.benchmarks.figures import Bar, Figure, Grid, Report, percentile
 from simulations.benchmarks.machine import describe, times
 from simulations.benchmarks.processor_time import process_s, tree_s
 from simulations.benchmarks.progress import Steps
+from simulations.benchmarks.scheduling import suite as scheduling
+from simulations.benchmarks.scheduling.paced import run_s
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SILENT = Steps(quiet=True)
@@ -66,6 +68,20 @@ def test_a_lone_command_is_measured_beside_disk_and_network_in_every_round() -> 
     together = [sum(each) / cores for each in zip(*(work.rounds for work in works), strict=True)]
     assert len(works) == 3
     assert share.rounds == pytest.approx(together)
+
+
+def test_scheduling_offers_all_strategies_the_same_and_compares_every_answer() -> None:
+    size = scheduling.Size(rounds=1, seconds=0.4, factors=(1.1,))
+    report = asyncio.run(scheduling.measure(size, SILENT))
+    assert report.correct, report.wrong
+    (table,) = (grid.rows for grid in report.grids)
+    assert [row[0] for row in table] == [scheduling.name(each) for each in scheduling.STRATEGIES]
+    assert all(isinstance(row[2], float) and row[2] >= 1e3 * run_s(1, 1.0) for row in table)
+    # By turns, every node gets its third, however slow it is.
+    shares = [row[3] for row in table if row[0] == "round robin"]
+    assert isinstance(shares[0], float)
+    assert 15 < shares[0] < 50
+    assert [bar.at_least for bar in report.bars] == [True, True]
 
 
 def test_direct_compares_every_answer_with_the_model_in_process() -> None:

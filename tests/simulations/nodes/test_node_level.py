@@ -18,6 +18,7 @@ from consensus.reads import Reads
 from mcp.cluster.gossip.updates import State
 from mcp.cluster.replacement import Seen, Watch
 from mcp.cluster.replacement import Verdict as Decided
+from mcp.errors import McpError
 from mcp.flow.leases import Grant, ShareLedger
 from mcp.flow.limiter import TICKS_PER_S
 from mcp.flow.shares import LeasedShare
@@ -30,6 +31,7 @@ from mcp.node.links import PeerLinks
 from mcp.node.machines import UserMachine
 from mcp.node.order import Order
 from mcp.node.rollouts import RolloutDriver
+from mcp.node.scheduling import Place, Scheduling
 from mcp.state.applied import Applied
 from mcp.state.commands import Moment
 from mcp.state.inferences import Inferences
@@ -246,6 +248,16 @@ def shares_are_used_beyond_their_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LeasedShare, "answered", for_longer)
 
 
+def a_place_is_kept_when_its_request_fails(patch: pytest.MonkeyPatch) -> None:
+    end = Scheduling.end
+
+    def unless_it_failed(self: Scheduling, place: Place, error: McpError | None) -> None:
+        if error is None:
+            end(self, place, error)
+
+    patch.setattr(Scheduling, "end", unless_it_failed)
+
+
 def a_rollout_changes_twice_at_once(patch: pytest.MonkeyPatch) -> None:
     change = Rollouts._change
 
@@ -372,7 +384,7 @@ def test_what_is_given_instead_is_looked_at(
         (routers_are_made_once, (0,), DECIDE_ALIKE),
         (a_share_is_all_that_there_is, (0,), GRANTS_FIT),
         # Nodes renew their shares in time, unless they are cut off.
-        (shares_are_used_beyond_their_end, (17, 19), SHARES_FIT),
+        (shares_are_used_beyond_their_end, (19, 37), SHARES_FIT),
     ],
 )
 def test_what_is_declared_is_looked_after(
@@ -409,6 +421,7 @@ def first_failure(seeds: range) -> Outcome | None:
         (commands_are_applied_twice, Verdict.SAFETY, ""),
         (links_are_not_stopped, Verdict.CRASH, "tasks left"),
         (reads_are_asked_at_network_speed, Verdict.SAFETY, "no loop spins"),
+        (a_place_is_kept_when_its_request_fails, Verdict.LIVENESS, "places of requests that are over"),
     ],
 )
 def test_a_broken_product_is_found_out(

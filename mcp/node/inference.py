@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from executor.inspection import ModelInfo
 from executor.interface import Ticket
 from mcp.cluster.router.decision import Decision
-from mcp.errors import InputInvalid, InvalidArgument, McpError, Unsupported
+from mcp.errors import Cancelled, InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import Admitted, Admitting, Given
 from mcp.node.order import Order
@@ -143,6 +143,8 @@ class DirectInference:
         elsewhere = None if node == self._node_id else node
         admitted = self._admit(exchange, version, wanted, timeout_s, elsewhere)
         if admitted.model is not version or admitted.given is not None:
+            # Something else answers: it waits for no node, and none is measured by it.
+            place.end(Cancelled("the request was not let in"))
             return self._answer_waiting(exchange, admitted, wanted, timeout_s)
         self._counting.watch(exchange, version, admitted.wait_s)
         # At once, so that the choice for the next request knows of it.

@@ -15,7 +15,7 @@ import pytest
 from mcp.cluster.router.decision import Decision
 from mcp.cluster.router.features import Features
 from mcp.cluster.router.nodes import NodeRecord, View
-from mcp.cluster.scheduler.interface import Outcome
+from mcp.cluster.scheduler.interface import Outcome, Request
 from mcp.cluster.scheduler.strategies import STRATEGIES
 from mcp.errors import (
     Busy,
@@ -365,6 +365,41 @@ def test_every_strategy_answers_also_when_a_node_goes(tmp_path: Path) -> None:
                 return not any(account.in_flight(node) for node in NODES)
 
             assert all(idle(name) for name in cluster.running)
+
+    run(scenario)
+
+
+def test_what_is_not_let_in_and_answered_by_another_model_waits_for_no_node(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (cluster, client):
+            await client.deploy("other", models.versions()["1"], timeout_s=30)
+            scheduling = cluster.running["n1"]._running().scheduling
+            await client.set_strategy("digits", "priority_queue")
+            # The only place is taken, as far as the scheduler knows.
+            busy = Place(scheduling, Request("taken", "digits"), ["n1"], 0)
+            busy.node = "n1"
+            busy.begin()
+            fallbacks = [{"kind": "model", "model": "other"}]
+            limit = {"amount": 1, "per_s": 3600.0, "burst": 1}
+            await client.set_limits({"models": {"digits": {"limit": limit, "fallbacks": fallbacks}}})
+            first = asyncio.ensure_future(client.infer("digits", DIGIT, timeout_s=20))
+            await until(lambda: scheduling.figures()["waiting"] == 1)
+            ended = []
+            end = Place.end
+
+            def noted(place: Place, error: McpError | None) -> None:
+                ended.append((type(error), place.began))
+                end(place, error)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Place, "end", noted)
+                assert (await client.infer("digits", DIGIT)).model == "other"
+            # Given up before anything was begun for it, and not again when it was answered.
+            assert ended == [(Cancelled, None), (type(None), None)]
+            assert scheduling.figures()["waiting"] == 1
+            busy.end(None)
+            assert (await first).model == "digits"
+            assert scheduling.held() == 0
 
     run(scenario)
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mcp.cli import root
+from mcp.cli.exits import UNAVAILABLE
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PATIENCE_S = 90.0
@@ -110,7 +111,10 @@ def test_a_node_joins_a_dead_one_is_replaced_and_a_lost_disk_is_refilled(
 
     processes.start("n4", "--join", processes.address("n2"), "--observer")
     become(n1="voter", n2="voter", n3="voter", n4="observer")
-    assert run("promote", "n4")[0] == 0
+    end = time.monotonic() + PATIENCE_S
+    while (status := run("promote", "n4")[0]) == UNAVAILABLE:  # it has not caught up yet: try again
+        assert time.monotonic() < end
+    assert status == 0
     become(n1="voter", n2="voter", n3="voter", n4="voter")
     be_seen(n1="alive", n2="alive", n3="alive", n4="alive")
 

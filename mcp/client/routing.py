@@ -13,30 +13,13 @@ to the same node (Mitzenmacher 2001, "The Power of Two Choices in Randomized Loa
 
 from __future__ import annotations
 
-import enum
 import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mcp.client.kinds import CallKind
 from mcp.client.load import Faults, Load, LoadLimits, Standing, outliers
-
-
-class Outcome(enum.Enum):
-    """How a call ended, as far as it says something about the node."""
-
-    ANSWERED = "answered"
-    """The node did its part, whatever it answered."""
-    FAULTED = "faulted"
-    """The node answered with a failure of its own: the same request may well succeed elsewhere."""
-    REFUSED = "refused"
-    """The node is well and does not want this call now: busy, or the model is not loaded yet."""
-    TIMED_OUT = "timed out"
-    """No answer within the time that this call could give to this node."""
-    FAILED = "failed"
-    """Not reachable, lost, starting or stopping."""
-    ABANDONED = "abandoned"
-    """The caller went away first: says nothing about the node."""
+from mcp.cluster.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from random import Random
 from typing import Any, Final
 
 from mcp.clock import Clock
+from mcp.cluster.outcome import Outcome
 from mcp.cluster.router.decision import Decision
 from mcp.cluster.router.features import Features
 from mcp.cluster.router.nodes import NodeRecord, View
-from mcp.cluster.scheduler.interface import PRIORITY_MAX, Choice, Outcome, Request
+from mcp.cluster.scheduler.interface import PRIORITY_MAX, Choice, Request
 from mcp.cluster.scheduler.load_report import CONCURRENCY_MAX, COUNT_MAX, LoadReport
 from mcp.cluster.scheduler.strategies import STRATEGIES, Strategies
 from mcp.errors import (

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from mcp.cluster.scheduler.interface import Outcome, Request
+from mcp.cluster.outcome import Outcome
+from mcp.cluster.scheduler.interface import Request
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.cluster.scheduler.strategies import STRATEGIES, SchedulerSettings, Strategies
 from simulations.benchmarks.figures import percentile

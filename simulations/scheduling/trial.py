@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from mcp.cluster.scheduler.interface import Outcome, Request
+from mcp.cluster.outcome import Outcome
+from mcp.cluster.scheduler.interface import Request
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.cluster.scheduler.strategies import SchedulerSettings, Strategies
 from mcp.errors import Busy

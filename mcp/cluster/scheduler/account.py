@@ -21,7 +21,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from mcp.cluster.scheduler.interface import Outcome, Request
+from mcp.cluster.outcome import Outcome
+from mcp.cluster.scheduler.interface import Request
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.cluster.scheduler.service_time import DEFAULT_SETTINGS, TIME_MIN_S, EstimatorSettings
 from mcp.cluster.scheduler.service_times import PAIRS_MAX, ServiceTimes

@@ -8,13 +8,13 @@ before it is asked. Nothing here is for use by several threads at once.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
+from mcp.cluster.outcome import Outcome
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.errors import InvalidArgument
 
@@ -23,23 +23,6 @@ PRIORITY_MAX: Final = 15
 
 SIZE_MAX: Final = 1e15
 """The largest size of a request, in whatever unit sizes are: a petabyte, if that is bytes."""
-
-
-class Outcome(enum.Enum):
-    """How a request ended at a node, as far as it says something about the node."""
-
-    ANSWERED = "answered"
-    """The node ran it."""
-    FAULTED = "faulted"
-    """The node answered with a failure of its own. That is often fast, so it is no measurement."""
-    REFUSED = "refused"
-    """The node is well and does not want this request now."""
-    TIMED_OUT = "timed out"
-    """There was no answer in the time that was given to it: it takes at least that long."""
-    FAILED = "failed"
-    """The node was not reached, or was lost."""
-    ABANDONED = "abandoned"
-    """The caller went away first: says nothing about the node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from mcp.cluster.outcome import Outcome
 from mcp.cluster.scheduler.account import Account, AccountLimits
-from mcp.cluster.scheduler.interface import Choice, Outcome, Request
+from mcp.cluster.scheduler.interface import Choice, Request
 from mcp.cluster.scheduler.least_loaded import LeastLoaded, LoadWeights
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.cluster.scheduler.predicted_completion import PredictedCompletion

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from mcp.client.kinds import CallKind
 from mcp.client.load import Faults, Load, LoadLimits, Standing, outliers
-from mcp.client.routing import Outcome, Routing
+from mcp.client.routing import Routing
 from mcp.clock import Clock
+from mcp.cluster.outcome import Outcome
 from mcp.errors import InferenceFailed
 
 LIMITS = LoadLimits()

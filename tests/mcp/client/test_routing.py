@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mcp.client.kinds import CallKind
-from mcp.client.routing import Outcome, Routing, RoutingLimits
+from mcp.client.routing import Routing, RoutingLimits
+from mcp.cluster.outcome import Outcome
 
 SEEDS = ["a:1", "b:1", "c:1"]
 

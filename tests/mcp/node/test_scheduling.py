@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from mcp.cluster.outcome import Outcome
 from mcp.cluster.router.decision import Decision
 from mcp.cluster.router.features import Features
 from mcp.cluster.router.nodes import NodeRecord, View
-from mcp.cluster.scheduler.interface import Outcome, Request
+from mcp.cluster.scheduler.interface import Request
 from mcp.cluster.scheduler.strategies import STRATEGIES
 from mcp.errors import (
     Busy,

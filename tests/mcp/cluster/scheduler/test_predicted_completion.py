@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from mcp.cluster.scheduler.interface import Outcome, Request
+from mcp.cluster.outcome import Outcome
+from mcp.cluster.scheduler.interface import Request
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.cluster.scheduler.strategies import Strategies
 

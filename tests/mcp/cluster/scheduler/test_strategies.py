@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp.cluster.outcome import Outcome
 from mcp.cluster.scheduler.account import IN_FLIGHT_MAX, AccountLimits
-from mcp.cluster.scheduler.interface import PRIORITY_MAX, Outcome, Request, Scheduler
+from mcp.cluster.scheduler.interface import PRIORITY_MAX, Request, Scheduler
 from mcp.cluster.scheduler.least_loaded import LoadWeights
 from mcp.cluster.scheduler.load_report import LoadReport
 from mcp.cluster.scheduler.strategies import (

@@ -169,6 +169,9 @@ class DirectCalls(Calls):
         until: str | None = None,
         outputs: Sequence[str] | None = None,
         ahead: int = AHEAD,
+        session: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Step, None]:
         """Call ``model`` step by step on one node, its state kept there; gives each step's results.
@@ -182,12 +185,14 @@ class DirectCalls(Calls):
         ends after ``steps`` steps, or after the first in which no element of the output ``until`` is zero.
         ``outputs`` are those that are sent, by default all that are not carried. The node is at most
         ``ahead`` steps ahead of your loop, and stops within a step when you leave it (by
-        ``contextlib.aclosing`` at once) or ``timeout_s``, which is for all of it, is over.
+        ``contextlib.aclosing`` at once) or ``timeout_s``, which is for all of it, is over. What routes and
+        rules may look at is the same as of :meth:`infer`.
 
         Raises as :meth:`infer`, and ``Unavailable`` when the node is lost on the way: begin anew.
         """
         credit = allowed_ahead(ahead)
         fields, segments = stream_fields(model, inputs, carry, steps, outputs, until)
+        fields |= _routed_by(session, headers, priority)
         bound_s = arguments.timeout(timeout_s, self._timeout_s)
 
         async def opened() -> Answer:

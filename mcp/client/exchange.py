@@ -20,10 +20,10 @@ from mcp.client import answers
 from mcp.client.connections import Connections, Dial, NodeConnection
 from mcp.client.hedging import Hedging
 from mcp.client.kinds import CallKind
+from mcp.client.opened import Opened, first_part
 from mcp.client.results import NodeStatus
 from mcp.client.retry import Attempts, RetryBudget, RetryLimits, elsewhere_at_once, retryable
 from mcp.client.routing import Routing
-from mcp.client.streaming import Opened, first_part
 from mcp.client.tracing import current_trace
 from mcp.clock import Clock
 from mcp.cluster.outcome import Outcome

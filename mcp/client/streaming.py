@@ -7,39 +7,20 @@ what the node kept between the steps is lost with it, and only the caller knows 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mcp.client import answers, arguments
+from mcp.client.exchange import Answer
 from mcp.client.results import ModelInputs, Step
 from mcp.client.tensors import packed, unpacked
-from mcp.errors import Cancelled, InvalidArgument, McpError, OutcomeUnknown, ProtocolError, Unavailable
-from mcp.net.parts import Part, Parts
+from mcp.errors import Cancelled, InvalidArgument, McpError, OutcomeUnknown, Unavailable
+from mcp.net.parts import Part
 from mcp.wire.messages import CREDIT_MAX
-
-if TYPE_CHECKING:
-    from mcp.client.exchange import Answer
 
 AHEAD: Final = 16
 """How many steps a node may be ahead of the loop that takes them, if nothing else is said."""
 
 _WHAT: Final = "a step of a stream"
-
-
-class Opened:
-    """A stream of which the first part is here. :meth:`close` it."""
-
-    def __init__(self, parts: Parts, ended: Callable[[], object]) -> None:
-        self._parts = parts
-        self._over = ended
-
-    async def next(self) -> Part | None:
-        """The next part; ``None`` at the end. Raises what ended the stream instead."""
-        return await anext(self._parts, None)
-
-    def close(self) -> None:
-        """Nobody reads on: the node is told, unless it has finished."""
-        self._parts.close()
-        self._over()
 
 
 def stream_fields(
@@ -107,11 +88,3 @@ def _broken(error: McpError, taken: int) -> Unavailable:
         f"a state that you have ({error.code}: {error.message})",
         details={"steps": taken},
     )
-
-
-async def first_part(parts: Parts) -> Part:
-    """The first part of an answer. Raises what came instead."""
-    try:
-        return await anext(parts)
-    except StopAsyncIteration:
-        raise ProtocolError("a node ended a stream before its first step") from None

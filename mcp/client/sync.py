@@ -229,6 +229,9 @@ class SyncClient(SyncTrafficCalls):
         until: str | None = None,
         outputs: Sequence[str] | None = None,
         ahead: int = AHEAD,
+        session: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        priority: int = 0,
         timeout_s: float | None = None,
     ) -> Iterator[Step]:
         """Call ``model`` step by step on one node, its state kept there. See :meth:`Client.stream`."""
@@ -240,6 +243,9 @@ class SyncClient(SyncTrafficCalls):
             until=until,
             outputs=outputs,
             ahead=ahead,
+            session=session,
+            headers=headers,
+            priority=priority,
             timeout_s=timeout_s,
         )
         return self._iterated(results)

@@ -57,7 +57,9 @@ class Coordination:
                 return await self._stream(request, message)
             _only(message, INFER, STREAM)
             ask = read_ask(message)
-            asking = self._operations.infer_hint(ask.hint, ask.inputs, ask.outputs, ask.timeout_s)
+            asking = self._operations.infer_hint(
+                ask.hint, ask.inputs, ask.outputs, ask.timeout_s, ask.context
+            )
             answer = await unless_gone(request.receive, asking)
         return await _json(answer_pieces(message, answer, ask.encoding), held)
 

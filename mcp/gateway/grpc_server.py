@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from mcp.errors import ConfigInvalid, InvalidArgument, McpError
+from mcp.gateway.context import read_context
 from mcp.gateway.described import server_metadata
 from mcp.gateway.failures import Failure, failure
 from mcp.gateway.grpc_details import STATUS_DETAILS, retry_info
@@ -259,7 +260,10 @@ class _Service:
             if left_s is not None:
                 wishes = replace(asked.wishes, timeout_s=max(0.001, min(left_s, asked.wishes.timeout_s)))
                 asked = replace(asked, wishes=wishes)
-            answer = await self._operations.infer(request.model_name, request.model_version or None, asked)
+            headers = context.invocation_metadata() or ()
+            told = read_context(((name, value) for name, value in headers), asked.wishes.priority)
+            model, version = request.model_name, request.model_version or None
+            answer = await self._operations.infer(model, version, asked, told)
             return inference_response(self._messages["ModelInferResponse"], asked, answer)
 
 

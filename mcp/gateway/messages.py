@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.client.results import Inference, InferenceRecord, ModelInputs, Step
+from mcp.cluster.router.requests import SESSION_CHARS_MAX
 from mcp.errors import InputInvalid, InvalidArgument, VersionMismatch
+from mcp.gateway.context import NOTHING, Context
 from mcp.gateway.failures import Failure
 from mcp.gateway.limits import INPUTS_MAX, JSON_ELEMENTS_MAX, TIMEOUT_S_MAX
 from mcp.gateway.requests import checked_json
@@ -42,6 +44,7 @@ class Ask:
     outputs: list[str] | None
     encoding: str
     timeout_s: float
+    context: Context = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ def read_ask(message: Message) -> Ask:
         _names(payload, "outputs"),
         read_encoding(payload.get("encoding", ENCODINGS[0])),
         _timeout_s(message),
+        _context(payload),
     )
 
 
@@ -240,6 +244,18 @@ def _timeout_s(message: Message) -> float:
     if type(told) is not int or told < 1:
         raise InvalidArgument(f'"timeout_ms" must be a number of milliseconds from 1 on, got {told!r:.80}')
     return min(told, message.ttl.ms, TIMEOUT_S_MAX * 1000) / 1000
+
+
+def _context(payload: Mapping[str, Any]) -> Context:
+    session = None if payload.get("session") is None else _text(payload, "session")
+    if session is not None and len(session) > SESSION_CHARS_MAX:
+        raise InvalidArgument(f'"session" must be a text of at most {SESSION_CHARS_MAX} characters')
+    headers, priority = payload.get("headers", {}), payload.get("priority", 0)
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        raise InvalidArgument(f'"headers" must be an object of texts, got {headers!r:.80}')
+    if type(priority) is not int:
+        raise InvalidArgument(f'"priority" must be an integer, got {priority!r:.80}')
+    return Context(session, headers, priority)
 
 
 def _names(payload: Mapping[str, Any], field: str) -> list[str] | None:

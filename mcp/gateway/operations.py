@@ -34,6 +34,7 @@ from mcp.errors import (
     PermissionDenied,
     Unavailable,
 )
+from mcp.gateway.context import NOTHING, Context
 from mcp.gateway.described import find_model, is_ready, model_metadata, repository_index
 from mcp.gateway.limits import FRESH_S, STATUS_TIMEOUT_S
 from mcp.gateway.messages import Ask, StreamAsk
@@ -81,19 +82,34 @@ class Operations:
 
     # -- inference ----------------------------------------------------------------------------------
 
-    async def infer(self, model: str, version: str | None, request: InferenceRequest) -> Inference:
+    async def infer(
+        self, model: str, version: str | None, request: InferenceRequest, context: Context = NOTHING
+    ) -> Inference:
         """Run the model on some node. Raises what :meth:`~mcp.client.client.Client.infer` does."""
         return await self.infer_hint(
-            hint(model, version), request.inputs, request.names, request.wishes.timeout_s
+            hint(model, version), request.inputs, request.names, request.wishes.timeout_s, context
         )
 
     async def infer_hint(
-        self, asked: str, inputs: ModelInputs, outputs: Sequence[str] | None, timeout_s: float
+        self,
+        asked: str,
+        inputs: ModelInputs,
+        outputs: Sequence[str] | None,
+        timeout_s: float,
+        context: Context = NOTHING,
     ) -> Inference:
         """The same, of whatever the hint ``asked`` stands for."""
         begun = self._clock.monotonic()
         try:
-            answer = await self._client.infer(asked, inputs, outputs=outputs, timeout_s=timeout_s)
+            answer = await self._client.infer(
+                asked,
+                inputs,
+                outputs=outputs,
+                session=context.session,
+                headers=context.headers or None,
+                priority=context.priority,
+                timeout_s=timeout_s,
+            )
         except McpError as error:
             exists = isinstance(error, InputInvalid | InferenceFailed | ModelNotReady)
             model, _, version = asked.partition("@")
@@ -112,6 +128,9 @@ class Operations:
             steps=stream.steps,
             until=stream.until,
             outputs=ask.outputs,
+            session=ask.context.session,
+            headers=ask.context.headers or None,
+            priority=ask.context.priority,
             timeout_s=ask.timeout_s,
         )
 

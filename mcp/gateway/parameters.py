@@ -22,8 +22,9 @@ _SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 class Wishes:
     """What a request's parameters say.
 
-    ``timeout_s`` bounds the whole inference. ``priority``: 0 is the default; it is checked, and nothing here
-    queues by it yet. ``binary``: whether outputs are sent as binary data if nothing else is said of them.
+    ``timeout_s`` bounds the whole inference. ``priority``: 0 is the default, 1 the most urgent
+    (:func:`mcp.gateway.context.urgency`). ``binary``: whether outputs are sent as binary data if nothing
+    else is said of them.
     """
 
     timeout_s: float = INFER_TIMEOUT_S

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from mcp.client.results import Inference
 from mcp.errors import InvalidArgument
 from mcp.gateway.asgi import Bodies, others_turn, unless_gone
+from mcp.gateway.context import read_context
 from mcp.gateway.described import server_metadata
 from mcp.gateway.operations import Operations
 from mcp.gateway.parameters import flag, read_parameters
@@ -94,7 +95,8 @@ class OpenInference:
         model, version = _named(request)
         body = await self._body(request, held)
         asked = read_request(body, request.headers.get(HEADER_LENGTH))
-        answer = await unless_gone(request.receive, self._operations.infer(model, version, asked))
+        context = read_context(request.headers.items(), asked.wishes.priority)
+        answer = await unless_gone(request.receive, self._operations.infer(model, version, asked, context))
         return await _inference_reply(asked, answer, held)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mcp.cluster.router.requests import HEADER_CHARS_MAX, HEADERS_MAX, PRIORITY_MAX, SESSION_CHARS_MAX
 from mcp.gateway.limits import INPUTS_MAX, NAME_CHARS_MAX, PARAMETERS_MAX
 from mcp.wire.messages import HOPS_MAX, TTL_MS_MAX
 from mcp.wire.messages import NAME_CHARS_MAX as MESSAGE_NAME_CHARS_MAX
@@ -92,6 +93,15 @@ _ASK: Final[dict[str, Schema]] = {
     "outputs": array(_NAME, maxItems=INPUTS_MAX),
     "timeout_ms": {"type": "integer", "minimum": 1},
     "encoding": _ENCODING,
+}
+_ROUTED: Final[dict[str, Schema]] = {
+    "session": {"type": "string", "minLength": 1, "maxLength": SESSION_CHARS_MAX},
+    "headers": {
+        "type": "object",
+        "maxProperties": HEADERS_MAX,
+        "additionalProperties": {"type": "string", "maxLength": HEADER_CHARS_MAX},
+    },
+    "priority": {"type": "integer", "minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
 }
 _STREAM: Final[dict[str, Schema]] = {
     "carry": {"type": "object", "additionalProperties": TEXT},
@@ -204,7 +214,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "mcp_version type payload",
         **_MESSAGE_HEAD,
         type={"enum": ["INFER_REQUEST", "INFER_STREAM"]},
-        payload=_asking(**_STREAM),
+        payload=_asking(**_STREAM, **_ROUTED),
     ),
     "MessageAnswer": fields(
         "mcp_version id type trace_id payload",

@@ -28,7 +28,7 @@ from mcp.cluster.router.matching import problems
 from mcp.cluster.router.models import ModelRecord, TensorSpec, VersionRecord, model_key
 from mcp.cluster.router.nodes import NodeRecord, View
 from mcp.cluster.router.reasons import Reason, Step
-from mcp.cluster.router.requests import features_of
+from mcp.cluster.router.requests import SESSION_CHARS_MAX, features_of
 from mcp.cluster.router.router import Router
 from mcp.cluster.router.routes import RouteSet
 from mcp.cluster.router.rules import RuleSet
@@ -44,8 +44,6 @@ from mcp.state.requirements import requirements_of
 from mcp.state.state import ReplicatedState
 from mcp.wire.handshake import Role
 
-SESSION_CHARS_MAX: Final = 128
-"""The longest name of a session by which a request sticks to a version."""
 PROBLEMS_TOLD_MAX: Final = 5
 """So much of what is not deployed is told in a refusal's message; all of it is in the details."""
 ANY_POSITION: Final = 2**63 - 1

@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import logging
 import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +37,7 @@ from simulations.invariants import Violation
 from simulations.network import Network
 from simulations.nodes import tally, views
 from simulations.nodes.executed import Executed
+from simulations.nodes.hearing import Crash, heard
 from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Ledger
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
@@ -79,10 +78,6 @@ NO_VERSION = "0"
 """Before all others: a client that knows only that there is a model."""
 COLLECT_S = 5.0
 """So often memory is tidied up. Left to itself that would happen at another point in every process."""
-
-
-class Crash(Exception):
-    """Something was raised, or logged as a defect, that nobody does on purpose."""
 
 
 class Undecided(Exception):
@@ -147,6 +142,14 @@ class Cluster:
         at = f" ({where.filename.rpartition('/')[2]}:{where.lineno})" if where else ""
         self.fail(Crash(f"{type(error).__name__} in {who}: {context.get('message')}: {error}{at}"))
 
+    def _hear(self, text: str) -> None:
+        if not self.over:
+            self.world.tell("log", text)
+
+    def _fail_unless_over(self, error: Exception) -> None:
+        if not self.over:
+            self.fail(error)
+
     def executors(self, name: str) -> Mapping[str, Executor]:
         """New executors for a process that starts on the machine ``name``."""
         return {tally.NAME: tally.Tally()}
@@ -158,7 +161,7 @@ class Cluster:
 
     def run(self) -> Outcome:
         """Run it to its end, or to the first thing that is wrong."""
-        with collected_by_hand(), _logs_heard(self):
+        with collected_by_hand(), heard(self._hear, self._fail_unless_over):
             outcome = self._outcome(*self._verdict())
             self._bury()
         return outcome
@@ -539,53 +542,6 @@ class Cluster:
             for loop in (self._outside, *(loop for m in self.machines.values() for loop in m.graves)):
                 loop.bury()
             gc.collect()
-
-
-class _Ear(logging.Handler):
-    """Hears what nodes log: an error is a defect, unless a disk was made to fail."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        super().__init__(logging.WARNING)
-        self._cluster = cluster
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See :class:`logging.Handler`."""
-        if self._cluster.over:
-            return
-        text = record.getMessage()
-        if record.levelno < logging.ERROR or "cannot go on" in text:
-            # Why a node cannot go on is looked at where it ends.
-            self._cluster.world.tell("log", text)
-        else:
-            self._cluster.fail(Crash(f"logged as {record.levelname.lower()}: {text}"))
-
-
-@contextmanager
-def _logs_heard(cluster: Cluster) -> Iterator[None]:
-    ear = _Ear(cluster)
-    told = warnings.catch_warnings()
-    loggers = [logging.getLogger(name) for name in ("mcp", "consensus", "executor", "asyncio")]
-    before = [(logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(ear)
-        logger.propagate = False
-        logger.setLevel(logging.WARNING)
-    told.__enter__()
-    warnings.simplefilter("always", RuntimeWarning)
-    warnings.showwarning = functools.partial(_warned, cluster)
-    try:
-        yield
-    finally:
-        told.__exit__(None, None, None)
-        for logger, (propagate, level) in zip(loggers, before, strict=True):
-            logger.removeHandler(ear)
-            logger.propagate = propagate
-            logger.setLevel(level)
-
-
-def _warned(cluster: Cluster, message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    if issubclass(category, RuntimeWarning) and not cluster.over:
-        cluster.fail(Crash(f"warned: {message}"))
 
 
 def run(

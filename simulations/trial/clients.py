@@ -14,7 +14,7 @@ from mcp.client.retry import Attempts
 from mcp.client.session import Ticket
 from mcp.errors import InvalidArgument, InvariantViolated, McpError, ProtocolError
 from simulations.invariants import Violation
-from simulations.nodes.cluster import Crash
+from simulations.nodes.hearing import Crash
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, OVERDUE_S
 from simulations.trial.answers import Answers, Call, Key
 from simulations.world import World

@@ -27,7 +27,8 @@ from mcp.state.commands import Command as StateCommand
 from mcp.state.state import ReplicatedState
 from simulations.checking.verdict import Status
 from simulations.invariants import Violation
-from simulations.nodes.cluster import Cluster, Crash
+from simulations.nodes.cluster import Cluster
+from simulations.nodes.hearing import Crash
 from simulations.nodes.ledger import Ledger
 from simulations.nodes.scenario import Scenario
 from simulations.nodes.workload import CALLS_END

@@ -12,6 +12,8 @@ from mcp.errors import InvalidArgument
 from mcp.wire.messages import Message
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES, NAME_CHARS_MAX, RANK_MAX, TENSORS_MAX
 
+SESSION_CHARS_MAX: Final = 128
+"""The longest name of a session by which a request sticks to a version."""
 HEADERS_MAX: Final = 64
 """The most headers of one request."""
 HEADER_NAME_CHARS_MAX: Final = 128

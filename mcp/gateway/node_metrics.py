@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mcp.client.answers import node_status
+from mcp.gateway import traffic_metrics
 from mcp.gateway.exposition import Exposition, Family, Kind
 from mcp.gateway.limits import MODELS_TOLD_MAX, PEERS_TOLD_MAX
 
@@ -258,6 +259,7 @@ FAMILIES: Final = (
     *(family for family, _ in PLAIN),
     SYNCS,
     *(family for family, _ in LABELLED),
+    *traffic_metrics.FAMILIES,
     MODELS_LEFT_OUT,
     MODEL_READY,
     MODEL_RUN,
@@ -278,6 +280,7 @@ def tell_node(into: Exposition, status: Status) -> None:
     for family, found in LABELLED:
         for labels, value in found(status):
             into.sample(family, value, *labels)
+    traffic_metrics.tell_traffic(into, metrics)
     models = status["models"]
     into.sample(MODELS_LEFT_OUT, max(0, len(models) - MODELS_TOLD_MAX))
     for model in models[:MODELS_TOLD_MAX]:

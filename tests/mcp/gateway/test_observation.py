@@ -149,6 +149,30 @@ def test_a_node_that_stopped_is_neither_alive_nor_ready_and_has_no_metrics_of_it
     asyncio.run(scenario())
 
 
+def test_what_limits_routes_and_strategies_did_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            _, before = await scraped(gateway)
+            assert value(before, "mcp_admission_admitted_total") == 0
+            await gateway.client.set_strategy("dense", "predicted_completion")
+            one = {"limit": {"kind": "sliding_window", "amount": 1, "per_s": 600}, "concurrency": None}
+            fixed = json.dumps({"y": {"dtype": "FP32", "shape": [1, 10], "data": [0.5] * 10}})
+            when = {"kind": "fixed", "answer": fixed, "when": ["model_rate"]}
+            await gateway.client.set_limits({"models": {"dense": {**one, "fallbacks": [when]}}})
+            row = np.ones((1, 64), np.float32)
+            for _ in range(3):
+                await gateway.client.infer("dense", {"x": row})
+            _, samples = await scraped(gateway)
+            assert value(samples, "mcp_inference_routed_total") == 3
+            assert value(samples, "mcp_admission_admitted_total") == 1
+            assert value(samples, "mcp_admission_refused_total", reason="model_rate") == 2
+            assert value(samples, "mcp_admission_fallbacks_total", kind="fixed") == 2
+            assert value(samples, "mcp_scheduling_choices_total", choice="here") == 3
+
+    asyncio.run(scenario())
+
+
 def _gone() -> Any:
     raise Unavailable("not running")
 

@@ -220,10 +220,27 @@ class Exchange:
                     failure = self._failure(address, error, refusals)
             if elsewhere_at_once(failure):
                 home = None
-            await self.pause(request.type, attempts, failure, tried)
+            try:
+                await self.pause(request.type, attempts, failure, tried)
+            except McpError:
+                refusals.clear()
+                raise
+            finally:
+                del failure
 
     async def pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
         """After an attempt that failed: wait until the next one, or raise what the call ends with."""
+        try:
+            await self._pause(what, attempts, failure, tried)
+        except McpError as error:
+            # The frames on its way hold it, and the request with all of its tensors: they would keep each
+            # other until the collector comes.
+            attempts.last_error = None
+            raise error.with_traceback(None) from error.__cause__
+        finally:
+            del failure
+
+    async def _pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
         now = self.clock.monotonic()
         if self.closed:
             raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
@@ -356,6 +373,8 @@ class Exchange:
                 except asyncio.CancelledError:
                     node.connection.abandon(call)
                     raise
+                finally:
+                    del call  # see Connection.request
             finally:
                 places.give()
             outcome, queue = Outcome.ANSWERED, _queue(reply.message.payload)

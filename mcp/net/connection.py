@@ -107,6 +107,10 @@ class Connection(Link):
         except asyncio.CancelledError:
             self.abandon(call)
             raise
+        finally:
+            # An error's traceback has this frame, and the call's future has the error: they would keep each
+            # other, and the request's tensors, until the collector comes.
+            del call
 
     def begin(
         self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float, plain: bool = False

@@ -84,7 +84,10 @@ class Routed:
                     break
             else:
                 return
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem  # its traceback has this frame: they would keep each other, and the request
 
     def asked(self, message: Message, decision: Decision) -> Message:
         """What another node is asked. Raises :class:`~mcp.errors.MessageExpired`."""

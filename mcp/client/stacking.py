@@ -248,6 +248,7 @@ class Stacking:
                 stack.address = ""
                 stack.known.apart_until = self._exchange.clock.monotonic() + APART_S
         finally:
+            stack.sent = None  # it has the stack, to call this; they would keep each other, and the inputs
             stack.end()
 
 

@@ -141,6 +141,8 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         working.cancel()
         leaving.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+        # An error's traceback has this frame, and its task the error: they would keep the request's body.
+        del working, leaving, work
 
 
 async def others_turn() -> None:

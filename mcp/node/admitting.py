@@ -44,7 +44,7 @@ from mcp.flow.outcome import Outcome
 from mcp.flow.refusal import Reason, Refusal, is_refusal
 from mcp.flow.shares import Ask
 from mcp.net.exchange import Exchange
-from mcp.node.kept import Answer, KeptAnswers, fixed_answer, joined, keeps, keeps_any, misfit
+from mcp.node.kept import Answer, KeptAnswers, fits, fixed_answer, is_asked, joined, keeps, keeps_any, misfit
 from mcp.state.commands import encode_command
 from mcp.state.models import Models, ModelVersion
 from mcp.state.state import ReplicatedState
@@ -251,6 +251,9 @@ class Admitting:
         message, segments = exchange.message, exchange.segments
 
         def asked(name: str) -> Ticket | Refusal:
+            other = self._state.models.active(name)
+            if other is None or not fits(other, message.payload, segments):
+                return Refusal(Reason.BREAKER, 1.0, request.client, name, self._node_id)
             return self._ask_another(admission, request, name)
 
         def cached(max_age_s: float) -> CachedAnswer | None:
@@ -261,7 +264,7 @@ class Admitting:
         steps: list[FallbackStep] = []
         for step in admission.config.model(model.name).fallbacks:
             if step.answer is not None:
-                answer = _fixed(step.answer, model, message.payload)
+                answer = _fixed(step.answer, model, message.payload, segments)
                 if answer is None:
                     continue
                 fixed[step.answer] = answer
@@ -445,15 +448,15 @@ def _nothing() -> None:
     """What a stream calls where nothing is limited."""
 
 
-def _fixed(text: str, model: ModelVersion, payload: dict[str, Any]) -> Answer | None:
+def _fixed(text: str, model: ModelVersion, payload: dict[str, Any], segments: Sequence[Any]) -> Answer | None:
     """The declared answer to a request; ``None`` where it is none of what this version gives."""
-    if misfit(text, model) is not None:
+    if misfit(text, model) is not None or not is_asked(payload, segments):
         return None
     wanted, stacked = payload.get("outputs"), payload.get("stacked")
     answer = fixed_answer(text).only(wanted if type(wanted) is list else None)
     if answer is None or stacked is None:
         return answer
-    return joined([answer] * len(stacked), stacked) if type(stacked) is list and stacked else None
+    return joined([answer] * len(stacked), stacked)
 
 
 def _request(exchange: Exchange, model: ModelVersion, deadline_s: float, node: str | None) -> Request:

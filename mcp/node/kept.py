@@ -31,6 +31,10 @@ from mcp.wire.tensors import BYTES_DTYPE, TENSORS_MAX, pack_all
 
 QUESTION_BYTES_MAX: Final = 1 << 20
 """Of a request with more bytes of inputs nothing is kept: to look for it would take too long."""
+STACKED_MAX: Final = 256
+"""Of a request with the rows of more inferences nothing is kept or given: no client joins more."""
+GIVEN_BYTES_MAX: Final = 16 << 20
+"""A declared answer that takes more, once it is given to each inference of a request, is not given."""
 ENTRY_BYTES: Final = 512
 """What an answer takes in memory beside its tensors' bytes, about."""
 FIXED_CACHED_MAX: Final = 256
@@ -72,12 +76,16 @@ def _answer(tensors: Sequence[tuple[Mapping[str, Any], bytes]]) -> Answer:
 def questions(payload: Mapping[str, Any], segments: Sequence[Buffer]) -> list[bytes] | None:
     """The digest of what each inference of a request asks; ``None``: nothing is kept of such a request."""
     wanted, chunk = payload.get("outputs"), payload.get("data_chunk")
+    stacked = payload.get("stacked")
+    if stacked is not None and not _is_stacked(stacked):
+        return None
     if type(chunk) is str:
-        return [_digest(wanted, [("", "data_chunk", [], chunk.encode("utf-8", "replace"))])]
+        text = chunk.encode("utf-8", "replace") if len(chunk) <= QUESTION_BYTES_MAX else b""
+        asked = 0 < len(text) <= QUESTION_BYTES_MAX and stacked is None
+        return [_digest(wanted, [("", "data_chunk", [], text)])] if asked else None
     tensors = _raw(payload.get("inputs"), segments)
     if not tensors or sum(len(data) for *_, data in tensors) > QUESTION_BYTES_MAX:
         return None
-    stacked = payload.get("stacked")
     if stacked is None:
         return [_digest(wanted, tensors)]
     parts = [_rows(shape, data, dtype, stacked) for _, dtype, shape, data in tensors]
@@ -88,6 +96,37 @@ def questions(payload: Mapping[str, Any], segments: Sequence[Buffer]) -> list[by
         _digest(wanted, [(*named, *part) for named, part in zip(names, of_one, strict=True)])
         for of_one in zip(*[part for part in parts if part], strict=True)
     ]
+
+
+def _is_stacked(rows: object) -> bool:
+    return (
+        type(rows) is list
+        and 0 < len(rows) <= STACKED_MAX
+        and all(type(each) is int and each > 0 for each in rows)
+    )
+
+
+def is_asked(payload: Mapping[str, Any], segments: Sequence[Buffer]) -> bool:
+    """Whether a request has the form of one: with a text or with tensors, and rows that can be told apart."""
+    stacked = payload.get("stacked")
+    if stacked is not None and not _is_stacked(stacked):
+        return False
+    return type(payload.get("data_chunk")) is str or bool(_raw(payload.get("inputs"), segments))
+
+
+def fits(model: ModelVersion, payload: Mapping[str, Any], segments: Sequence[Buffer]) -> bool:
+    """Whether another version takes a request's inputs, by what it declares; a text is not looked at."""
+    if payload.get("inputs") is None:
+        return True
+    tensors = _raw(payload.get("inputs"), segments)
+    declared = {spec["name"]: spec for spec in model.inputs}
+    if tensors is None or {name for name, *_ in tensors} != declared.keys():
+        return False
+    return all(
+        dtype == declared[name]["dtype"]
+        and (declared[name]["shape"] is None or _may_be(shape, declared[name]["shape"]))
+        for name, dtype, shape, _ in tensors
+    )
 
 
 _Tensor = tuple[str, str, list[int], Buffer]
@@ -128,10 +167,10 @@ def _rows(
     shape: Sequence[int], data: Buffer, dtype: str, rows: object
 ) -> list[tuple[list[int], memoryview]] | None:
     """A tensor's rows, so many for each; ``None`` where it has others, or strings, which differ in length."""
-    if type(rows) is not list or not all(type(each) is int and each > 0 for each in rows):
+    if not isinstance(rows, list) or not _is_stacked(rows):
         return None
     whole = memoryview(data)
-    if dtype == BYTES_DTYPE or not shape or shape[0] != sum(rows) or not rows or len(whole) % shape[0]:
+    if dtype == BYTES_DTYPE or not shape or shape[0] != sum(rows) or len(whole) % shape[0]:
         return None
     row_bytes = len(whole) // shape[0]
     ends = list(itertools.accumulate(rows))
@@ -167,7 +206,9 @@ def joined(answers: Sequence[Answer], rows: object) -> Answer | None:
     """One answer for several inferences, with so many rows for each; ``None``: they do not have them."""
     if rows is None:
         return answers[0]
-    if type(rows) is not list or len(rows) != len(answers):
+    if not isinstance(rows, list) or not _is_stacked(rows) or len(rows) != len(answers):
+        return None
+    if sum(map(len, answers[0].segments)) * len(rows) > GIVEN_BYTES_MAX:
         return None
     tensors = []
     for number, spec in enumerate(answers[0].specs):

@@ -286,8 +286,8 @@ def test_the_breaker_learns_of_the_failure_and_not_of_what_was_done_instead(tmp_
             model = {"element": {**slow, "fallbacks": [when]}, "wrong": {**slow, "fallbacks": [when]}}
             await client.set_limits({**limits, "models": model})
             told = [await asked(client, OUT_OF_RANGE, "wrong") for _ in range(4)]
-            # The other model takes other inputs, and the place of what has failed.
-            assert [said(each)[0] for each in told] == ["INPUT_INVALID"] * 3 + ["CIRCUIT_OPEN"]
+            # The other model takes other inputs: it is not asked, and nobody is told that his are wrong.
+            assert [said(each)[0] for each in told] == ["INFERENCE_FAILED"] * 3 + ["CIRCUIT_OPEN"]
 
     run(scenario)
 

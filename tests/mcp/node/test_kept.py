@@ -13,10 +13,14 @@ import pytest
 from mcp.errors import ConfigInvalid
 from mcp.flow.config import from_plain
 from mcp.node.kept import (
+    GIVEN_BYTES_MAX,
     QUESTION_BYTES_MAX,
+    STACKED_MAX,
     Answer,
     KeptAnswers,
+    fits,
     fixed_answer,
+    is_asked,
     joined,
     misfit,
     parted,
@@ -234,6 +238,50 @@ def test_a_declared_answer_is_what_the_model_could_give() -> None:
 def test_a_declared_answer_that_is_none_is_refused(text: str, says: str) -> None:
     with pytest.raises(ConfigInvalid, match=says):
         fixed_answer(text)
+
+
+def test_of_more_inferences_than_any_client_joins_nothing_is_kept_or_given() -> None:
+    nothing = {"x": np.zeros((STACKED_MAX + 1, 0), np.float32)}
+    assert questions(*asked(nothing, stacked=[1] * (STACKED_MAX + 1))) is None
+    assert len(questions(*asked({"x": nothing["x"][1:]}, stacked=[1] * STACKED_MAX)) or ()) == STACKED_MAX
+    answer = fixed_answer(json.dumps({"y": {"dtype": "FP32", "shape": [1, 1], "data": [0.5]}}))
+    assert joined([answer] * (STACKED_MAX + 1), [1] * (STACKED_MAX + 1)) is None
+    large = Answer(answer.specs, (bytes(GIVEN_BYTES_MAX // 2 + 1),))
+    assert joined([large, large], [1, 1]) is None
+
+
+def test_of_a_long_text_nothing_is_kept() -> None:
+    assert questions({"data_chunk": "a" * QUESTION_BYTES_MAX}, ()) is not None
+    for text in ("a" * (QUESTION_BYTES_MAX + 1), "é" * QUESTION_BYTES_MAX, ""):
+        assert questions({"data_chunk": text}, ()) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"inputs": "junk"},
+        {"inputs": []},
+        {"data_chunk": 5},
+        {"data_chunk": "a", "stacked": [1.0]},
+        {"data_chunk": "a", "stacked": [True]},
+        {"data_chunk": "a", "stacked": []},
+    ],
+)
+def test_what_is_no_request_is_given_nothing(payload: dict[str, Any]) -> None:
+    assert not is_asked(payload, ())
+    assert is_asked({"data_chunk": "a"}, ())
+    assert is_asked(*asked({"x": X}, stacked=[1, 2]))
+
+
+def test_another_model_is_asked_only_for_what_it_declares() -> None:
+    inputs = [{"name": "x", "dtype": "FP32", "shape": ["n", 2]}]
+    takes = ModelVersion("m", "1", "d", 1, None, None, (), msgpack.packb([inputs, []]), 7, ())
+    assert fits(takes, *asked({"x": X}))
+    assert fits(takes, {"data_chunk": "a"}, ())
+    for other in ({"y": X}, {"x": X, "y": X}, {"x": X.astype(np.float64)}, {"x": X[:, :1]}, {"x": X[0]}):
+        assert not fits(takes, *asked(other))
+    assert not fits(takes, {"inputs": "junk"}, ())
 
 
 def test_a_fixed_answer_stands_for_joined_inferences_of_as_many_rows() -> None:

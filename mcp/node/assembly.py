@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,6 +36,7 @@ from mcp.node.ledger import LimitLedger
 from mcp.node.links import PeerLinks
 from mcp.node.machines import UserMachine
 from mcp.node.membership import Membership
+from mcp.node.namesakes import refuse_a_namesake
 from mcp.node.order import Order
 from mcp.node.ordered import OrderedState
 from mcp.node.ownership import is_newcomer
@@ -76,6 +78,7 @@ class Assembly:
         self.config = config
         self._around = around
         self._clock = around.clock
+        self._visit = visit
         self._stack = stack
         self.listeners: list[Listener] = []
         """Where this node is heard, once it listens."""
@@ -371,6 +374,7 @@ class Assembly:
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
             submitted=self.admitting.submit,
+            refuse_a_namesake=functools.partial(refuse_a_namesake, self._visit, self._clock),
             others=self.gossiping.operations,
             in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,

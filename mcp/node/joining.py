@@ -64,7 +64,7 @@ class Joining:
         self._links = links
         self._dial = dial
         self._clock = clock
-        self._journal = journal
+        self.journal = journal
         self._newcomer = self._noted_newcomer = newcomer
         self._leaderless = 0
         """How many looks in a row found nobody who leads."""
@@ -87,7 +87,7 @@ class Joining:
     def members_changed(self) -> None:
         """Other members are in force here: perhaps this node is one of them, and then it never asks again."""
         known = self._roster.configuration.get(self._config.node_id)
-        if known is not None and known.incarnation == self._journal:
+        if known is not None and known.incarnation == self.journal:
             self._newcomer = False
 
     async def _step(self) -> None:
@@ -109,7 +109,7 @@ class Joining:
                 await self._ask_in()
             return
         if self.standing is Standing.OBSERVER and not self._config.observer:
-            await self._roster.change(Promote(self._config.node_id, self._journal), ASK_TIMEOUT_S)
+            await self._roster.change(Promote(self._config.node_id, self.journal), ASK_TIMEOUT_S)
             self.problem = None
 
     def _is_replaced(self) -> bool:
@@ -118,7 +118,7 @@ class Joining:
         A leader that goes on sending to the one that is gone says no more that this one is no member.
         """
         known = self._roster.configuration.get(self._config.node_id)
-        return known is not None and known.incarnation not in (0, self._journal)
+        return known is not None and known.incarnation not in (0, self.journal)
 
     async def _reach_out(self) -> None:
         """Whoever is no member any more is dialled by nobody, and has to hear it from somebody."""
@@ -149,7 +149,7 @@ class Joining:
         payload = {
             "change": "join",
             "node": self._config.node_id,
-            "journal": self._journal,
+            "journal": self.journal,
             "address": self.address,
         }
         attempt = self._refused

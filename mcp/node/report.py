@@ -68,6 +68,7 @@ class Report:
             "models": self._models(),
             "rollouts": parts.rollouts.to_plain(),
             "replacing": parts.replacing.to_plain(),
+            "journal": parts.joining.journal,
             "providers": list(parts.providers),
             "providers_missing": [p for p in parts.config.providers if p not in parts.providers],
             "schema": {"in_force": parts.state.schema.in_force, "own_max": parts.state.schema.own_max},

@@ -17,9 +17,21 @@ from consensus.interface import Role
 from consensus.ports import DriverLimits
 from mcp.client.exchange import Request
 from mcp.client.kinds import CallKind
-from mcp.errors import ConfigInvalid, MembershipRefused, NotFound, PermissionDenied, Unavailable
+from mcp.clock import SystemClock, new_id
+from mcp.errors import (
+    ConfigInvalid,
+    MembershipRefused,
+    NotFound,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
+from mcp.net.dial import connect
 from mcp.node import NodeConfig
 from mcp.node.storage import NodeFiles, open_files
+from mcp.wire.handshake import Identity
+from mcp.wire.handshake import Role as Role_
+from mcp.wire.messages import Message, Ttl
 from simulations.in_process import InProcessCluster, until
 from simulations.in_process import in_process_cluster as nodes
 
@@ -160,6 +172,40 @@ def test_a_voter_whose_disk_was_emptied_is_taken_in_again_as_another(tmp_path: P
             assert {n: before[n] for n in ("n1", "n2")} == {n: after[n] for n in ("n1", "n2")}
             await cluster.stop("n1")
             await client.put("key", 2, timeout_s=20)
+
+    run(scenario)
+
+
+def test_nobody_is_taken_in_under_the_name_of_a_node_that_is_alive(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            await client.put("key", 1)
+            before = {member.node: member.journal for member in await client.members()}
+            identity = Identity("mcp", "n3", b"", Role_.NODE)
+            payload = {"change": "join", "node": "n3", "journal": 999, "address": "memory://elsewhere"}
+
+            async def ask_once() -> None:
+                network, clock = cluster.network, SystemClock()
+                connection = await connect("memory://n1", identity, clock=clock, network=network, timeout_s=5)
+                message = Message("MEMBER_CHANGE", payload, new_id(clock), ttl=Ttl(1, 5000))
+                try:
+                    await connection.request(message, timeout_s=5)
+                finally:
+                    connection.close()
+
+            async def ask() -> None:
+                """Again, as a node that joins does: the one that is alive makes its link to n1 anew."""
+                while True:
+                    with contextlib.suppress(OutcomeUnknown, Unavailable):
+                        return await ask_once()
+
+            with pytest.raises(MembershipRefused, match="n3 is alive at memory://n3,"):
+                await ask()
+            assert {member.node: member.journal for member in await client.members()} == before
+            await cluster.stop("n3")
+            await ask()
+            after = {member.node: (member.role, member.journal) for member in await client.members()}
+            assert after["n3"] == ("observer", 999)
 
     run(scenario)
 

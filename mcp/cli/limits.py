@@ -62,6 +62,7 @@ async def apply_(client: Client, file: str, expected_version: int | None, as_jso
         print_json({"limits": plain, "version": version})
     else:
         click.echo(f"the limits are in force, version {version}")
+        await say_what_is_not_deployed(client, from_plain(plain))
 
 
 @limits.command(
@@ -109,6 +110,17 @@ async def remove(client: Client, expected_version: int | None, as_json: bool) ->
         click.echo(f"nothing is limited any more, version {version}")
 
 
+async def say_what_is_not_deployed(client: Client, config: FlowConfig) -> None:
+    """Note on standard error which models of the limits nobody has deployed: a limit may come before."""
+    known = {name for model in await client.models() for name in (model.name, *model.aliases)}
+    fallbacks = [
+        step.model for model in (config.default_model, *config.models.values()) for step in model.fallbacks
+    ]
+    named = {*config.models, *(limit.model for limit in config.cluster.values()), *fallbacks} - {None}
+    for name in sorted(str(name) for name in named - known):
+        click.echo(f"note: {name:.80} is not deployed: what is said of it holds once it is", err=True)
+
+
 def limits_table(config: FlowConfig) -> Table:
     """Return the limits, one a row."""
     rows = table("of", "limit")
@@ -146,5 +158,6 @@ def shares_table(shares: Mapping[str, Any]) -> Table:
     rows = table("cluster limit", "node", "share#")
     for name, each in sorted(shares.items()):
         for node, units in sorted(each["shares"].items()) or [("nobody asks for it", 0)]:
-            rows.add_row(name, node, f"{units / 1000:g} of {each['units'] / 1000:g}")
+            # What follows the node's name tells its starts and the limit's versions apart.
+            rows.add_row(name, node.partition("/")[0], f"{units / 1000:g} of {each['units'] / 1000:g}")
     return rows

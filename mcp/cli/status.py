@@ -156,7 +156,8 @@ def node_row(node: NodeStatus) -> dict[str, str | Text]:
     known: dict[str, str | Text] = {"node": node.node or "?", "address": node.address}
     if node.error is not None:
         return known | {"role": Text(f"no answer ({node.error.code})", style="red")}
-    role = "none" if node.standing == "outsider" else node.role or "?"
+    standings = {"outsider": "none", "observer": "observer"}
+    role = standings.get(node.standing or "", node.role or "?")
     # The first word: "failed" goes on for a whole sentence, which stands below the table.
     storage = node.storage.partition(":")[0]
     return known | {

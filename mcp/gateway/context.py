@@ -13,8 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from mcp.cluster.router.requests import HEADER_CHARS_MAX, HEADER_NAME_CHARS_MAX, HEADERS_MAX
+from mcp.cluster.router.requests import (
+    HEADER_CHARS_MAX,
+    HEADER_NAME_CHARS_MAX,
+    HEADERS_MAX,
+    SESSION_CHARS_MAX,
+)
 from mcp.cluster.scheduler.interface import PRIORITY_MAX
+from mcp.errors import InvalidArgument
 
 PREFIX: Final = "x-"
 SESSION: Final = "mcp-session"
@@ -41,6 +47,7 @@ def read_context(headers: Iterable[tuple[str, str | bytes]], priority: int = 0) 
     """The context of a request with these headers and the parameter ``priority``.
 
     Of more than :data:`HEADERS_MAX` headers the first count; one that is too long for any match is not there.
+    Raises :class:`~mcp.errors.InvalidArgument` for the name of a session that is too long.
     """
     session: str | None = None
     found: dict[str, str] = {}
@@ -52,6 +59,10 @@ def read_context(headers: Iterable[tuple[str, str | bytes]], priority: int = 0) 
             session = value
         elif name.startswith(PREFIX) and not name.startswith(PROXIES) and _fits(name, value):
             found[name] = value
+    if session is not None and len(session) > SESSION_CHARS_MAX:
+        raise InvalidArgument(
+            f"the header {SESSION} must be a text of at most {SESSION_CHARS_MAX} characters"
+        )
     kept = dict(itertools.islice(found.items(), HEADERS_MAX))
     return Context(session or None, kept, urgency(priority))
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.client.results import Inference, InferenceRecord, ModelInputs, Step
-from mcp.cluster.router.requests import SESSION_CHARS_MAX
+from mcp.cluster.router.requests import (
+    HEADER_CHARS_MAX,
+    HEADER_NAME_CHARS_MAX,
+    HEADERS_MAX,
+    PRIORITY_MAX,
+    SESSION_CHARS_MAX,
+)
 from mcp.errors import InputInvalid, InvalidArgument, VersionMismatch
 from mcp.gateway.context import NOTHING, Context
 from mcp.gateway.failures import Failure
@@ -253,8 +259,15 @@ def _context(payload: Mapping[str, Any]) -> Context:
     headers, priority = payload.get("headers", {}), payload.get("priority", 0)
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise InvalidArgument(f'"headers" must be an object of texts, got {headers!r:.80}')
-    if type(priority) is not int:
-        raise InvalidArgument(f'"priority" must be an integer, got {priority!r:.80}')
+    if len(headers) > HEADERS_MAX or any(
+        len(name) > HEADER_NAME_CHARS_MAX or len(value) > HEADER_CHARS_MAX for name, value in headers.items()
+    ):
+        raise InvalidArgument(
+            f'"headers" must be at most {HEADERS_MAX} texts of at most {HEADER_CHARS_MAX} characters, '
+            f"under names of at most {HEADER_NAME_CHARS_MAX}"
+        )
+    if type(priority) is not int or abs(priority) > PRIORITY_MAX:
+        raise InvalidArgument(f'"priority" must be an integer of 32 bits, got {priority!r:.80}')
     return Context(session, headers, priority)
 
 

@@ -78,7 +78,6 @@ class Assembly:
         self.config = config
         self._around = around
         self._clock = around.clock
-        self._visit = visit
         self._stack = stack
         self.listeners: list[Listener] = []
         """Where this node is heard, once it listens."""
@@ -90,6 +89,7 @@ class Assembly:
         self.order = Order()
         self.reads = Reads(self.state, self.order)
         self.roster = Roster(config, self.order, self._clock)
+        self.roster.refuse_a_namesake = functools.partial(refuse_a_namesake, visit, self._clock)
         self.routing = Routing(config.node_id, self.state, self._clock.random())
         self.links = self._make_links(dial)
         self._make_execution()
@@ -374,7 +374,6 @@ class Assembly:
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
             submitted=self.admitting.submit,
-            refuse_a_namesake=functools.partial(refuse_a_namesake, self._visit, self._clock),
             others=self.gossiping.operations,
             in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,

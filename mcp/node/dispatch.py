@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from consensus.configuration import Standing
@@ -67,7 +67,6 @@ class Dispatch:
         caught_up: Callable[[], bool],
         admit: Callable[[str, Mapping[str, Any]], None],
         submitted: Callable[[str, Mapping[str, Any]], float],
-        refuse_a_namesake: Callable[[str, int, Sequence[str]], Awaitable[None]],
         others: Mapping[str, Callable[[Exchange], None]],
         in_groups: Callable[[], bool],
         request_timeout_s_max: float,
@@ -88,7 +87,6 @@ class Dispatch:
         self._caught_up = caught_up
         self._admit = admit
         self._submitted = submitted
-        self._refuse_a_namesake = refuse_a_namesake
         self._in_groups = in_groups
         self._timeout_s_max = request_timeout_s_max
         self._active: dict[asyncio.Task[None], None] = {}
@@ -348,9 +346,6 @@ class Dispatch:
                 raise PermissionDenied(
                     "a node joins by itself: start it with --join and an address of a member"
                 )
-            known = self._roster.configuration.get(node)
-            if known is not None and known.incarnation not in (0, journal):
-                await self._refuse_a_namesake(node, known.incarnation, self._roster.peers().get(node, ()))
             index = await self._roster.take_in(node, journal, text(payload, "address"), timeout_s)
         elif what == "promote":
             index = await self._roster.promote(node, journal, timeout_s)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -48,6 +49,7 @@ FIGURES_TIMEOUT_S: Final = 1.0
 
 _NOT_THE_VERSIONS: Final = (*CALLERS, CircuitOpen, Unavailable)
 """Errors that say nothing about a version: of what was not let in or not understood, or of a lost node."""
+_log = logging.getLogger("mcp.node")
 _OPS: Final[Mapping[Action, str]] = {
     Action.ADVANCE: "rollout.advance",
     Action.FINISH: "rollout.finish",
@@ -262,6 +264,9 @@ class RolloutDriver:
             await self._propose(_OPS[verdict.action], args)
         except McpError as error:
             return isinstance(error, VersionConflict)  # somebody else was first; else the next look sees
+        told = verdict.reason if verdict.action is not Action.ROLL_BACK else args["reason"]
+        level = logging.WARNING if verdict.action is Action.ROLL_BACK else logging.INFO
+        _log.log(level, "rollout of %s to %s: %s: %s", rollout.model, rollout.to, verdict.action.value, told)
         return True
 
 

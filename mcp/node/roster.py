@@ -7,7 +7,7 @@ right ones from where it stands; where the two differ, both are tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from consensus.configuration import (
@@ -28,6 +28,10 @@ from mcp.node.order import Order
 from mcp.node.translation import translated
 
 
+async def _nobody_is_asked(_node: str, _journal: int, _addresses: Sequence[str]) -> None:
+    """Until the node has what asks."""
+
+
 def first_configuration(config: NodeConfig) -> Configuration:
     """What a cluster of these voters is begun with. Their journals are not known yet."""
     return Configuration.of(Member(node, 0, address) for node, address in config.voters.items())
@@ -41,6 +45,8 @@ class Roster:
         self._order = order
         self._clock = clock
         self._hints: dict[str, str] = {}
+        self.refuse_a_namesake: Callable[[str, int, Sequence[str]], Awaitable[None]] = _nobody_is_asked
+        """Raises if a member of that name, with that journal, is alive at one of the addresses."""
         self.outside = False
         """Whether this node is no member: what it holds may be old, and it is not told when."""
 
@@ -106,10 +112,13 @@ class Roster:
         """Take in the node that asks for it, as an observer; gives the configuration's log index.
 
         A voter of that name under another journal is removed first: whoever runs under it now has lost what
-        that one had. Raises what :meth:`change` raises.
+        that one had. Raises what :meth:`change` raises, and :class:`~mcp.errors.MembershipRefused` where the
+        member of that name is alive.
         """
         deadline = self._clock.monotonic() + timeout_s
         known = self.configuration.get(node)
+        if known is not None and known.incarnation not in (0, journal):
+            await self.refuse_a_namesake(node, known.incarnation, self.peers().get(node, ()))
         if known is not None and known.votes and known.incarnation != journal:
             await self.change(Remove(node, known.incarnation), timeout_s)
         return await self.change(AddObserver(node, journal, address), deadline - self._clock.monotonic())

@@ -12,6 +12,7 @@ from served_node import MODELS, Gateway, serving
 
 from mcp.cluster.router.requests import HEADER_CHARS_MAX, HEADERS_MAX
 from mcp.cluster.scheduler.interface import PRIORITY_MAX
+from mcp.errors import InvalidArgument
 from mcp.gateway.context import Context, read_context, urgency
 
 X = np.ones((1, 64), np.float32)
@@ -65,6 +66,8 @@ def test_a_client_s_own_headers_and_session_count_and_what_proxies_add_does_not(
     many = read_context([(f"x-{number}", "v") for number in range(HEADERS_MAX + 9)])
     assert len(many.headers) == HEADERS_MAX
     assert read_context([("user-agent", "a client")]) == Context()
+    with pytest.raises(InvalidArgument, match="mcp-session"):
+        read_context([("mcp-session", "s" * 129)])
 
 
 def test_the_most_urgent_is_1_outside_and_the_largest_inside() -> None:
@@ -154,6 +157,9 @@ def test_a_session_gets_one_version(tmp_path: Path) -> None:
         ({"priority": "high"}, "priority"),
         ({"session": 7}, "session"),
         ({"session": "s" * 200}, "session"),
+        ({"headers": {f"x-{number}": "v" for number in range(HEADERS_MAX + 1)}}, "headers"),
+        ({"headers": {"x-a": "v" * (HEADER_CHARS_MAX + 1)}}, "headers"),
+        ({"priority": 2**40}, "priority"),
     ],
 )
 def test_what_is_none_of_it_is_refused_by_name(fields: dict[str, Any], told: str, tmp_path: Path) -> None:

@@ -41,6 +41,16 @@ class Family:
     labels: tuple[str, ...] = ()
 
 
+def gauge(name: str, unit: str, meaning: str, *labels: str) -> Family:
+    """A gauge of ours."""
+    return Family(f"mcp_{name}", Kind.GAUGE, unit, meaning, labels)
+
+
+def counter(name: str, unit: str, meaning: str, *labels: str) -> Family:
+    """A counter of ours."""
+    return Family(f"mcp_{name}_total", Kind.COUNTER, unit, meaning, labels)
+
+
 @dataclass(slots=True)
 class Histogram:
     """Observations by size: ``counts`` of each bucket and of what is above the last; their ``total``."""

@@ -260,8 +260,7 @@ class _Service:
             if left_s is not None:
                 wishes = replace(asked.wishes, timeout_s=max(0.001, min(left_s, asked.wishes.timeout_s)))
                 asked = replace(asked, wishes=wishes)
-            headers = context.invocation_metadata() or ()
-            told = read_context(((name, value) for name, value in headers), asked.wishes.priority)
+            told = read_context(context.invocation_metadata() or (), asked.wishes.priority)
             model, version = request.model_name, request.model_version or None
             answer = await self._operations.infer(model, version, asked, told)
             return inference_response(self._messages["ModelInferResponse"], asked, answer)

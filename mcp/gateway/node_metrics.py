@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mcp.client.answers import node_status
 from mcp.gateway import traffic_metrics
-from mcp.gateway.exposition import Exposition, Family, Kind
+from mcp.gateway.exposition import Exposition, Family, Kind, counter, gauge
 from mcp.gateway.limits import MODELS_TOLD_MAX, PEERS_TOLD_MAX
 
 Status = Mapping[str, Any]
@@ -18,14 +18,6 @@ Read = Callable[[Status], float]
 Labelled = Callable[[Status], Iterable[tuple[tuple[str, ...], float]]]
 
 _ROLES: Final = ("leader", "follower", "candidate")
-
-
-def _gauge(name: str, unit: str, meaning: str, *labels: str) -> Family:
-    return Family(f"mcp_{name}", Kind.GAUGE, unit, meaning, labels)
-
-
-def _counter(name: str, unit: str, meaning: str, *labels: str) -> Family:
-    return Family(f"mcp_{name}_total", Kind.COUNTER, unit, meaning, labels)
 
 
 def _metric(name: str) -> Read:
@@ -40,117 +32,115 @@ def _connections(name: str) -> Read:
     return lambda status: status["metrics"]["connections"][name]
 
 
-BUILD: Final = _gauge("build_info", "1", "Always 1; which software this is.", "version", "protocol")
+BUILD: Final = gauge("build_info", "1", "Always 1; which software this is.", "version", "protocol")
 
 PLAIN: Final[tuple[tuple[Family, Read], ...]] = (
-    (_gauge("uptime_seconds", "seconds", "Since the node started."), lambda s: s["uptime_s"]),
+    (gauge("uptime_seconds", "seconds", "Since the node started."), lambda s: s["uptime_s"]),
     (
-        _gauge("ready", "0 or 1", "Whether the node can take part, as /readyz says."),
+        gauge("ready", "0 or 1", "Whether the node can take part, as /readyz says."),
         lambda s: node_status("", s).problem is None,
     ),
-    (_gauge("storage_ok", "0 or 1", "Whether the disk takes writes."), lambda s: s["storage"] == "ok"),
-    (_gauge("consensus_term", "terms", "The current term."), lambda s: s["term"]),
+    (gauge("storage_ok", "0 or 1", "Whether the disk takes writes."), lambda s: s["storage"] == "ok"),
+    (gauge("consensus_term", "terms", "The current term."), lambda s: s["term"]),
     (
-        _gauge("consensus_leader_known", "0 or 1", "Whether the node knows a leader."),
+        gauge("consensus_leader_known", "0 or 1", "Whether the node knows a leader."),
         lambda s: s["leader"] is not None,
     ),
     (
-        _gauge("consensus_commit_index", "entries", "The log position that is committed."),
+        gauge("consensus_commit_index", "entries", "The log position that is committed."),
         lambda s: s["commit_index"],
     ),
     (
-        _gauge("consensus_applied_index", "entries", "The log position that is executed here."),
+        gauge("consensus_applied_index", "entries", "The log position that is executed here."),
         lambda s: s["applied_index"],
     ),
     (
-        _gauge("consensus_last_index", "entries", "The last log position that is here."),
+        gauge("consensus_last_index", "entries", "The last log position that is here."),
         lambda s: s["last_index"],
     ),
     (
-        _gauge("consensus_first_index", "entries", "The first log position that is kept."),
+        gauge("consensus_first_index", "entries", "The first log position that is kept."),
         lambda s: s["first_index"],
     ),
     (
-        _gauge("consensus_voters", "nodes", "Who votes, by the configuration in force here."),
+        gauge("consensus_voters", "nodes", "Who votes, by the configuration in force here."),
         lambda s: len(s["voters"]),
     ),
-    (_gauge("consensus_observers", "nodes", "Who only observes."), lambda s: len(s["observers"])),
+    (gauge("consensus_observers", "nodes", "Who only observes."), lambda s: len(s["observers"])),
     (
-        _counter(
+        counter(
             "consensus_links_dropped", "messages", "Messages to peers that were dropped: no link, or clogged."
         ),
         _metric("peer_messages_dropped"),
     ),
     (
-        _counter("messages_expired", "messages", "Requests whose ttl had run out on arrival."),
+        counter("messages_expired", "messages", "Requests whose ttl had run out on arrival."),
         _metric("messages_expired_total"),
     ),
     (
-        _gauge("connections", "connections", "Open native connections, those in their handshake too."),
+        gauge("connections", "connections", "Open native connections, those in their handshake too."),
         _connections("open"),
     ),
     (
-        _counter("connections_accepted", "connections", "Native connections that were accepted."),
+        counter("connections_accepted", "connections", "Native connections that were accepted."),
         _connections("accepted_total"),
     ),
     (
-        _counter("connections_refused", "connections", "Those that ended in their handshake."),
+        counter("connections_refused", "connections", "Those that ended in their handshake."),
         _connections("refused_total"),
     ),
     (
-        _gauge("inference_queue_requests", "requests", "Inferences that wait for a worker."),
+        gauge("inference_queue_requests", "requests", "Inferences that wait for a worker."),
         _metric("inference_queued"),
     ),
-    (_gauge("inference_running", "runs", "Runs in workers now."), _metric("inference_running")),
-    (_gauge("inference_streams", "streams", "Streams under way."), _metric("inference_streams")),
+    (gauge("inference_running", "runs", "Runs in workers now."), _metric("inference_running")),
+    (gauge("inference_streams", "streams", "Streams under way."), _metric("inference_streams")),
     (
-        _counter("inference_stream_steps", "steps", "Steps of streams that were run."),
+        counter("inference_stream_steps", "steps", "Steps of streams that were run."),
         _metric("inference_stream_steps_total"),
     ),
     (
-        _gauge(
-            "inference_assigned_running", "inferences", "Durable and replicated inferences that run here."
-        ),
+        gauge("inference_assigned_running", "inferences", "Durable and replicated inferences that run here."),
         _metric("assigned_running"),
     ),
     (
-        _counter("voters_replaced", "voters", "Dead voters that this node has taken out while it led."),
+        counter("voters_replaced", "voters", "Dead voters that this node has taken out while it led."),
         _metric("voters_replaced_total"),
     ),
-    (_gauge("state_sessions", "sessions", "Open sessions of clients."), _state("sessions_open")),
+    (gauge("state_sessions", "sessions", "Open sessions of clients."), _state("sessions_open")),
     (
-        _counter("state_sessions_expired", "sessions", "Sessions that were forgotten."),
+        counter("state_sessions_expired", "sessions", "Sessions that were forgotten."),
         _state("sessions_expired"),
     ),
     (
-        _counter("state_commands_executed", "commands", "Commands that took effect, in the whole cluster."),
+        counter("state_commands_executed", "commands", "Commands that took effect, in the whole cluster."),
         _state("commands_executed"),
     ),
     (
-        _counter("state_commands_deduplicated", "commands", "Repetitions that were answered from memory."),
+        counter("state_commands_deduplicated", "commands", "Repetitions that were answered from memory."),
         _state("commands_deduplicated"),
     ),
-    (_gauge("state_keys", "keys", "Keys."), _state("keys")),
-    (_gauge("state_members", "nodes", "Members that have said hello."), _state("members")),
-    (_gauge("state_models", "models", "Models that the cluster agreed on."), _state("models")),
+    (gauge("state_keys", "keys", "Keys."), _state("keys")),
+    (gauge("state_members", "nodes", "Members that have said hello."), _state("members")),
+    (gauge("state_models", "models", "Models that the cluster agreed on."), _state("models")),
     (
-        _gauge("state_inferences_unfinished", "inferences", "Submitted and not finished."),
+        gauge("state_inferences_unfinished", "inferences", "Submitted and not finished."),
         _state("inferences_unfinished"),
     ),
     (
-        _gauge("state_inferences_waiting", "inferences", "Of these, without a node that has their model."),
+        gauge("state_inferences_waiting", "inferences", "Of these, without a node that has their model."),
         _state("inferences_waiting"),
     ),
     (
-        _counter("state_inferences_done", "inferences", "Submitted inferences that ended with a result."),
+        counter("state_inferences_done", "inferences", "Submitted inferences that ended with a result."),
         _state("inferences_done"),
     ),
     (
-        _counter("state_inferences_failed", "inferences", "Submitted inferences that ended with an error."),
+        counter("state_inferences_failed", "inferences", "Submitted inferences that ended with an error."),
         _state("inferences_failed"),
     ),
     (
-        _counter("state_replicas_diverged", "results", "Replicas whose result differed."),
+        counter("state_replicas_diverged", "results", "Replicas whose result differed."),
         _state("replicas_diverged"),
     ),
 )
@@ -195,28 +185,28 @@ def _runs(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
 
 
 LABELLED: Final[tuple[tuple[Family, Labelled], ...]] = (
-    (_gauge("consensus_role", "0 or 1", "1 for the role that the node has.", "role"), _roles),
-    (_gauge("consensus_peer_connected", "0 or 1", "Whether there is a link to that peer.", "peer"), _peers),
+    (gauge("consensus_role", "0 or 1", "1 for the role that the node has.", "role"), _roles),
+    (gauge("consensus_peer_connected", "0 or 1", "Whether there is a link to that peer.", "peer"), _peers),
     (
-        _gauge(
+        gauge(
             "consensus_peer_match_index", "entries", "On the leader: what is durable at that peer.", "peer"
         ),
         _lags,
     ),
     (
-        _counter("consensus_messages_dropped", "messages", "Peers' messages that were dropped.", "reason"),
+        counter("consensus_messages_dropped", "messages", "Peers' messages that were dropped.", "reason"),
         _dropped,
     ),
-    (_counter("requests", "requests", "Native requests that came.", "type"), _requests),
-    (_counter("inference_runs", "runs", "Runs of all models.", "on"), _runs),
+    (counter("requests", "requests", "Native requests that came.", "type"), _requests),
+    (counter("inference_runs", "runs", "Runs of all models.", "on"), _runs),
 )
 """Families with labels, and where their numbers are."""
 
 _MODEL: Final = ("model", "version")
-MODELS_LEFT_OUT: Final = _gauge(
+MODELS_LEFT_OUT: Final = gauge(
     "models_left_out", "models", f"Models beyond the {MODELS_TOLD_MAX} that have metrics of their own."
 )
-MODEL_READY: Final = _gauge("model_ready", "0 or 1", "Whether this node can run the active version.", *_MODEL)
+MODEL_READY: Final = gauge("model_ready", "0 or 1", "Whether this node can run the active version.", *_MODEL)
 MODEL_RUN: Final = Family(
     "mcp_model_run_duration_seconds",
     Kind.SUMMARY,
@@ -225,32 +215,32 @@ MODEL_RUN: Final = Family(
     _MODEL,
 )
 MODEL: Final[tuple[tuple[Family, str], ...]] = (
-    (_gauge("model_queue_requests", "requests", "Requests that wait.", *_MODEL), "queued"),
-    (_gauge("model_running", "runs", "Runs under way.", *_MODEL), "running"),
-    (_gauge("model_batched", "0 or 1", "Whether requests may share a run.", *_MODEL), "batched"),
+    (gauge("model_queue_requests", "requests", "Requests that wait.", *_MODEL), "queued"),
+    (gauge("model_running", "runs", "Runs under way.", *_MODEL), "running"),
+    (gauge("model_batched", "0 or 1", "Whether requests may share a run.", *_MODEL), "batched"),
     (
-        _counter("model_queued_requests", "requests", "Requests that were run after a wait.", *_MODEL),
+        counter("model_queued_requests", "requests", "Requests that were run after a wait.", *_MODEL),
         "requests_total",
     ),
-    (_counter("model_expired", "requests", "Overdue while they waited or ran.", *_MODEL), "expired_total"),
+    (counter("model_expired", "requests", "Overdue while they waited or ran.", *_MODEL), "expired_total"),
     (
-        _counter("model_cancelled", "requests", "Given up while they waited or ran.", *_MODEL),
+        counter("model_cancelled", "requests", "Given up while they waited or ran.", *_MODEL),
         "cancelled_total",
     ),
     (
-        _counter("model_batches_failed", "runs", "Batches that were run again one by one.", *_MODEL),
+        counter("model_batches_failed", "runs", "Batches that were run again one by one.", *_MODEL),
         "batches_failed_total",
     ),
 )
 """Families with one number for each model, and its name in the figures of inference."""
-MODEL_ROWS: Final = _counter(
+MODEL_ROWS: Final = counter(
     "model_runs",
     "runs",
     "Runs of requests that waited, by rows up to this power of two.",
     *_MODEL,
     "rows_max",
 )
-MODEL_REFUSED: Final = _counter(
+MODEL_REFUSED: Final = counter(
     "model_refused", "requests", "Refused at a bound (full), or as too late.", *_MODEL, "reason"
 )
 

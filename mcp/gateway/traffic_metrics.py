@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from mcp.gateway.exposition import Exposition, Family, Kind
+from mcp.gateway.exposition import Exposition, Family, counter, gauge
 
 Metrics = Mapping[str, Any]
 Read = Callable[[Metrics], float]
@@ -17,14 +17,6 @@ Labelled = Callable[[Metrics], Iterable[tuple[str, float]]]
 
 CHOICES: Final = ("here", "passed_on", "queued")
 REFUSALS: Final = ("too_late", "busy")
-
-
-def _gauge(name: str, unit: str, meaning: str) -> Family:
-    return Family(f"mcp_{name}", Kind.GAUGE, unit, meaning)
-
-
-def _counter(name: str, unit: str, meaning: str, *labels: str) -> Family:
-    return Family(f"mcp_{name}_total", Kind.COUNTER, unit, meaning, labels)
 
 
 def _number(part: str, name: str) -> Read:
@@ -41,31 +33,31 @@ def _some(part: str, names: Iterable[str]) -> Labelled:
 
 PLAIN: Final[tuple[tuple[Family, Read], ...]] = (
     (
-        _counter("inference_routed", "requests", "Inferences that the router decided, not their name alone."),
+        counter("inference_routed", "requests", "Inferences that the router decided, not their name alone."),
         lambda metrics: metrics["inference_routed_total"],
     ),
     (
-        _counter("inference_forwarded", "requests", "Inferences that another node answered for this one."),
+        counter("inference_forwarded", "requests", "Inferences that another node answered for this one."),
         lambda metrics: metrics["inference_forwarded_total"],
     ),
     (
-        _counter("admission_admitted", "requests", "Inferences that the limits let in."),
+        counter("admission_admitted", "requests", "Inferences that the limits let in."),
         _number("admission", "admitted"),
     ),
     (
-        _gauge("admission_in_flight", "requests", "Inferences under way that the limits let in."),
+        gauge("admission_in_flight", "requests", "Inferences under way that the limits let in."),
         _number("admission", "in_flight"),
     ),
     (
-        _gauge("admission_answers_kept", "answers", "Answers that are kept for fallbacks."),
+        gauge("admission_answers_kept", "answers", "Answers that are kept for fallbacks."),
         _number("admission", "kept"),
     ),
     (
-        _gauge("scheduling_waiting_requests", "requests", "Requests that wait here for a node."),
+        gauge("scheduling_waiting_requests", "requests", "Requests that wait here for a node."),
         _number("scheduling", "waiting"),
     ),
     (
-        _gauge("scheduling_waiting_bytes", "bytes", "The tensors of those."),
+        gauge("scheduling_waiting_bytes", "bytes", "The tensors of those."),
         _number("scheduling", "waiting_bytes"),
     ),
 )
@@ -73,25 +65,23 @@ PLAIN: Final[tuple[tuple[Family, Read], ...]] = (
 
 LABELLED: Final[tuple[tuple[Family, Labelled], ...]] = (
     (
-        _counter("inference_copies", "requests", "Copies for routes, by what became of them.", "outcome"),
+        counter("inference_copies", "requests", "Copies for routes, by what became of them.", "outcome"),
         lambda metrics: sorted(metrics["inference_copies_total"].items()),
     ),
     (
-        _counter("admission_refused", "requests", "Inferences that the limits refused.", "reason"),
+        counter("admission_refused", "requests", "Inferences that the limits refused.", "reason"),
         _each("admission", "refused"),
     ),
     (
-        _counter("admission_fallbacks", "requests", "Inferences that were answered instead.", "kind"),
+        counter("admission_fallbacks", "requests", "Inferences that were answered instead.", "kind"),
         _each("admission", "fallbacks"),
     ),
     (
-        _counter("scheduling_choices", "requests", "Requests given to a node by a strategy.", "choice"),
+        counter("scheduling_choices", "requests", "Requests given to a node by a strategy.", "choice"),
         _some("scheduling", CHOICES),
     ),
     (
-        _counter(
-            "scheduling_refused", "requests", "Requests that no node had a place for in time.", "reason"
-        ),
+        counter("scheduling_refused", "requests", "Requests that no node had a place for in time.", "reason"),
         _some("scheduling", REFUSALS),
     ),
 )

@@ -183,7 +183,7 @@ class Admitting:
         verdict = admission.admit(request, now)
         admitted = model
         if isinstance(verdict, Refusal):
-            found = self._asked_instead(admission, request, verdict)
+            found = self._asked_instead(admission, exchange, request, verdict)
             if found is None:
                 raise verdict.error
             admitted, verdict = found
@@ -251,10 +251,7 @@ class Admitting:
         message, segments = exchange.message, exchange.segments
 
         def asked(name: str) -> Ticket | Refusal:
-            other = self._state.models.active(name)
-            if other is None or not fits(other, message.payload, segments):
-                return Refusal(Reason.BREAKER, 1.0, request.client, name, self._node_id)
-            return self._ask_another(admission, request, name)
+            return self._ask_another(admission, exchange, request, name)
 
         def cached(max_age_s: float) -> CachedAnswer | None:
             kept = self.kept
@@ -286,7 +283,7 @@ class Admitting:
         return Admitted(model, 0.0, Given("fixed", fixed[decision.answer]))
 
     def _asked_instead(
-        self, admission: Admission, request: Request, refusal: Refusal
+        self, admission: Admission, exchange: Exchange, request: Request, refusal: Refusal
     ) -> tuple[ModelVersion, Ticket] | None:
         """Another model that takes a stream: no other fallback has steps."""
         steps = tuple(
@@ -295,7 +292,7 @@ class Admitting:
         decision = decide(
             steps,
             refusal.reason,
-            admit=lambda name: self._ask_another(admission, request, name),
+            admit=lambda name: self._ask_another(admission, exchange, request, name),
             cached=lambda _: None,
         )
         if decision.ticket is None or decision.step is None:
@@ -305,11 +302,13 @@ class Admitting:
         self.instead["model"] = self.instead.get("model", 0) + 1
         return other, decision.ticket
 
-    def _ask_another(self, admission: Admission, request: Request, name: str) -> Ticket | Refusal:
-        """Whether this node lets the request in for another model."""
+    def _ask_another(
+        self, admission: Admission, exchange: Exchange, request: Request, name: str
+    ) -> Ticket | Refusal:
+        """Whether this node lets the request in for another model, which takes its inputs."""
         found = self._state.models.active(name)
         now = asyncio.get_running_loop().time()
-        if found is None:
+        if found is None or not fits(found, exchange.message.payload, exchange.segments):
             return Refusal(Reason.BREAKER, 1.0, request.client, name, self._node_id)
         other = Request(request.client, found.name, request.priority, request.cost, request.deadline)
         return admission.admit(other, now)

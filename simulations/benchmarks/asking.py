@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from simulations.benchmarks.pacing import Alarm
 from simulations.benchmarks.windows import Latency, Window, counted
 
 Ask = Callable[[int], Awaitable[Any]]
@@ -85,6 +85,7 @@ async def open_loop(ask: Ask, check: Check, arrivals: Sequence[float]) -> Window
     tasks: set[asyncio.Task[bool]] = set()
     finished = asyncio.Event()
     begun, worked = time.perf_counter() + 0.01, time.process_time()
+    sent = 0
 
     def send(number: int) -> None:
         if len(tasks) >= IN_FLIGHT_MAX:
@@ -94,17 +95,23 @@ async def open_loop(ask: Ask, check: Check, arrivals: Sequence[float]) -> Window
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    def pace() -> None:
-        # An event loop's timers are a millisecond coarse; a thread's sleep is not.
-        for number, due in enumerate(arrivals):
-            time.sleep(max(0.0, begun + due - time.perf_counter()))
-            loop.call_soon_threadsafe(send, number)
-        loop.call_soon_threadsafe(finished.set)
+    def those_due() -> None:
+        nonlocal sent
+        now = time.perf_counter() - begun
+        while sent < len(arrivals) and arrivals[sent] <= now:
+            send(sent)
+            sent += 1
+        if sent < len(arrivals):
+            alarm.set(begun + arrivals[sent])
+        else:
+            finished.set()
 
-    pacer = threading.Thread(target=pace, daemon=True)
-    pacer.start()
-    await finished.wait()
-    pacer.join()
+    alarm = Alarm(those_due)
+    alarm.set(begun)
+    try:
+        await finished.wait()
+    finally:
+        alarm.close()
     late = (await asyncio.wait(tasks, timeout=DRAIN_S))[1] if tasks else ()
     seconds, spent = time.perf_counter() - begun, time.process_time() - worked
     for task in list(late):

@@ -65,6 +65,14 @@ def test_the_example_as_it_stands() -> None:
     assert (fault.at_s, fault.ends_s) == (BEGIN_S, RUN_S)
 
 
+def test_the_isolation_of_one_node_for_a_minute_is_a_partition_from_the_other_nodes() -> None:
+    written = (EXAMPLE.parent / "isolation.yaml").read_text()
+    fault = only(written, seconds=75.0)
+    assert (fault.kind, fault.nodes, fault.direction) == (FaultKind.PARTITION, ("n1",), "both")
+    assert {"n2", "n3"} <= set(fault.peers)
+    assert (fault.at_s, fault.duration_s) == (BEGIN_S, 60.0)
+
+
 def test_the_seed_decides_who_it_is() -> None:
     chosen = [only(EXAMPLE.read_text(), seed=seed).nodes for seed in range(30)]
     assert set(chosen) == {("n1",), ("n2",), ("n3",)}

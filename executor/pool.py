@@ -37,7 +37,7 @@ from executor.errors import DeadlineExceeded, ExecutorClosed, ExecutorError, Mod
 from executor.inputs import Array
 from executor.onnx import OnnxRuntime, PreparedRun
 from executor.runs import deadline_exceeded
-from executor.scheduling import RunTimes
+from executor.scheduling import Company, RunTimes
 from executor.workers import Crew, Workers
 
 TIMER_EARLY_S_MAX = 0.001
@@ -61,7 +61,8 @@ class InferencePool:
     ``runs_per_model_max`` of them for one model (half of all unless given), and likewise for the bytes of
     their inputs; models take turns. ``workers_per_model_max`` keeps one model from occupying every thread
     (no limit unless given). Runs expected to take less than ``inline_s_max`` seconds are inline, 0 turns that
-    off; ``inline_stop_s`` is when an inline run is stopped. ``cores`` is how many there are to run on, those
+    off; while a request is the only one about, runs of less than ``lone_inline_s_max`` seconds are, too.
+    ``inline_stop_s`` is when an inline run is stopped. ``cores`` is how many there are to run on, those
     of this process unless given; ``crew`` is what takes batches and runs them. Close the pool before the
     runtime.
     """
@@ -80,6 +81,7 @@ class InferencePool:
         bytes_per_model_max: int | None = None,
         workers_per_model_max: int | None = None,
         inline_s_max: float = 0.0003,
+        lone_inline_s_max: float = 0.001,
         inline_stop_s: float = 0.02,
         cores: int | None = None,
         crew: Callable[..., Crew] = Workers,
@@ -87,6 +89,8 @@ class InferencePool:
         self._runtime = runtime
         self._inline_stop_s = inline_stop_s
         self._times = RunTimes(inline_s_max=inline_s_max)
+        self._lone_inline_s_max = max(inline_s_max, lone_inline_s_max)
+        self._company = Company()
         self._batcher = Batcher(
             BatchLimits(
                 queue_runs_max=queue_runs_max,
@@ -215,12 +219,19 @@ class InferencePool:
         loop = asyncio.get_running_loop()
         lane, joint, rows = self._lane_of(prepared, options)
         gather = False
+        alone = self._company.alone(client, now)
         if self._times.inline(key, prepared.size_bytes):
             gather = joint is not None and self._gathers(lane, loop)
             if not gather:
                 result = self._inline(prepared, timeout_s, now)
                 if result is not None:
                     return result
+        elif alone and not self._batcher.busy:
+            result = self._inline(prepared, timeout_s, now, self._lone_inline_s_max)
+            if result is not None:
+                self._company.turn_begins()
+                loop.call_soon(self._company.turn_over)
+                return result
         if joint is not None:
             prepared.model.check.check_text(inputs)
         job = Job(
@@ -275,9 +286,15 @@ class InferencePool:
             self.forget(key)
             raise
 
-    def _inline(self, prepared: PreparedRun, timeout_s: float | None, started_s: float) -> Outputs | None:
+    def _inline(
+        self,
+        prepared: PreparedRun,
+        timeout_s: float | None,
+        started_s: float,
+        at_most_s: float | None = None,
+    ) -> Outputs | None:
         key, size = prepared.model.key, prepared.size_bytes
-        if not self._times.inline(key, size):
+        if not self._times.inline(key, size, at_most_s):
             return None
         guarded = timeout_s is None or timeout_s > self._inline_stop_s
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Hashable
 
 
 class _RunTime:
@@ -40,17 +42,22 @@ class RunTimes:
         self.entries_max = entries_max
         self._entries: OrderedDict[tuple[str, int], _RunTime] = OrderedDict()
 
-    def inline(self, key: str, size_bytes: int) -> bool:
-        """Whether to run it inline. A size that was not seen yet is as quick as one a little larger."""
+    def inline(self, key: str, size_bytes: int, at_most_s: float | None = None) -> bool:
+        """Whether to run it inline. A size that was not seen yet is as quick as one a little larger.
+
+        ``at_most_s`` stands for ``inline_s_max`` unless that is 0, which switches it all off.
+        """
         if self.inline_s_max <= 0:
             return False
+        if at_most_s is None:
+            at_most_s = self.inline_s_max
         bits = size_bytes.bit_length()
         for size in range(bits, bits + self.SIZES_MAX):
             entry = self._entries.get((key, size))
             if entry is None:
                 continue
             if entry.inline_s is not None:
-                return entry.inline_s < self.inline_s_max
+                return entry.inline_s < at_most_s
             if entry.count >= self.SAMPLES_MIN:
                 return entry.threaded_s < self.probe_s_max
         return False
@@ -104,3 +111,40 @@ class RunTimes:
             if len(self._entries) > self.entries_max:
                 self._entries.popitem(last=False)
         return entry
+
+
+class Company:
+    """Tells whether a request is the only one about, as far as a pool can see.
+
+    A run of half a millisecond that is alone is answered sooner on the loop than from a thread; with others
+    about it would keep them from being read, joined and run side by side. Company are requests of another
+    client within ``RECENT_S``, and more than one in a turn of the loop, which is what several callers of one
+    client look like; it is then expected to last for ``KEPT_S``.
+    """
+
+    RECENT_S = 0.01
+    KEPT_S = 0.1
+
+    __slots__ = ("_client", "_in_turn", "_seen_s", "_until_s")
+
+    def __init__(self) -> None:
+        self._client: Hashable = None
+        self._seen_s = -math.inf
+        self._until_s = -math.inf
+        self._in_turn = False
+
+    def alone(self, client: Hashable, now: float) -> bool:
+        """Note a request of ``client`` at ``now`` (seconds); whether it is alone."""
+        if self._in_turn or (client != self._client and now - self._seen_s < self.RECENT_S):
+            self._until_s = now + self.KEPT_S
+        self._client = client
+        self._seen_s = now
+        return now >= self._until_s
+
+    def turn_begins(self) -> None:
+        """A run was made on the loop for being alone: whatever comes before the turn is over is company."""
+        self._in_turn = True
+
+    def turn_over(self) -> None:
+        """The loop's turn has ended."""
+        self._in_turn = False

@@ -84,6 +84,11 @@ class Batcher:
         self._turn: OrderedDict[str, _Model] = OrderedDict()  # those for which something waits
         self._lanes: OrderedDict[LaneKey, Lane] = OrderedDict()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or is under way."""
+        return bool(self.requests or self.running)
+
     # -- requests -----------------------------------------------------------------------------------
 
     def add(self, request: Request, now: float) -> None:

@@ -466,6 +466,49 @@ def test_a_lone_quick_request_is_answered_at_once_but_for_one_in_many(runtime):
     play(runtime, main, inline_s_max=60.0, inline_stop_s=60.0)
 
 
+LONG_FOR_THE_LOOP = {"inline_s_max": 1e-9, "lone_inline_s_max": 60.0, "inline_stop_s": 60.0}
+"""Every run is longer than what may always be inline, and none than what may be when it is alone."""
+
+
+def test_a_longer_run_is_inline_while_its_request_is_the_only_one_about(runtime):
+    async def main(pool):
+        await known_to_be_quick(pool)
+        threaded = pool.threaded_total
+        for number in range(20):
+            caller = Caller(pool, "dense", rows(number), client="a")
+            assert isinstance(caller.ticket, dict)
+            assert compare_outputs(runtime.run("dense", rows(number)), await caller.answered).equal
+            await asyncio.sleep(0)
+        assert pool.threaded_total == threaded
+
+    play(runtime, main, **LONG_FOR_THE_LOOP)
+
+
+def test_longer_runs_of_several_callers_go_to_the_threads_and_share_runs(runtime):
+    async def main(pool):
+        await known_to_be_quick(pool)
+        together = [Caller(pool, "dense", rows(number), client="a") for number in range(4)]
+        assert [isinstance(caller.ticket, dict) for caller in together] == [True, False, False, False]
+        await answers(together)
+        alone_again = Caller(pool, "dense", rows(9), client="a")
+        assert not isinstance(alone_again.ticket, dict)  # company is expected to last a little
+        await alone_again.answered
+
+    play(runtime, main, **LONG_FOR_THE_LOOP)
+
+
+def test_a_longer_run_goes_to_a_thread_while_another_is_in_one(runtime):
+    async def main(pool):
+        await known_to_be_quick(pool)
+        busy = await occupied(pool)
+        caller = Caller(pool, "dense", rows(1))
+        assert not isinstance(caller.ticket, dict)
+        busy.cancel()
+        await caller.answered
+
+    play(runtime, main, **LONG_FOR_THE_LOOP)
+
+
 def test_a_batch_that_overstays_on_the_loop_is_done_again_in_a_thread(runtime):
     async def main(pool):
         for _ in range(40):  # until three at a time are known to be quick, and are gathered

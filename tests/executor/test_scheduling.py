@@ -1,4 +1,4 @@
-from executor.scheduling import RunTimes
+from executor.scheduling import Company, RunTimes
 
 
 def times(**options) -> RunTimes:
@@ -82,3 +82,41 @@ def test_runs_are_counted_by_model_with_the_time_that_they_took():
     assert known.totals()["m"] == (4, 1.875)
     known.forget("m")
     assert known.totals() == {"other": (1, 2.0)}
+
+
+def test_a_limit_of_ones_own_lets_longer_runs_be_inline_and_zero_still_turns_it_off():
+    known = times()
+    feed_threaded(known, 0.0006, 0.0006, 0.0006)
+    known.inlined("m", 100, 0.0006)
+    assert not known.inline("m", 100)
+    assert known.inline("m", 100, 0.001)
+    assert not known.inline("m", 100, 0.0005)
+    off = feed_threaded(RunTimes(inline_s_max=0), 0.0, 0.0, 0.0)
+    assert not off.inline("m", 100, 0.001)
+
+
+def test_a_client_that_asks_one_after_the_other_is_alone():
+    company = Company()
+    for number in range(100):
+        assert company.alone("a", number * 0.001)
+        company.turn_begins()
+        company.turn_over()
+
+
+def test_two_in_one_turn_are_company_for_a_while():
+    company = Company()
+    assert company.alone("a", 1.0)
+    company.turn_begins()
+    assert not company.alone("a", 1.001)
+    company.turn_over()
+    assert not company.alone("a", 1.001 + Company.KEPT_S / 2)
+    assert company.alone("a", 1.001 + Company.KEPT_S * 1.01)
+
+
+def test_another_client_is_company_if_it_asked_just_before():
+    company = Company()
+    assert company.alone("a", 1.0)
+    assert company.alone("b", 1.0 + Company.RECENT_S)
+    assert not company.alone("a", 1.0 + Company.RECENT_S * 1.5)
+    assert not company.alone("a", 1.0 + Company.RECENT_S * 3)
+    assert company.alone("a", 1.0 + Company.RECENT_S * 1.5 + Company.KEPT_S)

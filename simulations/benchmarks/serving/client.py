@@ -23,7 +23,12 @@ from simulations.benchmarks.windows import Window
 from simulations.benchmarks.workers import obey
 
 # Imported when asked for: gRPC's is an extra.
-ASKERS: Final = {"native": "native.NativeAsker", "json": "http.JsonAsker", "grpc": "grpc_bytes.GrpcAsker"}
+ASKERS: Final = {
+    "native": "native.NativeAsker",
+    "bare": "bare_bytes.BareAsker",
+    "json": "http.JsonAsker",
+    "grpc": "grpc_bytes.GrpcAsker",
+}
 
 
 def asker(protocol: str, *arguments: Any) -> Asker:

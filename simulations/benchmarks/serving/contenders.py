@@ -55,7 +55,10 @@ STARLETTE: Final = "Starlette + orjson"
 BATCHED: Final = "Starlette + orjson + batching"
 GRPC: Final = "grpc.aio"
 MLSERVER: Final = "MLServer"
+BARE: Final = "bare bytes, no product"
+"""What Python at both ends can do at most, one request at a time; see the server."""
 PEERS: Final = (
+    Contender(BARE, "bare", "bare_bytes"),
     Contender(FASTAPI, "json", "fastapi_json", needs=(*modules("fastapi"), *_HTTP)),
     Contender(STARLETTE, "json", "starlette_orjson", needs=(*modules("starlette", "orjson"), *_HTTP)),
     Contender(
@@ -167,7 +170,7 @@ async def _peer(peer: Contender, subject: Subject, folder: Path, stack: AsyncExi
     if peer.protocol == "grpc":
         target |= {"path": GRPC_PATH}
         loader = H2load(subject, target, folder) if H2LOAD.met else None
-    else:
+    elif peer.protocol == "json":
         target |= {"path": "/infer", "dialect": "plain"}
         loader = Wrk(subject, target, folder) if WRK.met else None
     client = await _client(peer.name, subject, peer.protocol, target, folder, stack)

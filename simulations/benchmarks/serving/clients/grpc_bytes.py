@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-import numpy as np
 
 from simulations.benchmarks.in_process import Outputs
+from simulations.benchmarks.serving.clients.interface import one_behind_the_other
 from simulations.benchmarks.serving.subjects import Subject
 
 
@@ -32,11 +32,7 @@ class GrpcAsker:
 
     def read(self, answer: bytes, like: Outputs) -> Outputs:
         """The outputs lie one behind the other."""
-        found, offset = {}, 0
-        for name, value in like.items():
-            found[name] = np.frombuffer(answer, value.dtype, value.size, offset).reshape(value.shape)
-            offset += value.nbytes
-        return found
+        return one_behind_the_other(answer, like)
 
     async def close(self) -> None:
         """Close the channel."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from simulations.benchmarks.in_process import Outputs
 
 
@@ -21,3 +23,12 @@ class Asker(Protocol):
 
     async def close(self) -> None:
         """End it."""
+
+
+def one_behind_the_other(answer: bytes, like: Outputs) -> Outputs:
+    """The outputs in an answer that is their bytes alone, in types and shapes like those of ``like``."""
+    found, offset = {}, 0
+    for name, value in like.items():
+        found[name] = np.frombuffer(answer, value.dtype, value.size, offset).reshape(value.shape)
+        offset += value.nbytes
+    return found

@@ -374,7 +374,7 @@ def test_what_makes_no_sense_never_gets_into_the_log(tmp_path: Path) -> None:
                 (routes([route("digits", ("9", 1))]), InvalidArgument, "digits@9 is not deployed"),
                 (routes([route("digits", ("1", 0))]), InvalidArgument, "one of them above 0"),
                 (limits({"in_flight_max": 0}), ConfigInvalid, "in_flight_max=0"),
-                (limits(fixed), ConfigInvalid, r"flow.default_model.fallbacks\[0\].answer: it is no JSON"),
+                (limits(fixed), ConfigInvalid, r"default_model.fallbacks\[0\].answer: it is no JSON"),
             ]
             for call, error, says in wrong:
                 with pytest.raises(error, match=says):

@@ -93,6 +93,14 @@ def _map(hint: Any, value: object, where: str) -> dict[str, Any]:
 
 
 def _text(value: object, where: str) -> str:
+    if isinstance(value, str) and len(value) > TEXT_LETTERS_MAX:
+        raise ConfigInvalid(
+            f"{where} has {len(value)} letters, over the limit of {TEXT_LETTERS_MAX}: shorten it"
+        )
+    if isinstance(value, Mapping | list):
+        raise ConfigInvalid(
+            f'{where} is a text, not {shown(value)}; write it in quotes, and those within as \\"'
+        )
     if not isinstance(value, str) or not 1 <= len(value) <= TEXT_LETTERS_MAX:
         raise ConfigInvalid(f"{where} is a text of 1 to {TEXT_LETTERS_MAX} letters, not {shown(value)}")
     return value

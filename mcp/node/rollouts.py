@@ -37,7 +37,7 @@ from mcp.node.admitting import CALLERS
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
 from mcp.state.models import ModelVersion
-from mcp.state.rollouts import REASON_BYTES_MAX, Rollout, read_plan
+from mcp.state.rollouts import REASON_BYTES_MAX, WEIGHT_OF_A_PERCENT, Rollout, read_plan
 from mcp.state.state import ReplicatedState
 from mcp.wire.handshake import Role as PeerRole
 from mcp.wire.messages import Message, Ttl
@@ -46,6 +46,8 @@ LOOK_S: Final = 0.5
 """So long at least between two looks at the rollouts."""
 FIGURES_TIMEOUT_S: Final = 1.0
 """A member that has not told its figures within that is left out of the look."""
+ENDED_MAX: Final = 64
+"""Of so many rollouts that have ended while this node led, the latest, their last looks are kept."""
 
 _NOT_THE_VERSIONS: Final = (*CALLERS, CircuitOpen, Unavailable)
 """Errors that say nothing about a version: of what was not let in or not understood, or of a lost node."""
@@ -134,6 +136,10 @@ class Look:
         """Return what a status says of it."""
         return {
             "model": self.rollout.model,
+            "from": self.rollout.from_,
+            "to": self.rollout.to,
+            "step": self.rollout.step,
+            "percent": self.rollout.weight / WEIGHT_OF_A_PERCENT,
             "version": self.rollout.version,
             "action": self.verdict.action.value,
             "reason": self.verdict.reason,
@@ -169,6 +175,8 @@ class RolloutDriver:
     ) -> None:
         self.looks: dict[str, Look] = {}
         """The last look at each rollout that is going on, by its model; none where another node leads."""
+        self._ended: dict[str, Look] = {}
+        """The last looks at rollouts that have ended while this node led, the latest last."""
         self._node_id = node_id
         self._state = state
         self._order = order
@@ -191,6 +199,8 @@ class RolloutDriver:
     def look(self) -> None:
         """Begin a look at the rollouts, where there are any, this node leads, and none is under way."""
         if not self._state.rollouts.any_going or not self._leads():
+            if self.looks and self._leads():
+                self._keep_ended(self.looks)
             self.looks, self._seen = {}, {}
             return
         now = asyncio.get_running_loop().time()
@@ -199,8 +209,23 @@ class RolloutDriver:
             self._looking = asyncio.ensure_future(self._look())
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """Return the last looks as a status tells them."""
-        return [self.looks[model].to_plain() for model in sorted(self.looks)]
+        """Return the last look at each model's latest rollout as a status tells it, ended or not."""
+        told = []
+        for model, look in sorted({**self._ended, **self.looks}.items()):
+            rollout = self._state.rollouts.get(model)
+            if rollout is not None and rollout.begun == look.rollout.begun:
+                told.append({**look.to_plain(), "ended": not rollout.going})
+        return told
+
+    def _keep_ended(self, before: Mapping[str, Look]) -> None:
+        """Keep the last looks at what has ended since; the figures are in no node's replicated state."""
+        for model, look in before.items():
+            rollout = self._state.rollouts.get(model)
+            if rollout is not None and not rollout.going and rollout.begun == look.rollout.begun:
+                self._ended.pop(model, None)
+                self._ended[model] = look
+        while len(self._ended) > ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
 
     def _leads(self) -> bool:
         return self._caught_up() and self._order.driver.status().role is Role.LEADER
@@ -211,6 +236,8 @@ class RolloutDriver:
         answers = dict(zip(members, told, strict=True))
         rollouts = [each for each in self._state.rollouts.all() if each.going]
         # Since it asked, one may have ended, or another node may lead.
+        if self._leads():
+            self._keep_ended(self.looks)
         self.looks = (
             {each.model: self._looked_at(each, answers) for each in rollouts} if self._leads() else {}
         )

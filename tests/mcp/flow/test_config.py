@@ -122,6 +122,14 @@ def test_an_empty_map_is_the_default_and_so_is_what_is_left_out() -> None:
             {"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": "x", "when": ["rain"]}]}}},
             r"when\[0\] is",
         ),
+        (
+            {"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": "x" * 65_537}]}}},
+            r"answer has 65537 letters, over the limit of 65536: shorten it",
+        ),
+        (
+            {"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": {"y": {}}}]}}},
+            r"answer is a text, not a value of type dict; write it in quotes, and those within as",
+        ),
         ({"cluster": {str(n): {"amount": 1} for n in range(9)}}, r"more than 8 cluster limits hold for one"),
         ({"cluster": {"a": {"amount": 1, "lease_s": 0}}}, r"^cluster.a: lease_s"),
         ({"in_flight_max": 0}, r"in_flight_max=0"),

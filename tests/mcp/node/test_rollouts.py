@@ -111,6 +111,10 @@ def test_a_version_that_fails_is_rolled_back_by_itself_before_much_has_hit_it(tm
             assert traffic.errors == {"INFERENCE_FAILED": traffic.answers["failed"]}
             hit = traffic.answers["failed"] + traffic.answers["2"]
             assert 0 < hit <= 0.05 * traffic.answers.total(), traffic.answers
+            (look,) = looks(cluster)
+            assert (look["ended"], look["action"], look["version"]) == (True, "roll_back", begun.version)
+            assert ended.reason.startswith(look["reason"])
+            assert look["new"]["failures"] > 0
             # And that is the end of it, on every node.
             assert (await client.routes()).routes == []
             for name in cluster.names:
@@ -154,8 +158,12 @@ def test_without_traffic_it_waits_and_says_so_until_somebody_aborts_it(tmp_path:
             begun = await client.begin_rollout("table", "2", **QUICK)
             await until(lambda: bool(looks(cluster)))
             (look,) = looks(cluster)
-            assert look == {
+            expected = {
                 "model": "table",
+                "from": "1",
+                "to": "2",
+                "step": 0,
+                "percent": 2.5,
                 "version": begun.version,
                 "action": "wait",
                 "reason": "no requests yet: it waits for traffic",
@@ -163,13 +171,41 @@ def test_without_traffic_it_waits_and_says_so_until_somebody_aborts_it(tmp_path:
                 "new": {"requests": 0, "failures": 0, "p99_s": 0.0},
                 "old": look["old"],
                 "left_out": [],
+                "ended": False,
             }
+            assert look == expected
             with pytest.raises(VersionConflict):
                 await client.abort_rollout("table", expected_version=begun.version + 1)
             ended = await client.abort_rollout("table", expected_version=begun.version)
             assert (ended.state, ended.reason) == ("aborted", "somebody aborted it")
             assert (await client.routes()).routes == []
-            await until(lambda: not looks(cluster))
+            # What was seen of it last stays with the node that led, until the model's next one begins.
+            assert looks(cluster) == [{**expected, "ended": True}]
+            await until(lambda: not cluster.running["n1"]._running().rollouts.looks)
+            assert looks(cluster) == [{**expected, "ended": True}]
+            again = await client.begin_rollout("table", "2", **QUICK)
+            await until(
+                lambda: [(e["version"], e["ended"]) for e in looks(cluster)] == [(again.version, False)]
+            )
+
+    run(scenario)
+
+
+def test_of_rollouts_that_have_ended_only_so_many_looks_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "ENDED_MAX", 1)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, 1, GOOD) as (cluster, client):
+            await client.deploy("other", GOOD, version="1", timeout_s=30)
+            await client.deploy("other", GOOD, version="2", activate=False, timeout_s=30)
+            for model in ("table", "other"):
+                await client.begin_rollout(model, "2", **QUICK)
+                await until(lambda: any(not look["ended"] for look in looks(cluster)))
+                await client.abort_rollout(model)
+                await until(lambda: not cluster.running["n1"]._running().rollouts.looks)
+            assert [look["model"] for look in looks(cluster)] == ["other"]
 
     run(scenario)
 

@@ -348,6 +348,7 @@ class Assembly:
             self.shelf,
             self.routing,
             self.admitting,
+            self.counting,
             streams_max=limits.inference_streams_max,
             state_bytes_max=limits.stream_state_bytes_max,
         )

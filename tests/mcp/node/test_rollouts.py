@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,48 @@ def test_a_good_version_gets_all_requests_though_the_leader_is_lost_in_the_middl
             assert (await client.infer("table", np.array([4]))).version == "2"
             assert (await client.routes()).routes == []
             assert [model.version for model in await client.models()] == ["2"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("new", "state", "reason"), [(BAD, "rolled back", "requests failed"), (GOOD, "done", "")]
+)
+def test_streams_count_too_and_lead_a_version_to_its_end(
+    tmp_path: Path, new: Path, state: str, reason: str
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, 3, new) as (_, client):
+            await client.begin_rollout("table", "2", **QUICK)
+
+            async def stream(place: int) -> None:
+                inputs = {"index": np.array([place % 5])}
+                taken = client.stream(
+                    "table", inputs, carry={}, steps=2, session=f"user-{place}", timeout_s=10
+                )
+                with contextlib.suppress(InferenceFailed):
+                    assert len([step async for step in taken]) == 2
+
+            places = itertools.count()
+            while (found := await rollout_of(client)).going:
+                await asyncio.gather(*(stream(place) for place in itertools.islice(places, AT_ONCE)))
+                assert next(places) < REQUESTS_MAX
+            assert found.state == state
+            assert reason in found.reason
+
+    run(scenario)
+
+
+def test_a_stream_that_names_its_version_is_not_counted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, 1, GOOD) as (cluster, client):
+            await client.begin_rollout("table", "2", **QUICK)
+            counting = cluster.running["n1"]._running().counting
+            for name, counted in (("table@2", 0), ("table@1", 0), ("table", 1)):
+                steps = client.stream(name, {"index": np.array([4])}, carry={}, steps=1)
+                assert len([step async for step in steps]) == 1
+                (tally,) = counting.tallies().values()
+                assert tally.new.requests + tally.old.requests == counted
 
     run(scenario)
 
@@ -326,5 +370,42 @@ def test_which_errors_are_a_version_s(error: McpError | None, counted: tuple[int
         figures = Figures()
         rollouts._ended(figures, 0.0, error)
         assert (figures.requests, figures.failures) == counted
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "counted"),
+    [
+        (0, InferenceFailed("x"), (1, 1, 0)),
+        (0, DeadlineExceeded("x"), (1, 1, 0)),
+        (0, Cancelled("x"), (0, 0, 0)),
+        (2, None, (1, 0, 1)),
+        (2, Cancelled("x"), (1, 0, 1)),
+        (2, DeadlineExceeded("its reader is slow"), (1, 0, 1)),
+        (2, InferenceFailed("x"), (1, 1, 1)),
+    ],
+)
+def test_a_stream_counts_with_its_first_step_and_as_failed_if_it_fails_later(
+    steps: int, error: McpError | None, counted: tuple[int, int, int]
+) -> None:
+    async def scenario() -> None:
+        figures, others = Figures(), Figures()
+        now = [figures]
+        counting = SimpleNamespace(figures=lambda model: now[0])
+        for _ in range(2):
+            stream = rollouts._Stream(counting, None, 0.0)  # type: ignore[arg-type]
+            for _ in range(steps):
+                stream.stepped()
+            stream.ended(error)
+        assert (figures.requests, figures.failures, figures.latencies.count) == tuple(2 * n for n in counted)
+        # The rollout has gone on to another step meanwhile: what fails now, fails in that.
+        stream = rollouts._Stream(counting, None, 0.0)  # type: ignore[arg-type]
+        stream.stepped()
+        now[0] = others
+        stream.ended(InferenceFailed("x"))
+        assert (others.requests, others.failures) == (1, 1)
+        now[0] = None  # type: ignore[call-overload]
+        stream.ended(InferenceFailed("x"))
 
     run(scenario)

@@ -2,11 +2,14 @@
 
 Readers differ in what they read and in the errors that they raise. What they share is here, so that it is
 right once: a ``bool`` is no integer, not a number is in no range, and an integer of thousands of digits,
-which Python refuses to write out, neither fails nor fills a message.
+which Python refuses to write out, neither fails nor fills a message. A name that is nearly a known one is
+told with that one.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Final, TypeGuard
 
 SHOWN_CHARS_MAX: Final = 80
@@ -25,6 +28,19 @@ def shown(value: object) -> str:
         return f"a value of type {type(value).__name__}"
     account = repr(value[:_TEXT_CHARS_MAX] if isinstance(value, str | bytes) else value)
     return account if len(account) <= SHOWN_CHARS_MAX else f"{account[: SHOWN_CHARS_MAX - 3]}..."
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of the ``known`` names that a misspelt one is near to, whatever its case, if any is."""
+    folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name[:_TEXT_CHARS_MAX].casefold(), folded, n=1)
+    return folded[close[0]] if close else None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X?``, to be put behind what is told of a name; nothing where none is near."""
+    found = near(name, known)
+    return "" if found is None else f"; did you mean {found}?"
 
 
 def is_whole(value: object, least: int, most: int) -> TypeGuard[int]:

@@ -10,12 +10,12 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from mcp.cli.connection import client_command
-from mcp.cli.documents import documents, mapping, read_text
+from mcp.cli.documents import documents, mapping, named, read_text
 from mcp.cli.options import json_option
 from mcp.cli.output import print_json, print_parts, table
 from mcp.cli.routes import expected_version_option
 from mcp.client.client import Client
-from mcp.errors import ConfigInvalid, InvalidArgument
+from mcp.errors import InvalidArgument
 from mcp.flow.config import FlowConfig, LimitConfig, from_plain, to_plain
 
 
@@ -53,11 +53,9 @@ async def apply_(client: Client, file: str, expected_version: int | None, as_jso
     if len(found) != 1:
         raise InvalidArgument(f"{file} has {len(found)} documents; give one with all limits")
     declared = mapping(found[0], file)
-    try:
+    with named(file):
         plain = to_plain(from_plain(declared))
-    except ConfigInvalid as error:
-        raise ConfigInvalid(f"{file}: {error.message}") from None
-    version = await client.set_limits(plain, expected_version=expected_version)
+        version = await client.set_limits(plain, expected_version=expected_version)
     if as_json:
         print_json({"limits": plain, "version": version})
     else:

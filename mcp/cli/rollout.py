@@ -14,6 +14,7 @@ from mcp.cli.connection import client_command
 from mcp.cli.options import json_option, option
 from mcp.cli.output import console, duration, print_json, print_parts, table
 from mcp.client.client import Client
+from mcp.client.results import ClusterStatus
 from mcp.client.traffic import DEFAULT_STEPS, Rollout
 from mcp.cluster.router.fields import Fields
 from mcp.cluster.router.fields import duration as duration_of
@@ -23,6 +24,10 @@ LOOK_S: Final = 0.5
 """So long between two looks at a rollout that is followed."""
 SILENCE_S_MAX: Final = 30.0
 """While it is followed, no node need answer for so long."""
+_NOBODY_S: Final = (
+    "figures are with the node that leads, and after the end with the one that led then, until it is started "
+    "again; of a rollout with ? it has none, or does not answer"
+)
 
 
 class Begins(click.Group):
@@ -72,6 +77,7 @@ def seconds_of(_context: click.Context, _parameter: click.Parameter, text: str) 
 Examples:
   mcpctl deploy digits new.onnx --version 2 --no-activate
   mcpctl rollout digits --to 2 --steps 5,20,50,100 --max-error 1% --max-p99-ratio 1.5
+  mcpctl rollout status digits
   mcpctl rollout list
   mcpctl rollout abort digits
 
@@ -192,13 +198,34 @@ async def find(client: Client, model: str) -> Rollout:
 
 async def looks_of(client: Client) -> dict[str, Mapping[str, Any]]:
     """What the leader saw of each rollout last, by its model."""
-    cluster = await client.status()
-    return {
-        str(look.get("model")): look
-        for node in cluster.nodes
-        for look in node.details.get("rollouts") or []
-        if isinstance(look, Mapping)
-    }
+    return looks_in(await client.status())
+
+
+def looks_in(cluster: ClusterStatus) -> dict[str, Mapping[str, Any]]:
+    """What leaders saw of each rollout last, by its model, as far as their nodes answered."""
+    looks: dict[str, Mapping[str, Any]] = {}
+    for node in cluster.nodes:
+        for look in node.details.get("rollouts") or []:
+            if not isinstance(look, Mapping):
+                continue
+            model = str(look.get("model"))
+            # One that has led before may still have its look at a rollout that has ended since.
+            if model not in looks or _changed(look) > _changed(looks[model]):
+                looks[model] = look
+    return looks
+
+
+def _changed(look: Mapping[str, Any]) -> int:
+    version = look.get("version")
+    return version if isinstance(version, int) else 0
+
+
+def look_at(each: Rollout, looks: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the last look at this rollout, and at no other of the model; ``None``: no node has it."""
+    look = looks.get(each.model)
+    if look is None or look.get("ended", False) is each.going or look.get("to", each.to) != each.to:
+        return None
+    return look
 
 
 def told(each: Rollout) -> str:
@@ -237,20 +264,48 @@ Examples:
 @json_option
 @client_command
 async def list_(client: Client, as_json: bool) -> None:
-    """Show the latest rollout of each model, and what the leader saw of those that are going on."""
-    found, looks = await client.rollouts(), await looks_of(client)
+    """Show the latest rollout of each model, and what the leader saw of it last."""
+    await show(client, await client.rollouts(), as_json=as_json)
+
+
+@rollout.command(
+    name="status",
+    short_help="The same, or that of one model.",
+    epilog="""\b
+Examples:
+  mcpctl rollout status
+  mcpctl rollout status digits""",
+)
+@click.argument("model", required=False)
+@json_option
+@client_command
+async def status(client: Client, model: str | None, as_json: bool) -> None:
+    """Show MODEL's latest rollout, and what the leader saw of it last; without MODEL, that of each model."""
+    found = await client.rollouts()
+    if model is not None:
+        found = [each for each in found if each.model == model]
+        if not found:
+            raise NotFound(f"{model} had no rollout; begin one: mcpctl rollout {model} --to VERSION")
+    await show(client, found, as_json=as_json)
+
+
+async def show(client: Client, found: Sequence[Rollout], *, as_json: bool) -> None:
+    """Print rollouts with what the leader saw of them last, and why there is nothing of some."""
+    looks = await looks_of(client)
     if as_json:
-        print_json([{**rollout_json(each), "look": looks.get(each.model)} for each in found])
-    else:
-        print_parts(rollouts_table(found, looks) if found else "there was no rollout yet")
+        print_json([{**rollout_json(each), "look": look_at(each, looks)} for each in found])
+        return
+    print_parts(rollouts_table(found, looks) if found else "there was no rollout yet")
+    if any(look_at(each, looks) is None for each in found):
+        click.echo(f"note: {_NOBODY_S}", err=True)
 
 
 def rollouts_table(found: Sequence[Rollout], looks: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the rollouts, one a row."""
     rows = table("model", "from", "to", "state", "step#", "share#", "requests#", "failed#", "p99#", "reason")
     for each in found:
-        look = looks.get(each.model) if each.going else None
-        new = {} if look is None else look.get("new") or {}
+        look = look_at(each, looks)
+        new = {"requests": "?", "failures": "?"} if look is None else look.get("new") or {}
         rows.add_row(
             each.model,
             each.from_,

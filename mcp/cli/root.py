@@ -62,7 +62,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Traffic": {
         "route": Entry("mcp.cli.routes", "route", "Rules and weighted routes: apply, list, remove, explain."),
         "rollout": Entry(
-            "mcp.cli.rollout", "rollout", "A new version step by step, rolled back by itself: list, abort."
+            "mcp.cli.rollout", "rollout", "A new version step by step, rolled back by itself: status, abort."
         ),
         "limits": Entry("mcp.cli.limits", "limits", "How much is let in: apply, list, remove."),
     },

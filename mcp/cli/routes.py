@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from mcp.cli.connection import client_command
-from mcp.cli.documents import documents, is_rules, mapping, read_text
+from mcp.cli.documents import documents, is_rules, mapping, named, read_text
 from mcp.cli.infer import with_types
 from mcp.cli.inputs import Request, described_inputs, header_of, request_message
 from mcp.cli.options import json_option, option
@@ -73,15 +73,17 @@ async def apply_(client: Client, file: str, expected_version: int | None, as_jso
     """
     text = read_text(file)
     if is_rules(text):
-        rules = [str(rule) for rule in RuleSet.read(text).rules]
-        version = await client.set_rules(rules, expected_version=expected_version)
+        with named(file):
+            rules = [str(rule) for rule in RuleSet.read(text).rules]
+            version = await client.set_rules(rules, expected_version=expected_version)
         _tell({"rules": rules, "version": version}, f"{_count(rules, 'rule')} in force", version, as_json)
         return
     routes = [each for document in documents(text, file) for each in routes_of(document, file)]
     plain = RouteSet().apply(routes).to_plain()["routes"]
     if len(plain) < len(routes):
         raise InvalidArgument(f"{file} has two routes for one host; give one for each")
-    version = await client.apply_routes(plain, expected_version=expected_version)
+    with named(file):
+        version = await client.apply_routes(plain, expected_version=expected_version)
     told = f"{_count(plain, 'route')} in force ({', '.join(each['host'] for each in plain)})"
     _tell({"routes": plain, "version": version}, told, version, as_json)
 
@@ -89,12 +91,10 @@ async def apply_(client: Client, file: str, expected_version: int | None, as_jso
 def routes_of(document: object, where: str) -> list[Route]:
     """Return the routes in a document. Raises :class:`~mcp.errors.InvalidArgument` with the field's path."""
     fields = mapping(document, where)
-    try:
+    with named(where):
         if "routes" in fields and "apiVersion" not in fields:
             return list(RouteSet.from_plain({"version": 0, **_without(fields, "version", "index")}).routes)
         return list(routes_from_virtual_service(fields))
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{where}: {error.message}", details=error.details) from None
 
 
 def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:

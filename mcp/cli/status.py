@@ -15,6 +15,7 @@ from mcp.cli.connection import client_command
 from mcp.cli.models import STATED, model_json, models_table
 from mcp.cli.options import json_option
 from mcp.cli.output import duration, fitting, narrower, plain, print_json, print_parts
+from mcp.cli.rollout import looked, looks_in
 from mcp.client.client import Client
 from mcp.client.results import ClusterStatus, NodeStatus
 from mcp.errors import AuthenticationFailed, McpError, NoLeader, Unavailable, VersionMismatch
@@ -94,6 +95,7 @@ def cluster_json(cluster: ClusterStatus, trouble: McpError | None) -> dict[str, 
         "voters": cluster.voters,
         "serves": cluster.serves,
         "nodes": [node_json(node) for node in cluster.nodes],
+        "rollouts": [look for _, look in sorted(looks_in(cluster).items()) if not look.get("ended")],
         "models": [model_json(model, cluster.nodes, STATED) for model in cluster.models],
         "error": trouble,
     }
@@ -119,10 +121,19 @@ def cluster_parts(cluster: ClusterStatus) -> list[RenderableType]:
         if node.problem is not None
     ]
     parts += [Text(told, style="yellow") for told in replacing_told(cluster)]
+    parts += [Text(told) for told in rollouts_told(cluster)]
     # Where nobody answered, nothing is known of the models: "none is deployed" would be a guess.
     if cluster.reachable:
         parts += [Text(), models_table(cluster.models, cluster.nodes)]
     return parts
+
+
+def rollouts_told(cluster: ClusterStatus) -> Iterator[str]:
+    """Give what the leader saw last of each rollout that goes on."""
+    for model, look in sorted(looks_in(cluster).items()):
+        if not look.get("ended"):
+            share = f"{look.get('percent') or 0:g} % of the requests"
+            yield f"rollout of {model}: version {look.get('from')} to {look.get('to')}, {share}{looked(look)}"
 
 
 def replacing_told(cluster: ClusterStatus) -> Iterator[str]:

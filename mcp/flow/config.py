@@ -158,7 +158,7 @@ class FlowConfig:
 
 def from_plain(value: object) -> FlowConfig:
     """The configuration from plain maps. Raises :class:`~mcp.errors.ConfigInvalid`."""
-    return record(FlowConfig, value, "flow")
+    return record(FlowConfig, value, "")
 
 
 def to_plain(config: FlowConfig) -> dict[str, Any]:

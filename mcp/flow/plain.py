@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcp.errors import ConfigInvalid
-from mcp.plain import is_number, is_whole, shown
+from mcp.plain import is_number, is_whole, meant, shown
 
 ENTRIES_MAX: Final = 4096
 """Entries of one list or map of a configuration."""
@@ -26,32 +26,38 @@ T = TypeVar("T")
 
 
 def record(kind: type[T], plain: object, where: str) -> T:
-    """The dataclass ``kind`` from a map; ``where`` names it in errors.
+    """The dataclass ``kind`` from a map; ``where`` is its path, as who wrote it knows it: empty at the top.
 
     Raises :class:`~mcp.errors.ConfigInvalid` for a field that is unknown, missing or of another type, and
     for values that the dataclass itself refuses.
     """
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(plain, Mapping):
-        raise ConfigInvalid(f"{where} is a map with fields of {', '.join(known)}, not {shown(plain)}")
+        said = f"{where} is a map" if where else "a map is expected,"
+        raise ConfigInvalid(f"{said} with fields of {', '.join(known)}, not {shown(plain)}")
     unknown = sorted(
         name[:80] if isinstance(name, str) else shown(name) for name in plain if name not in known
     )
     if unknown:
-        raise ConfigInvalid(f"{where} has no field {', '.join(unknown[:8])}; there are: {', '.join(known)}")
+        told = f"{_path(where, unknown[0])}: unknown field{meant(unknown[0], known)}"
+        raise ConfigInvalid(f"{told}; there are: {', '.join(known)}")
     missing = [
         name
         for name, field in known.items()
         if name not in plain and field.default is MISSING and field.default_factory is MISSING
     ]
     if missing:
-        raise ConfigInvalid(f"{where} lacks {', '.join(missing)}")
+        raise ConfigInvalid(f"{where or 'the configuration'} lacks {', '.join(missing)}")
     hints = get_type_hints(kind)
-    values = {name: _value(hints[name], value, f"{where}.{name}") for name, value in plain.items()}
+    values = {name: _value(hints[name], value, _path(where, name)) for name, value in plain.items()}
     try:
         return kind(**values)
     except ConfigInvalid as error:
-        raise ConfigInvalid(f"{where}: {error.message}") from None
+        raise ConfigInvalid(f"{where}: {error.message}" if where else error.message) from None
+
+
+def _path(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
 
 
 def _value(hint: Any, value: object, where: str) -> Any:
@@ -63,7 +69,8 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return _value(hint, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigInvalid(f"{where} is one of {', '.join(map(str, arguments))}, not {shown(value)}")
+            told = meant(value, arguments) if isinstance(value, str) else ""
+            raise ConfigInvalid(f"{where} is one of {', '.join(arguments)}, not {shown(value)}{told}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) > ENTRIES_MAX:
@@ -86,6 +93,14 @@ def _map(hint: Any, value: object, where: str) -> dict[str, Any]:
 
 
 def _text(value: object, where: str) -> str:
+    if isinstance(value, str) and len(value) > TEXT_LETTERS_MAX:
+        raise ConfigInvalid(
+            f"{where} has {len(value)} letters, over the limit of {TEXT_LETTERS_MAX}: shorten it"
+        )
+    if isinstance(value, Mapping | list):
+        raise ConfigInvalid(
+            f'{where} is a text, not {shown(value)}; write it in quotes, and those within as \\"'
+        )
     if not isinstance(value, str) or not 1 <= len(value) <= TEXT_LETTERS_MAX:
         raise ConfigInvalid(f"{where} is a text of 1 to {TEXT_LETTERS_MAX} letters, not {shown(value)}")
     return value

@@ -69,8 +69,8 @@ _log = logging.getLogger("mcp.node")
 
 def check(config: FlowConfig, models: Models) -> None:
     """Refuse what nodes could not do. Raises :class:`~mcp.errors.ConfigInvalid` with the field's path."""
-    declared = [(f"flow.models.{name:.80}", name, model) for name, model in config.models.items()]
-    for where, name, model in [("flow.default_model", "", config.default_model), *declared]:
+    declared = [(f"models.{name:.80}", name, model) for name, model in config.models.items()]
+    for where, name, model in [("default_model", "", config.default_model), *declared]:
         version = models.get(name) if name else None
         for number, step in enumerate(model.fallbacks):
             if step.answer is None:

@@ -51,6 +51,7 @@ from mcp.node.scheduling import Scheduling
 from mcp.node.shelf import Shelf
 from mcp.node.storage import NodeFiles
 from mcp.node.streaming import StreamedInference
+from mcp.node.submitting import Submitting
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import GROUP
 from mcp.state.state import ReplicatedState
@@ -347,10 +348,13 @@ class Assembly:
             self.shelf,
             self.routing,
             self.admitting,
+            self.counting,
             streams_max=limits.inference_streams_max,
             state_bytes_max=limits.stream_state_bytes_max,
         )
         self.report = Report(self, self._clock)
+        submitting = Submitting(self.state, self.order, self.admitting.submit)
+        self._stack.push_async_callback(submitting.close)
         self.dispatch = Dispatch(
             self.order,
             self.reads,
@@ -373,7 +377,7 @@ class Assembly:
             self.counting,
             caught_up=lambda: self.membership.caught_up and not self.roster.outside,
             admit=self._admit,
-            submitted=self.admitting.submit,
+            submitting=submitting,
             others=self.gossiping.operations,
             in_groups=lambda: self.state.schema.has(GROUP),
             request_timeout_s_max=limits.request_timeout_s_max,

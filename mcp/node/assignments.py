@@ -116,7 +116,7 @@ class Assignments:
                 raise ModelNotFound(f"{record.model} {record.version} was undeployed before this ran")
             info = await self._shelf.ensure_within(model, self._run_timeout_s)
             given = {spec["name"]: unpack_inline(spec, text=True) for spec in record.inputs}
-            inputs = bound_inputs(given, info)
+            inputs = bound_inputs(given, info.inputs)
             try:
                 outputs = await self._shelf.run(model, inputs, None, self._run_timeout_s)
             except McpError as error:

@@ -26,7 +26,8 @@ class CommandGroup:
     """The commands of one request. ``answer(exchange, results, index)`` is called once, with all of them.
 
     A result is ``[index, value]``, or the error as a map; ``index`` is the highest of a log position.
-    ``admit(op, args)`` raises what refuses a command, and gives how long it has to wait.
+    ``admit(op, args)`` raises what refuses a command, and gives how long it has to wait; ``submit`` has one
+    by itself ordered (:meth:`mcp.node.submitting.Submitting.submit`).
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class CommandGroup:
         exchange: Exchange,
         order: Order,
         admit: Callable[[str, Mapping[str, Any]], float],
+        submit: Callable[..., None],
         answer: Callable[[Exchange, list[Any], int], None],
     ) -> None:
         self._exchange = exchange
         self._order = order
         self._admit = admit
+        self._submit_one = submit
         self._answer = answer
         payload = exchange.message.payload
         self._session, self._ack = text(payload, "session"), integer(payload, "ack")
@@ -67,7 +70,7 @@ class CommandGroup:
                 wait_s = self._admit(op, args)
                 done = functools.partial(self._done, place)
                 refused = functools.partial(self._refused, place)
-                self._order.submit_after(wait_s, data, done, refused, timeout_s=timeout_s)
+                self._submit_one(op, args, wait_s, data, done, refused, timeout_s=timeout_s)
             except McpError as error:
                 self._settle(place, error.to_wire())
 

@@ -34,6 +34,7 @@ from mcp.node.rollouts import Counting
 from mcp.node.roster import Roster
 from mcp.node.routing import Routing
 from mcp.node.streaming import StreamedInference
+from mcp.node.submitting import Submitting
 from mcp.node.translation import translated
 from mcp.state.applied import Applied
 from mcp.state.commands import encode_command
@@ -66,7 +67,7 @@ class Dispatch:
         *,
         caught_up: Callable[[], bool],
         admit: Callable[[str, Mapping[str, Any]], None],
-        submitted: Callable[[str, Mapping[str, Any]], float],
+        submitting: Submitting,
         others: Mapping[str, Callable[[Exchange], None]],
         in_groups: Callable[[], bool],
         request_timeout_s_max: float,
@@ -86,7 +87,7 @@ class Dispatch:
         self._roster = roster
         self._caught_up = caught_up
         self._admit = admit
-        self._submitted = submitted
+        self._submitting = submitting
         self._in_groups = in_groups
         self._timeout_s_max = request_timeout_s_max
         self._active: dict[asyncio.Task[None], None] = {}
@@ -192,20 +193,21 @@ class Dispatch:
             seq=integer(payload, "seq"),
             ack=integer(payload, "ack"),
         )
-        wait_s = self._let_in(exchange, payload["op"], payload.get("args", {}))
+        op, args = payload["op"], payload.get("args", {})
+        wait_s = self._let_in(exchange, op, args)
         done, timeout_s = functools.partial(self._committed, exchange), self._timeout_s(exchange)
-        self._order.submit_after(wait_s, data, done, exchange.fail, timeout_s=timeout_s)
+        self._submitting.submit(op, args, wait_s, data, done, exchange.fail, timeout_s=timeout_s)
 
     def _let_in(self, exchange: Exchange, op: str, args: Mapping[str, Any]) -> float:
         """Refuse a command that is not to be proposed; gives how long to wait before it is."""
         self._admit(op, args)
         if op != "inference.submit":
             return 0.0
-        return self._submitted(exchange.connection.peer.node_id, args)
+        return self._submitting.let_in(exchange.connection.peer.node_id, args)
 
     def _commands(self, exchange: Exchange) -> None:
         let_in = functools.partial(self._let_in, exchange)
-        group = CommandGroup(exchange, self._order, let_in, self._answer_commands)
+        group = CommandGroup(exchange, self._order, let_in, self._submitting.submit, self._answer_commands)
         group.submit(
             exchange.message.payload.get("commands"),
             in_groups=self._in_groups(),

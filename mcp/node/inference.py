@@ -14,13 +14,13 @@ import asyncio
 import functools
 import math
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from executor.inspection import ModelInfo
+from executor.inspection import ModelInfo, TensorInfo
 from executor.interface import Ticket
 from mcp.cluster.router.decision import Decision
 from mcp.errors import Cancelled, InputInvalid, InvalidArgument, McpError, Unsupported
@@ -436,22 +436,20 @@ def received_inputs(exchange: Exchange, info: ModelInfo) -> Arrays:
     payload = exchange.message.payload
     chunk = payload.get("data_chunk")
     if chunk is None:
-        return bound_inputs(unpack_all(payload.get("inputs", []), exchange.segments, text=True), info)
+        return bound_inputs(unpack_all(payload.get("inputs", []), exchange.segments, text=True), info.inputs)
     if not isinstance(chunk, str) or payload.get("inputs"):
         raise InvalidArgument("a request carries either a text in 'data_chunk', or tensors in 'inputs'")
     return text_input(chunk, info)
 
 
-def bound_inputs(inputs: Arrays, info: ModelInfo) -> Arrays:
+def bound_inputs(inputs: Arrays, declared: Sequence[TensorInfo]) -> Arrays:
     """Give an input without a name to the model's only one."""
     if "" not in inputs:
         return inputs
-    if len(info.inputs) != 1 or len(inputs) != 1:
-        declared = ", ".join(f"{i.name} ({i.dtype})" for i in info.inputs)
-        raise InputInvalid(
-            f"an input without a name fits a model with one input; this one declares: {declared}"
-        )
-    (only,) = info.inputs
+    if len(declared) != 1 or len(inputs) != 1:
+        told = ", ".join(f"{i.name} ({i.dtype})" for i in declared)
+        raise InputInvalid(f"an input without a name fits a model with one input; this one declares: {told}")
+    (only,) = declared
     return {only.name: inputs[""]}
 
 

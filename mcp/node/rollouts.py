@@ -1,11 +1,12 @@
 """Rollouts on a node: what it counts for them, and, where it leads, how it drives them.
 
 Every node counts, for each version of a model that is being rolled out, the requests that a route has led
-there: whether they failed, and how long they took, from where they were let in. The leader asks all members
-now and then, adds the answers up, and does what the core decides (:mod:`mcp.cluster.rollout.deciding`), by a
-command that names the change which it was decided on. So nothing has to be handed over when another node
-leads: it asks in its turn, and what the one before still proposes is not carried out twice. Only a step's
-interval begins anew, for every leader measures it by its own clock.
+there: whether they failed, and how long they took, from where they were let in. A stream counts once its
+first step is there, with the time of that, and as failed if it fails in whichever step. The leader asks all
+members now and then, adds the answers up, and does what the core decides
+(:mod:`mcp.cluster.rollout.deciding`), by a command that names the change which it was decided on. So nothing
+has to be handed over when another node leads: it asks in its turn, and what the one before still proposes is
+not carried out twice. Only a step's interval begins anew, for every leader measures it by its own clock.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mcp.cluster.rollout.deciding import QUANTILE, Action, Plan, Verdict, decide
 from mcp.cluster.rollout.figures import Figures
 from mcp.errors import (
     CircuitOpen,
+    DeadlineExceeded,
     InvalidArgument,
     McpError,
     ModelNotReady,
@@ -37,7 +39,7 @@ from mcp.node.admitting import CALLERS
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
 from mcp.state.models import ModelVersion
-from mcp.state.rollouts import REASON_BYTES_MAX, Rollout, read_plan
+from mcp.state.rollouts import REASON_BYTES_MAX, WEIGHT_OF_A_PERCENT, Rollout, read_plan
 from mcp.state.state import ReplicatedState
 from mcp.wire.handshake import Role as PeerRole
 from mcp.wire.messages import Message, Ttl
@@ -46,6 +48,8 @@ LOOK_S: Final = 0.5
 """So long at least between two looks at the rollouts."""
 FIGURES_TIMEOUT_S: Final = 1.0
 """A member that has not told its figures within that is left out of the look."""
+ENDED_MAX: Final = 64
+"""Of so many rollouts that have ended while this node led, the latest, their last looks are kept."""
 
 _NOT_THE_VERSIONS: Final = (*CALLERS, CircuitOpen, Unavailable)
 """Errors that say nothing about a version: of what was not let in or not understood, or of a lost node."""
@@ -82,13 +86,28 @@ class Counting:
 
     def watch(self, exchange: Exchange, model: ModelVersion, wait_s: float) -> None:
         """Count a request that begins after ``wait_s``, if its version is one of a rollout's."""
+        figures = self.figures(model)
+        if figures is not None:
+            began_s = asyncio.get_running_loop().time() + wait_s
+            exchange.on_end(functools.partial(_ended, figures, began_s))
+
+    def watch_stream(
+        self, exchange: Exchange, model: ModelVersion, wait_s: float
+    ) -> Callable[[], None] | None:
+        """As :meth:`watch`, a stream; gives what is to be called with each step, if anything is."""
+        if self.figures(model) is None:
+            return None
+        stream = _Stream(self, model, asyncio.get_running_loop().time() + wait_s)
+        exchange.on_end(stream.ended)
+        return stream.stepped
+
+    def figures(self, model: ModelVersion) -> Figures | None:
+        """Where a request for this version is counted now; ``None``: it is none of a rollout's."""
         rollout = self._state.rollouts.get(model.name)
         if rollout is None or not rollout.going or model.version not in (rollout.from_, rollout.to):
-            return
+            return None
         tally = self._tally(rollout)
-        figures = tally.new if model.version == rollout.to else tally.old
-        began_s = asyncio.get_running_loop().time() + wait_s
-        exchange.on_end(functools.partial(_ended, figures, began_s))
+        return tally.new if model.version == rollout.to else tally.old
 
     def tallies(self) -> dict[str, _Tally]:
         """The figures of the rollouts that are going on, by their models."""
@@ -116,8 +135,49 @@ class Counting:
 def _ended(figures: Figures, began_s: float, error: McpError | None) -> None:
     if error is None:
         figures.succeeded(max(0.0, asyncio.get_running_loop().time() - began_s))
-    elif isinstance(error, ModelNotReady) or not isinstance(error, _NOT_THE_VERSIONS):
+    elif _is_the_versions(error):
         figures.failed()
+
+
+def _is_the_versions(error: McpError) -> bool:
+    return isinstance(error, ModelNotReady) or not isinstance(error, _NOT_THE_VERSIONS)
+
+
+class _Stream:
+    """A stream that is counted: with its first step, and once more only if it fails after that.
+
+    It may take hours, and where it has failed another step of the rollout may count.
+    """
+
+    __slots__ = ("_began_s", "_counted", "_counting", "_model")
+
+    def __init__(self, counting: Counting, model: ModelVersion, began_s: float) -> None:
+        self._counting = counting
+        self._model = model
+        self._began_s = began_s
+        self._counted: Figures | None = None
+
+    def stepped(self) -> None:
+        """A step is there."""
+        if self._counted is None:
+            # One that counts nowhere any more has been counted for itself.
+            self._counted = self._counting.figures(self._model) or Figures()
+            self._counted.succeeded(max(0.0, asyncio.get_running_loop().time() - self._began_s))
+
+    def ended(self, error: McpError | None) -> None:
+        """The stream has ended, in whatever way."""
+        if error is None or not _is_the_versions(error):
+            return
+        now = self._counting.figures(self._model)
+        if now is None:
+            return
+        if self._counted is None:
+            now.failed()
+        elif not isinstance(error, DeadlineExceeded):  # with steps, that says more about who reads them
+            if now is self._counted:
+                now.failed_after_all()
+            else:
+                now.failed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +194,10 @@ class Look:
         """Return what a status says of it."""
         return {
             "model": self.rollout.model,
+            "from": self.rollout.from_,
+            "to": self.rollout.to,
+            "step": self.rollout.step,
+            "percent": self.rollout.weight / WEIGHT_OF_A_PERCENT,
             "version": self.rollout.version,
             "action": self.verdict.action.value,
             "reason": self.verdict.reason,
@@ -169,6 +233,8 @@ class RolloutDriver:
     ) -> None:
         self.looks: dict[str, Look] = {}
         """The last look at each rollout that is going on, by its model; none where another node leads."""
+        self._ended: dict[str, Look] = {}
+        """The last looks at rollouts that have ended while this node led, the latest last."""
         self._node_id = node_id
         self._state = state
         self._order = order
@@ -191,6 +257,8 @@ class RolloutDriver:
     def look(self) -> None:
         """Begin a look at the rollouts, where there are any, this node leads, and none is under way."""
         if not self._state.rollouts.any_going or not self._leads():
+            if self.looks and self._leads():
+                self._keep_ended(self.looks)
             self.looks, self._seen = {}, {}
             return
         now = asyncio.get_running_loop().time()
@@ -199,8 +267,23 @@ class RolloutDriver:
             self._looking = asyncio.ensure_future(self._look())
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """Return the last looks as a status tells them."""
-        return [self.looks[model].to_plain() for model in sorted(self.looks)]
+        """Return the last look at each model's latest rollout as a status tells it, ended or not."""
+        told = []
+        for model, look in sorted({**self._ended, **self.looks}.items()):
+            rollout = self._state.rollouts.get(model)
+            if rollout is not None and rollout.begun == look.rollout.begun:
+                told.append({**look.to_plain(), "ended": not rollout.going})
+        return told
+
+    def _keep_ended(self, before: Mapping[str, Look]) -> None:
+        """Keep the last looks at what has ended since; the figures are in no node's replicated state."""
+        for model, look in before.items():
+            rollout = self._state.rollouts.get(model)
+            if rollout is not None and not rollout.going and rollout.begun == look.rollout.begun:
+                self._ended.pop(model, None)
+                self._ended[model] = look
+        while len(self._ended) > ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
 
     def _leads(self) -> bool:
         return self._caught_up() and self._order.driver.status().role is Role.LEADER
@@ -211,6 +294,8 @@ class RolloutDriver:
         answers = dict(zip(members, told, strict=True))
         rollouts = [each for each in self._state.rollouts.all() if each.going]
         # Since it asked, one may have ended, or another node may lead.
+        if self._leads():
+            self._keep_ended(self.looks)
         self.looks = (
             {each.model: self._looked_at(each, answers) for each in rollouts} if self._leads() else {}
         )

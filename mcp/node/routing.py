@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgpack
+
 from mcp.cluster.router.catalogue import Catalogue
 from mcp.cluster.router.choosing import least_queue
 from mcp.cluster.router.decision import Decision
@@ -33,7 +35,7 @@ from mcp.cluster.router.router import Router
 from mcp.cluster.router.routes import RouteSet
 from mcp.cluster.router.rules import RuleSet
 from mcp.cluster.scheduler.interface import Choice
-from mcp.errors import InvalidArgument, McpError, Unavailable, Unsupported
+from mcp.errors import InvalidArgument, McpError, TooLarge, Unavailable, Unsupported
 from mcp.flow.config import from_plain as flow_config
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import check as check_limits
@@ -42,6 +44,7 @@ from mcp.node.scheduling import check_strategy
 from mcp.state.models import Model, ModelVersion
 from mcp.state.requirements import requirements_of
 from mcp.state.state import ReplicatedState
+from mcp.state.traffic import LIMITS_BYTES_MAX
 from mcp.wire.handshake import Role
 
 PROBLEMS_TOLD_MAX: Final = 5
@@ -205,7 +208,14 @@ class Routing:
             routes = RouteSet.from_plain({"version": 0, "routes": args.get("routes")})
             _refuse(problems(routes, self._current_catalogue()))
         elif op == "limits.set" and args.get("limits") is not None:
-            check_limits(flow_config(args["limits"]), self._state.models)
+            config = flow_config(args["limits"])
+            size = len(msgpack.packb(args["limits"]))
+            if size > LIMITS_BYTES_MAX:
+                raise TooLarge(
+                    f"limits of {size} bytes as msgpack are over limits_bytes_max={LIMITS_BYTES_MAX}: "
+                    "declare fewer fixed answers, or shorter ones"
+                )
+            check_limits(config, self._state.models)
         elif op == "rollout.begin":
             check_begin(args, self._state)
         elif op == "strategy.set":

@@ -21,6 +21,7 @@ from mcp.node.admitting import Admitting
 from mcp.node.inference import Arrays, naming, received_inputs
 from mcp.node.order import Order
 from mcp.node.payload import integer
+from mcp.node.rollouts import Counting
 from mcp.node.routing import Routing
 from mcp.node.shelf import Shelf
 from mcp.node.stepwise import Steps, read_recurrence
@@ -39,6 +40,7 @@ class StreamedInference:
         shelf: Shelf,
         routing: Routing,
         admitting: Admitting,
+        counting: Counting,
         *,
         streams_max: int,
         state_bytes_max: int,
@@ -54,6 +56,7 @@ class StreamedInference:
         self._order = order
         self._routing = routing
         self._admitting = admitting
+        self._counting = counting
         self._streams_max = streams_max
         self._state_bytes_max = state_bytes_max
 
@@ -75,9 +78,13 @@ class StreamedInference:
 
     def _let_in(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         """Begin a stream that is let in, or give the work that will."""
-        model, timeout_s = self._resolved(exchange, timeout_s)
-        admitted, stepped = self._admitting.admit_stream(exchange, model, timeout_s)
+        asked, timeout_s = self._resolved(exchange, timeout_s)
+        admitted, stepped = self._admitting.admit_stream(exchange, asked, timeout_s)
         model, wait_s, _ = admitted
+        if model is asked and self._routing.named(exchange.message.payload.get("model_hint")) is None:
+            counted = self._counting.watch_stream(exchange, model, wait_s)
+            if counted is not None:
+                stepped = functools.partial(_both, stepped, counted)
         info = self.shelf.info(model.digest)
         if info is None or wait_s:
             return self._begin_later(exchange, model, timeout_s, wait_s, stepped)
@@ -135,6 +142,11 @@ class StreamedInference:
                 f"stream_state_bytes_max is {self._state_bytes_max}; ask another node"
             )
         self.state_bytes += more_bytes
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
 
 
 class _Stream:

@@ -53,6 +53,12 @@ _REQUIREMENTS_SINCE: Final = 4
 """and with this one what it says of requests and nodes."""
 
 COMMAND_BYTES_MAX: Final = 256 << 10
+_SMALLER: Final = {
+    "limits.set": "declare fewer fixed answers, or shorter ones",
+    "routes.apply": "apply the routes in parts",
+    "rules.set": "have fewer rules, or shorter ones",
+}
+"""What to do about a command that is too large, where no blob can help."""
 """A command in bytes: the largest inline tensors, and room for the rest."""
 
 SEQ_MAX: Final = 2**63 - 1
@@ -118,7 +124,7 @@ def encode_command(
             f"the arguments of {op} cannot be written as msgpack: {error}; "
             "use None, bool, int (64 bits), float, str, bytes, list and dict with str keys"
         ) from error
-    _check_size(data)
+    _check_size(data, op)
     return data
 
 
@@ -167,9 +173,9 @@ def _wrong(parts: Any, schema_max: int) -> McpError:
     return InvalidArgument("a command's arguments are a map")
 
 
-def _check_size(data: bytes) -> None:
+def _check_size(data: bytes, op: str = "") -> None:
     if len(data) > COMMAND_BYTES_MAX:
         raise TooLarge(
             f"a command of {len(data)} bytes is over COMMAND_BYTES_MAX={COMMAND_BYTES_MAX}; "
-            "send large data as a blob and name its digest"
+            f"{_SMALLER.get(op, 'send large data as a blob and name its digest')}"
         )

@@ -109,7 +109,7 @@ def _figures(report: Report) -> list[str]:
             lines.append(
                 f"{name}: median {found['median_s']} s, longest {found['max_s']} s of {found['count']}"
             )
-    lines.append(f"longest time without an acknowledged write: {report.longest_gap_s:.2f} s")
+    lines += _without_writes(report)
     if report.stalls:
         lines.append(
             f"this machine stood still {report.stalls} times, for {report.longest_stall_s:.1f} s at most, "
@@ -118,6 +118,19 @@ def _figures(report: Report) -> list[str]:
     if report.settled_s is not None:
         lines.append(f"settled {report.settled_s:.2f} s after everything was healed and every call had ended")
     return lines + [f"{what}: {how}" for what, how in report.honoured.items()]
+
+
+def _without_writes(report: Report) -> list[str]:
+    """How long nothing was acknowledged, and whether that was to be expected."""
+    longest = "longest time without an acknowledged write"
+    if not report.outages:
+        return [f"{longest}: {report.longest_gap_s:.2f} s"]
+    return [
+        f"{longest}: {report.longest_gap_s:.2f} s",
+        f"  {report.longest_gap_well_s:.2f} s while there was a majority: {report.outages} times, for",
+        f"  {report.outages_s:.1f} s in all, faults had so many nodes down or cut off that there was none,",
+        "  and nobody can write then, which is right; --keep-quorum always leaves a majority",
+    ]
 
 
 def _told(report: Report) -> list[str]:

@@ -69,6 +69,16 @@ class Kill:
     starting: bool
 
 
+TAKES_OUT: Final[frozenset[Kind]] = frozenset(
+    {
+        *(FaultKind.KILL, FaultKind.BLACKOUT, FaultKind.PAUSE),
+        *(FaultKind.PARTITION, FaultKind.ONE_WAY, FaultKind.PARTIAL, FaultKind.HALF_OPEN),
+        *(FaultKind.DISK_FULL, FaultKind.IO_ERROR, LiveKind.DISK_LOSS),
+    }
+)
+"""Kinds during which a node can acknowledge nothing, until it is well again; others make it slow."""
+
+
 @dataclass(slots=True)
 class Injector:
     """``now``: seconds since the beginning. ``keep_quorum``: skip what would break more than a minority."""
@@ -89,6 +99,8 @@ class Injector:
     events: list[Event] = field(default_factory=list)
     happened: list[Happened] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
+    outvoted: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when a majority of the nodes was out at once; see :meth:`outages`."""
     falls: list[str] = field(default_factory=list)
     """Nodes that ended, or did not start, without being made to."""
     _random: random.Random = field(init=False)
@@ -98,6 +110,8 @@ class Injector:
     _ill: Counter[str] = field(default_factory=Counter)
     _ill_until: dict[str, float] = field(default_factory=dict)
     _starting: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _out: Counter[str] = field(default_factory=Counter)
+    _outvoted_since: float | None = None
     _losing: str | None = None
     """Whose disk is lost, until another server votes in its place."""
 
@@ -200,7 +214,9 @@ class Injector:
     async def _happen(self, fault: LiveFault) -> None:
         broken = self._breaks(fault)
         alone = not +self._broken and not self._starting
+        out = set(broken) if fault.kind in TAKES_OUT else set()
         self._broken.update(broken)
+        self._count_out(out)
         self._tell(f"{fault}")
         begun = self.now()
         try:
@@ -210,9 +226,36 @@ class Injector:
             self.chronicle.fault(
                 Happening(str(fault.kind), begun, self.now(), fault.nodes, fault.peers, str(fault))
             )
-            await self._well_again(broken, WELL_WITHIN_S)
+            await asyncio.gather(
+                self._well_again(broken, WELL_WITHIN_S), *(self._in_again(node, out) for node in sorted(out))
+            )
         finally:
             self._broken.subtract(broken)
+            self._count_out(out, back=True)
+
+    async def _in_again(self, node: str, out: set[str]) -> None:
+        """Take a node from those that a fault has ``out`` as soon as it is well, whatever the others do."""
+        if await self._well_again([node], WELL_WITHIN_S):
+            out.remove(node)
+            self._count_out([node], back=True)
+
+    def _count_out(self, nodes: Collection[str], *, back: bool = False) -> None:
+        """Note when a majority is lost, and when it is there again."""
+        if back:
+            self._out.subtract(nodes)
+        else:
+            self._out.update(nodes)
+        lost = len(+self._out) > self._minority
+        if lost and self._outvoted_since is None:
+            self._outvoted_since = self.now()
+        elif not lost and self._outvoted_since is not None:
+            self.outvoted.append((self._outvoted_since, self.now()))
+            self._outvoted_since = None
+
+    def outages(self) -> list[tuple[float, float]]:
+        """When faults had taken out a majority of the nodes, until now: nobody can write then."""
+        going = [] if self._outvoted_since is None else [(self._outvoted_since, self.now())]
+        return self.outvoted + going
 
     async def _admitted(self, fault: LiveFault) -> LiveFault | None:
         """The fault with names for roles, once a majority is well in spite of it; ``None``: too late."""
@@ -258,8 +301,11 @@ class Injector:
         return min(sides, key=len) if fault.kind in PATH_FAULTS else set(fault.nodes)
 
     def _bearable(self, broken: set[str]) -> bool:
-        minority = (len(self.supervisor.nodes) - 1) // 2
-        return len({*broken, *(+self._broken)}) <= minority
+        return len({*broken, *(+self._broken)}) <= self._minority
+
+    @property
+    def _minority(self) -> int:
+        return (len(self.supervisor.nodes) - 1) // 2
 
     async def _well_again(self, nodes: Collection[str], within_s: float) -> bool:
         since = self.now()

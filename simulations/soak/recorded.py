@@ -151,9 +151,13 @@ def _figures(report: Report, leaders: int) -> tuple[Figure, ...]:
         Figure("faults with an effect", number(fired), note),
         Figure("kills", number(report.kills), f"{report.kills_starting} of nodes that were starting"),
         Figure("terms with a leader", number(leaders), f"{number(report.snapshots)} snapshots"),
-        Figure("no write for at most", seconds(report.longest_gap_s)),
+        Figure("no write for at most", seconds(report.longest_gap_s), _when_well(report)),
         Figure("settled after healing", settled, bad=report.judged and report.settled_s is None),
     )
+
+
+def _when_well(report: Report) -> str:
+    return f"{seconds(report.longest_gap_well_s)} while there was a majority" if report.outages else ""
 
 
 def _notes(report: Report) -> tuple[str, ...]:
@@ -162,6 +166,11 @@ def _notes(report: Report) -> tuple[str, ...]:
         "missing, and what is shown may be so much late. Calls are timed by the clients, behind the relays.",
     ]
     found += [f"{what}: {how}." for what, how in report.honoured.items()]
+    if report.outages:
+        found.append(
+            f"Faults had a majority of the nodes down or cut off {report.outages} times, for "
+            f"{seconds(report.outages_s)} in all: nobody can write then (--keep-quorum leaves a majority)."
+        )
     if report.stalls:
         found.append(
             f"This machine stood still {report.stalls} times, for {seconds(report.longest_stall_s)} at most "

@@ -62,6 +62,11 @@ class Report:
     stalls: int = 0
     longest_stall_s: float = 0.0
     longest_gap_s: float = 0.0
+    longest_gap_well_s: float = 0.0
+    """The longest that no loss of a majority to faults touches."""
+    outages: int = 0
+    """How often a majority of the nodes was down or cut off at once: nobody can write then."""
+    outages_s: float = 0.0
     gaps: dict[str, dict[str, float | int]] = field(default_factory=dict)
     settled_s: float | None = None
     checkers: list[checking.Verdict] = field(default_factory=list)
@@ -116,6 +121,8 @@ class Report:
             "snapshots": self.snapshots,
             "stalls": {"count": self.stalls, "max_s": round(self.longest_stall_s, 3)},
             "longest_gap_s": round(self.longest_gap_s, 3),
+            "longest_gap_well_s": round(self.longest_gap_well_s, 3),
+            "majority_lost": {"count": self.outages, "total_s": round(self.outages_s, 3)},
             "gaps": self.gaps,
             "settled_s": self.settled_s,
             "lost": self.lost,
@@ -186,6 +193,13 @@ def gaps(happened: Sequence[Happened], record: Record) -> dict[str, dict[str, fl
         }
         for kind, all_ in sorted(found.items())
     }
+
+
+def measure_gaps(report: Report, record: Record, outages: Sequence[tuple[float, float]]) -> None:
+    """How long no write was acknowledged, and when that is no wonder: a majority was lost to faults."""
+    report.longest_gap_s = record.longest_gap_s()
+    report.longest_gap_well_s = record.longest_gap_s(outages)
+    report.outages, report.outages_s = len(outages), sum(over - begun for begun, over in outages)
 
 
 def fill(report: Report, injector: Injector, watch: Watch, record: Record, pulse: Pulse) -> None:

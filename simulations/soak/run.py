@@ -23,7 +23,7 @@ from simulations.soak.audit import Findings, read_each, read_through, settled
 from simulations.soak.inject import Injector, Kill
 from simulations.soak.plan import PORT_FAULTS, LivePlan, PlanInvalid
 from simulations.soak.pulse import Pulse
-from simulations.soak.report import Report, fill, gaps, judge
+from simulations.soak.report import Report, fill, gaps, judge, measure_gaps
 from simulations.soak.supervisor import Supervisor
 from simulations.soak.volume import Volume
 from simulations.soak.watch import Watch
@@ -169,7 +169,7 @@ async def _perform(run: Soak) -> None:
 def _break_off(run: Soak) -> None:
     """The run is not judged. What was wrong at first sight is wrong nevertheless."""
     run.ended_s = run.ended_s or run.now
-    run.report.longest_gap_s = run.record.longest_gap_s()
+    measure_gaps(run.report, run.record, run.injector.outages())
     told = f"interrupted after {run.now:.1f} s, {run.phase}: the history was not checked"
     run.report.find(Verdict.VOID, told)
     for verdict, found in ((Verdict.SAFETY, run.record.wrong), (Verdict.CRASH, run.injector.falls)):
@@ -310,7 +310,7 @@ async def under_fire(run: Soak) -> None:
             await run.injector.run()
             await asyncio.sleep(max(0.0, run.settings.seconds - run.now))
             # What is read and written afterwards is no load.
-            run.report.longest_gap_s = run.record.longest_gap_s()
+            measure_gaps(run.report, run.record, run.injector.outages())
             run.report.gaps = gaps(run.injector.happened, run.record)
             run.injector.heal()
             run.phase = "healed"

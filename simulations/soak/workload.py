@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final
 
@@ -130,10 +130,15 @@ class Record:
         """When the first write was acknowledged that was begun at ``moment`` or later."""
         return min((ended for begun, ended in self.acknowledged_at if begun >= moment), default=None)
 
-    def longest_gap_s(self) -> float:
-        """The longest time in which no write was acknowledged."""
+    def longest_gap_s(self, without: Sequence[tuple[float, float]] = ()) -> float:
+        """The longest time in which no write was acknowledged, and that none of ``without`` touches."""
         ends = sorted(ended for _, ended in self.acknowledged_at)
-        return max((later - earlier for earlier, later in itertools.pairwise(ends)), default=0.0)
+        gaps = [
+            later - earlier
+            for earlier, later in itertools.pairwise(ends)
+            if not any(begun < later and earlier < over for begun, over in without)
+        ]
+        return max(gaps, default=0.0)
 
     def outcomes(self) -> dict[str, dict[str, int]]:
         """How many calls of each sort ended how."""

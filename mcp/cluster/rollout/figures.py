@@ -12,7 +12,10 @@ from mcp.plain import is_whole, shown
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of the requests that have ended. ``latencies`` are those of the ones that succeeded."""
+    """Counts of the requests that have ended, and of streams that have begun to be answered.
+
+    ``latencies`` are those of the ones that succeeded, of a stream that of its first step.
+    """
 
     requests: int = 0
     failures: int = 0
@@ -27,6 +30,10 @@ class Figures:
         """One failed, for a reason that is not its caller's."""
         self.requests += 1
         self.failures += 1
+
+    def failed_after_all(self) -> None:
+        """One that was counted as answered has failed since: a stream, in a later step."""
+        self.failures = min(self.requests, self.failures + 1)
 
     def merge(self, other: Figures) -> None:
         """Count what another node has counted, too."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from mcp.errors import InvalidArgument
-from mcp.plain import is_number, is_whole, shown
+from mcp.plain import is_number, is_whole, near, shown
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class Fields:
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise InvalidArgument(f"{path or 'the document'}: a map is expected, not {shown(values)}")
         self._left: dict[str, Any] = dict(values)
+        self._known: dict[str, None] = {}  # in the order in which they were asked for
 
     def at(self, name: str) -> str:
         """Return the path of a field."""
@@ -55,22 +56,39 @@ class Fields:
 
     def missing(self, name: str) -> bool:
         """Say whether a field is not there, null, or taken already."""
+        self._known[name] = None
         return self._left.get(name) is None
 
     def refuse(self, name: str, why: str) -> InvalidArgument:
         """Return the refusal of a field, to be raised."""
         return InvalidArgument(f"{self.at(name)}: {why}", details={"path": self.at(name)})
 
-    def done(self, reasons: Mapping[str, str] | None = None) -> None:
-        """Refuse the first field that nobody took, with its reason where there is a particular one."""
+    def done(self, reasons: Mapping[str, str] | None = None, known: Iterable[str] = ()) -> None:
+        """Refuse the first field that nobody took: with its reason, where it has one, else as unknown.
+
+        ``known``: the fields that there are beside those that were asked for.
+        """
         for name in self._left:
-            raise self.refuse(name, (reasons or {}).get(name, "not supported: take it out"))
+            why = (reasons or {}).get(name)
+            raise self.refuse(name, why or self._unknown(name, [*self._known, *known]))
+
+    def _unknown(self, name: str, known: list[str]) -> str:
+        meant = near(name, known)
+        if meant is not None:
+            return f"unknown field; did you mean {meant}?"
+        return (
+            f"unknown field: take it out; there are: {', '.join(known)}" if known else "unknown: take it out"
+        )
 
     def take(self, name: str, read: Callable[[object], T], default: Any = _REQUIRED) -> T:
         """Read a field; one that is missing, or null, has its default, and is refused where there is none."""
+        self._known[name] = None
         value = self._left.pop(name, None)
         if value is None:
             if default is _REQUIRED:
+                misspelt = near(name, self._left)
+                if misspelt is not None:
+                    raise self.refuse(misspelt, f"unknown field; did you mean {name}?")
                 others = ", ".join(f"{other:.40}" for other in list(self._left)[:TOLD_MAX])
                 raise self.refuse(name, f"missing, and needed{f'; there is {others}' if others else ''}")
             return default  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ with a unit: kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (of 1024), and 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from mcp.cluster.router.conditions import (
@@ -36,6 +37,7 @@ from mcp.cluster.router.conditions import (
 )
 from mcp.cluster.router.selector import About, Requirement, Selector
 from mcp.cluster.router.tokens import KEYWORDS, Kind, Token, tokens, unexpected
+from mcp.plain import meant
 from mcp.wire.tensors import BYTES_DTYPE, DTYPES
 
 DEPTH_MAX: Final = 32
@@ -56,7 +58,8 @@ _HEADER_NAME: Final = re.compile(r"[a-z0-9_./-]{1,128}")
 _OPERATORS: Final = {each.value: each for each in Operator}
 _OF_TEXTS: Final = (Operator.EQUAL, Operator.UNEQUAL)
 _DTYPES: Final = (*DTYPES, BYTES_DTYPE)
-_FEATURES: Final = ", ".join((*NUMBERS, DTYPE, *TEXTS, f"{HEADER}NAME"))
+_FEATURES: Final = (*NUMBERS, DTYPE, *TEXTS)
+_FEATURES_SAID: Final = ", ".join((*_FEATURES, f"{HEADER}NAME"))
 
 
 class Parts(NamedTuple):
@@ -102,26 +105,28 @@ class _Parser:
         self._at += found
         return found
 
-    def _expect(self, text: str, what: str | None = None) -> None:
+    def _expect(self, text: str, what: str | None = None, known: Iterable[str] = ()) -> None:
         if not self._took(text):
-            raise self._unexpected(what or f'"{text}"')
+            raise self._unexpected(what or f'"{text}"', known=known or [text])
 
-    def _unexpected(self, expected: str, token: Token | None = None) -> Exception:
+    def _unexpected(self, expected: str, token: Token | None = None, known: Iterable[str] = ()) -> Exception:
+        """The error for a token; with the one of the ``known`` words that it may be meant for."""
         token = token or self._token
-        return unexpected(token.position, expected, token)
+        told = meant(token.text, known) if token.kind is Kind.WORD else ""
+        return unexpected(token.position, expected, f"{token}{told}")
 
     # -- the grammar ------------------------------------------------------------------------------
 
     def rule(self) -> Parts:
         self._expect("when")
         condition = self._condition()
-        self._expect("use", '"and", "or" or "use"')
+        self._expect("use", '"and", "or" or "use"', ("and", "or", "use"))
         model = self._name("the name or alias of a model")
         version = self._name("a version") if self._took("@") else None
         selector = self._selector() if self._took("on") else None
         if self._token.kind is not Kind.END:
             expected = '"," or the end' if selector else '"@", "on" or the end'
-            raise self._unexpected(expected)
+            raise self._unexpected(expected, known=() if selector else ["on"])
         return Parts(condition, model, version, selector)
 
     def _condition(self) -> Condition:
@@ -174,7 +179,8 @@ class _Parser:
             header, name = token.text[: len(HEADER)], token.text[len(HEADER) :].lower()
             if header == HEADER and _HEADER_NAME.fullmatch(name):
                 return HEADER + name
-        raise self._unexpected(f'"not", "(" or a feature, one of {_FEATURES}', token)
+        known = (*_FEATURES, "not", f"{HEADER}{token.text.partition('.')[2]}")
+        raise self._unexpected(f'"not", "(" or a feature, one of {_FEATURES_SAID}', token, known)
 
     def _number(self, feature: str) -> int:
         token = self._take()
@@ -192,7 +198,7 @@ class _Parser:
         if token.kind is not Kind.STRING and (token.kind is not Kind.WORD or _means_something(value)):
             raise self._unexpected(f"a text to compare {feature} with, as a word or in double quotes", token)
         if feature == DTYPE and value not in _DTYPES:
-            raise self._unexpected(f"a type, one of {', '.join(_DTYPES)}", token)
+            raise self._unexpected(f"a type, one of {', '.join(_DTYPES)}", token, _DTYPES)
         return value
 
     def _name(self, what: str) -> str:
@@ -217,7 +223,7 @@ class _Parser:
         token = self._take()
         about = kinds.get(token.text) if token.kind is Kind.WORD else None
         if about is None:
-            raise self._unexpected(f"one of {', '.join(kinds)}, and a colon", token)
+            raise self._unexpected(f"one of {', '.join(kinds)}, and a colon", token, kinds)
         self._expect(":")
         name = self._name(f"the name of a {about.value}")
         value = self._name("the label's value") if about is About.LABEL and self._took("=") else None

@@ -32,6 +32,8 @@ WEIGHT_MAX: Final = 1_000_000
 ATTEMPTS_MAX: Final = 10
 """The most retries of one request."""
 
+_TEXT_KINDS: Final = ("exact", "prefix", "regex")
+
 
 @dataclass(frozen=True, slots=True)
 class TextMatch:
@@ -190,14 +192,14 @@ def check_weights(weights: Iterable[int], what: str) -> None:
 
 def text_match(fields: Fields) -> TextMatch:
     """Read ``{exact|prefix|regex: text}``; an empty map asks only whether the header is there."""
-    given = [kind for kind in ("exact", "prefix", "regex") if kind in fields.names()]
+    given = [kind for kind in _TEXT_KINDS if kind in fields.names()]
     if len(given) > 1:
         raise fields.refuse(given[1], f"{given[0]} is there already: one is enough")
     if not given:
-        fields.done()
+        fields.done(known=_TEXT_KINDS)
         return TextMatch("present")
     value = fields.take(given[0], text)
-    fields.done()
+    fields.done(known=_TEXT_KINDS)
     if given[0] == "regex":
         try:
             pattern(value)

@@ -1,7 +1,8 @@
 """Istio's VirtualService as routes: hosts are models, subsets are versions.
 
 The document is plain data: whoever has the YAML loads it. What has no meaning here is refused by the path of
-its field, and nothing is ignored. Source: istio.io, "Reference: Virtual Service" (networking.istio.io/v1).
+its field, and nothing is ignored: a field of Istio's as not supported, any other as unknown, with the one
+that may be meant. Source: istio.io, "Reference: Virtual Service" (networking.istio.io/v1).
 
 Read are ``spec.hosts`` and, of ``spec.http[]``: ``name``; ``match[]`` with ``name``, ``headers`` and
 ``withoutHeaders`` (``exact``, ``prefix``, ``regex``, or ``{}`` for one that is there); ``route[]`` with
@@ -39,7 +40,15 @@ HOSTS_MAX: Final = 64
 
 _API_VERSIONS: Final = tuple(f"networking.istio.io/{version}" for version in ("v1", "v1beta1", "v1alpha3"))
 _PSEUDO_HEADERS: Final = frozenset({"uri", "scheme", "method", "authority"})
+_ISTIO_S: Final = (
+    *("annotations", "labels", "creationTimestamp", "generation", "resourceVersion", "uid", "managedFields"),
+    *("redirect", "directResponse", "delegate", "rewrite", "corsPolicy", "headers"),
+    *("scheme", "method", "authority", "queryParams", "ignoreUriCase", "sourceLabels", "sourceNamespace"),
+    *("statPrefix", "retryRemoteLocalities", "retryIgnorePreviousHosts", "backoff"),
+)
+"""Fields of Istio's, and of Kubernetes' metadata, that are none here, at least not wherever they are left."""
 _UNSUPPORTED: Final = {
+    **dict.fromkeys(_ISTIO_S, "not supported: take it out"),
     "tls": "routes are of inference requests: take it out",
     "tcp": "routes are of inference requests: take it out",
     "gateways": "every node takes every request: take it out",

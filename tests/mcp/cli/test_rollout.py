@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,14 +10,27 @@ from typing import Any
 
 import click
 import pytest
+from rich.console import Console
 
 from mcp.cli import exits, root
-from mcp.cli.rollout import looked, seconds_of, share_of, steps_of, told
+from mcp.cli.rollout import (
+    look_at,
+    looked,
+    looks_in,
+    rollouts_table,
+    seconds_of,
+    share_of,
+    steps_of,
+    told,
+)
+from mcp.client.results import ClusterStatus, NodeStatus
 from mcp.client.traffic import Rollout
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODEL = str(Path(__file__).parents[2] / "executor" / "models" / "table_of_five.onnx")
 KEY = "a-key-for-tests-0123456789"
+LISTS_MAX = 200
+WAITS = "no requests yet: it waits for traffic"
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +79,13 @@ def test_it_begins_is_listed_and_aborted(run: Run) -> None:
     assert status == 0
     line = next(line for line in out.splitlines() if line.startswith("table"))
     assert line.split()[:7] == ["table", "1", "2", "going", "0/3", "0.5", "%"]
+    assert run("rollout", "status", "table", "--json")[1] == run("rollout", "list", "--json")[1]
+    # The leader looks twice a second.
+    assert any((listed(run)["look"] or {}).get("reason") == WAITS for _ in range(LISTS_MAX))
+    status, out, _ = run("status")
+    assert f"rollout of table: version 1 to 2, 0.5 % of the requests; {WAITS}\n" in out
+    (look,) = json.loads(run("status", "--json")[1])["rollouts"]
+    assert (look["model"], look["percent"], look["ended"]) == ("table", 0.5, False)
     # Its route is nobody else's, and a second one is refused.
     status, _, err = run("route", "remove", "table")
     assert (status, "belongs to a rollout" in err) == (exits.REFUSED, True)
@@ -75,6 +96,13 @@ def test_it_begins_is_listed_and_aborted(run: Run) -> None:
     )
     status, out, _ = run("rollout", "abort", "table", "--expected-version", version)
     assert (status, out) == (0, "table: version 1 to 2: aborted, somebody aborted it\n")
+    status, out, err = run("rollout", "status", "table")
+    line = next(line for line in out.splitlines() if line.startswith("table"))
+    assert (status, err, line.split()[5:]) == (0, "", ["0", "%", "0", "0", "somebody", "aborted", "it"])
+    assert listed(run)["look"]["ended"] is True
+    assert "rollout of table" not in run("status")[1]
+    status, _, err = run("rollout", "status", "digits")
+    assert (status, "begin one: mcpctl rollout digits --to VERSION" in err) == (exits.NOT_FOUND, True)
     assert run("rollout", "abort", "table")[0] == exits.REFUSED
     assert run("rollout", "abort", "nothing-of-the-kind")[0] == exits.NOT_FOUND
 
@@ -130,6 +158,25 @@ def test_what_options_mean() -> None:
     assert steps_of(context, parameter, "5%, 20,100") == (5, 20, 100)
     assert [share_of(context, parameter, text) for text in ("1%", "0.01", "0", "100%")] == [0.01, 0.01, 0, 1]
     assert [seconds_of(context, parameter, text) for text in ("30s", "1m30s", "0", "2.5")] == [30, 90, 0, 2.5]
+
+
+def test_the_last_look_is_shown_of_this_rollout_only_and_why_there_is_none() -> None:
+    going = Rollout("m", "1", "2", {"steps": [5, 100]}, 1, 5.0, "going", "", 3, 9, 0.0)
+    done = Rollout("m", "1", "2", {"steps": [5, 100]}, 2, 100.0, "done", "", 5, 12, 0.0)
+    look = {"model": "m", "to": "2", "version": 4, "ended": True, "new": {"requests": 7, "failures": 1}}
+    before = {**look, "version": 2, "to": "1"}
+    nodes = [NodeStatus("a", "n1", details={"rollouts": [before, "?"]}), NodeStatus("b", "n2")]
+    nodes.append(NodeStatus("c", "n3", details={"rollouts": [look]}))
+    for order in (nodes, nodes[::-1]):
+        assert looks_in(ClusterStatus(order, None, 0, [], [])) == {"m": look}
+    assert look_at(done, {"m": look}) == look
+    assert look_at(going, {"m": look}) is None
+    assert look_at(done, {"m": before}) is None
+    assert look_at(going, {"m": {"reason": "of a node that says no more"}}) is not None
+    for looks, shown in (({"m": look}, "7       1"), ({}, "?       ?")):
+        with io.StringIO() as out:
+            Console(file=out, width=120).print(rollouts_table([done], looks))
+            assert shown in out.getvalue()
 
 
 def test_what_is_told() -> None:

@@ -182,11 +182,20 @@ def test_what_is_wrong_is_told_by_its_place_and_changes_nothing(
         "rule.rules": ("# first\nwhen batch > 1 us x", "line 2: at character 16: expected"),
         "target.rules": ("when batch > 1 use nobody", "nobody is not deployed"),
         "empty.rules": ("# nothing\n", "says nothing"),
+        "column.yaml": ("a: b\n  c: d\n", "line 2, column 4: it is no YAML: mapping values are not"),
+        "host.yaml": (service.replace("hosts:", "hosst:"), "spec.hosst: unknown field; did you mean hosts?"),
+        "when.rules": (
+            "# first\nwehn batch > 1 use x\n",
+            'line 2: at character 1: expected "when", got wehn;',
+        ),
+        "two.rules": ("wehn batch > 1 us x\n", "line 1: at character 1: expected"),
+        "if.rules": ("if batch > 1 use x\n", "line 1: at character 1: expected"),
     }
     for name, (text, says) in cases.items():
         (tmp_path / name).write_text(text)
         status, out, err = run("route", "apply", str(tmp_path / name))
         assert (status, out) == (2, ""), name
+        assert f": {tmp_path / name}" in err, name
         assert says in err, name
     assert run("route", "remove")[0] == 2
     assert run("route", "remove", "x", "--rules")[0] == 2
@@ -194,6 +203,7 @@ def test_what_is_wrong_is_told_by_its_place_and_changes_nothing(
     assert as_json("route", "list") == before
 
 
+@pytest.mark.usefixtures("models")
 def test_limits_are_applied_listed_and_removed(run: Run, as_json: AsJson, tmp_path: Path) -> None:
     assert "nothing is limited" in run("limits", "list")[1]
     status, out, _ = run("limits", "apply", str(EXAMPLES / "limits.json"))
@@ -214,7 +224,12 @@ def test_limits_are_applied_listed_and_removed(run: Run, as_json: AsJson, tmp_pa
     file.write_text("in_flight_max: 5\nmodels: {digits: {limit: {amont: 3}}}\n")
     status, _, err = run("limits", "apply", str(file))
     assert status == 2
-    assert f"{file}: flow.models.digits.limit has no field amont; there are: kind, amount" in err
+    told = f"{file}: models.digits.limit.amont: unknown field; did you mean amount?; there are: kind, amount"
+    assert told in err
+    file.write_text((EXAMPLES / "fallbacks.json").read_text().replace("probabilities", "likelihoods"))
+    status, _, err = run("limits", "apply", str(file))  # only nodes know the model
+    assert status == 2
+    assert f"{file}: models.digits.fallbacks[1].answer is no answer of digits" in err
     status, _, err = run("limits", "apply", str(EXAMPLES / "limits.json"), "--expected-version", "99")
     assert status == 4
     assert run("limits", "remove")[0] == 0
@@ -238,7 +253,11 @@ def test_a_refused_request_ends_with_the_status_for_trying_again(run: Run, tmp_p
 
 def test_rules_are_told_from_documents() -> None:
     assert is_rules("# a comment\n\n  when batch > 1 use m\n")
+    assert is_rules("wehn batch > 1 us m")
+    assert is_rules("if batch > 1 use m")
     assert not is_rules("whenever: 1")
+    assert not is_rules("wen: {use: m}")
+    assert not is_rules("- we use it")
     assert not is_rules('{"when": 1}')
     assert documents('{"a": 1}', "f") == [{"a": 1}]
     assert documents("a: 1\n---\n---\nb: 2\n", "f") == [{"a": 1}, {"b": 2}]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -58,6 +60,17 @@ def test_everything_that_can_be_said_is_read_and_written_again() -> None:
     assert from_plain(msgpack.unpackb(msgpack.packb(plain))) == config
 
 
+@pytest.mark.parametrize("part", ["concurrency", "breaker"])
+def test_the_documented_defaults_are_those_in_force_where_nothing_is_said_of_a_model(part: str) -> None:
+    document = Path(__file__).resolve().parents[3] / "docs" / "routing.md"
+    text = document.read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| `{part}` |")]
+    in_force = to_plain(from_plain({}))["default_model"][part]
+    told = set(re.findall(r'`(\w+)` "?(\w+(?:\.\d+)?)', row))
+    assert {(name, f"{value:g}" if name != "window" else value) for name, value in in_force.items()} <= told
+    assert f"each node has `in_flight_max` {FlowConfig().in_flight_max}," in text
+
+
 def test_an_empty_map_is_the_default_and_so_is_what_is_left_out() -> None:
     assert from_plain({}) == FlowConfig()
     assert from_plain(to_plain(FlowConfig())) == FlowConfig()
@@ -66,39 +79,42 @@ def test_an_empty_map_is_the_default_and_so_is_what_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("plain", "said"),
     [
-        ({"client": {}}, r"flow has no field client; there are: clients, default_model, .*in_flight_max"),
+        (
+            {"client": {}},
+            r"^client: unknown field; did you mean clients\?; there are: clients, .*in_flight_max",
+        ),
         (
             {"clients": {"default": {"amount": 1, "rate": 2}}},
-            r"flow.clients.default has no field rate; there",
+            r"^clients.default.rate: unknown field; there",
         ),
         (
             {"models": {"m": {"breaker": {"probe": 1}}}},
-            r"flow.models.m.breaker has no field probe; there are",
+            r"^models.m.breaker.probe: unknown field; did you mean probes\?; there are",
         ),
-        ({"clients": {"default": {}}}, r"flow.clients.default lacks amount"),
+        ({"clients": {"default": {}}}, r"^clients.default lacks amount"),
         (
             {"clients": {"default": {"amount": "7"}}},
-            r"flow.clients.default.amount is a whole number, not '7'",
+            r"^clients.default.amount is a whole number, not '7'",
         ),
         ({"clients": {"default": {"amount": 7.5}}}, r"amount is a whole number"),
         ({"clients": {"default": {"amount": True}}}, r"amount is a whole number"),
-        ({"clients": {"default": {"amount": 0}}}, r"flow.clients.default: amount=0"),
+        ({"clients": {"default": {"amount": 0}}}, r"^clients.default: amount=0"),
         ({"clients": {"default": {"amount": 1, "per_s": "x"}}}, r"per_s is a number"),
         ({"clients": {"default": {"amount": 1, "per_s": float("nan")}}}, r"per_s is a number"),
         ({"clients": {"default": {"amount": 1, "per_s": 10**400}}}, r"per_s is a number"),
         (
             {"clients": {"default": {"kind": "bucket", "amount": 1}}},
-            r"kind is one of token_bucket, leaky_bucket",
+            r"kind is one of token_bucket, leaky_bucket, .*, not 'bucket'; did you mean ",
         ),
         ({"clients": {"default": {"kind": "sliding_window", "amount": 1, "burst": 1}}}, r"has no burst"),
-        ({"clients": {"default": 5}}, r"flow.clients.default is a map"),
-        ({"clients": {"by_name": []}}, r"flow.clients.by_name is a map"),
-        ({"clients": {"by_name": {5: {"amount": 1}}}}, r"a name in flow.clients.by_name is a text"),
+        ({"clients": {"default": 5}}, r"^clients.default is a map"),
+        ({"clients": {"by_name": []}}, r"^clients.by_name is a map"),
+        ({"clients": {"by_name": {5: {"amount": 1}}}}, r"a name in clients.by_name is a text"),
         ({"clients": {"keys_max": 10**6}}, r"keys_max"),
-        ({"models": {"m": {"fallbacks": {}}}}, r"flow.models.m.fallbacks is a list"),
+        ({"models": {"m": {"fallbacks": {}}}}, r"^models.m.fallbacks is a list"),
         (
             {"models": {"m": {"fallbacks": [{"kind": "cached"}]}}},
-            r"flow.models.m.fallbacks\[0\]: a fallback of",
+            r"^models.m.fallbacks\[0\]: a fallback of",
         ),
         ({"models": {"m": {"fallbacks": [{"kind": "model", "model": "m"}]}}}, r"cannot be its own fallback"),
         ({"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": "x"}] * 9}}}, r"9 fallbacks"),
@@ -106,13 +122,21 @@ def test_an_empty_map_is_the_default_and_so_is_what_is_left_out() -> None:
             {"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": "x", "when": ["rain"]}]}}},
             r"when\[0\] is",
         ),
+        (
+            {"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": "x" * 65_537}]}}},
+            r"answer has 65537 letters, over the limit of 65536: shorten it",
+        ),
+        (
+            {"models": {"m": {"fallbacks": [{"kind": "fixed", "answer": {"y": {}}}]}}},
+            r"answer is a text, not a value of type dict; write it in quotes, and those within as",
+        ),
         ({"cluster": {str(n): {"amount": 1} for n in range(9)}}, r"more than 8 cluster limits hold for one"),
-        ({"cluster": {"a": {"amount": 1, "lease_s": 0}}}, r"flow.cluster.a: lease_s"),
+        ({"cluster": {"a": {"amount": 1, "lease_s": 0}}}, r"^cluster.a: lease_s"),
         ({"in_flight_max": 0}, r"in_flight_max=0"),
-        ({"cache": None}, r"flow.cache is a map"),
-        ([], r"flow is a map"),
-        (None, r"flow is a map"),
-        ({5: 6}, r"flow has no field 5"),
+        ({"cache": None}, r"^cache is a map"),
+        ([], r"^a map is expected, with fields of clients"),
+        (None, r"^a map is expected, with fields of clients"),
+        ({5: 6}, r"^5: unknown field; there"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(plain: object, said: str) -> None:

@@ -189,7 +189,7 @@ def test_a_declared_answer_that_the_model_could_not_give_is_refused_by_its_path(
             for fallbacks, says in [
                 (
                     [{"kind": "fixed", "answer": "sorry"}],
-                    r"flow.models.digits.fallbacks\[0\].answer: it is no",
+                    r"models.digits.fallbacks\[0\].answer: it is no",
                 ),
                 (
                     [CACHED, {"kind": "fixed", "answer": json.dumps(wrong)}],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,6 +113,10 @@ def test_a_version_that_fails_is_rolled_back_by_itself_before_much_has_hit_it(tm
             assert traffic.errors == {"INFERENCE_FAILED": traffic.answers["failed"]}
             hit = traffic.answers["failed"] + traffic.answers["2"]
             assert 0 < hit <= 0.05 * traffic.answers.total(), traffic.answers
+            (look,) = looks(cluster)
+            assert (look["ended"], look["action"], look["version"]) == (True, "roll_back", begun.version)
+            assert ended.reason.startswith(look["reason"])
+            assert look["new"]["failures"] > 0
             # And that is the end of it, on every node.
             assert (await client.routes()).routes == []
             for name in cluster.names:
@@ -141,6 +147,48 @@ def test_a_good_version_gets_all_requests_though_the_leader_is_lost_in_the_middl
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("new", "state", "reason"), [(BAD, "rolled back", "requests failed"), (GOOD, "done", "")]
+)
+def test_streams_count_too_and_lead_a_version_to_its_end(
+    tmp_path: Path, new: Path, state: str, reason: str
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, 3, new) as (_, client):
+            await client.begin_rollout("table", "2", **QUICK)
+
+            async def stream(place: int) -> None:
+                inputs = {"index": np.array([place % 5])}
+                taken = client.stream(
+                    "table", inputs, carry={}, steps=2, session=f"user-{place}", timeout_s=10
+                )
+                with contextlib.suppress(InferenceFailed):
+                    assert len([step async for step in taken]) == 2
+
+            places = itertools.count()
+            while (found := await rollout_of(client)).going:
+                await asyncio.gather(*(stream(place) for place in itertools.islice(places, AT_ONCE)))
+                assert next(places) < REQUESTS_MAX
+            assert found.state == state
+            assert reason in found.reason
+
+    run(scenario)
+
+
+def test_a_stream_that_names_its_version_is_not_counted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, 1, GOOD) as (cluster, client):
+            await client.begin_rollout("table", "2", **QUICK)
+            counting = cluster.running["n1"]._running().counting
+            for name, counted in (("table@2", 0), ("table@1", 0), ("table", 1)):
+                steps = client.stream(name, {"index": np.array([4])}, carry={}, steps=1)
+                assert len([step async for step in steps]) == 1
+                (tally,) = counting.tallies().values()
+                assert tally.new.requests + tally.old.requests == counted
+
+    run(scenario)
+
+
 # -- what it waits for, and who is left out -----------------------------------------------------------------
 
 
@@ -154,8 +202,12 @@ def test_without_traffic_it_waits_and_says_so_until_somebody_aborts_it(tmp_path:
             begun = await client.begin_rollout("table", "2", **QUICK)
             await until(lambda: bool(looks(cluster)))
             (look,) = looks(cluster)
-            assert look == {
+            expected = {
                 "model": "table",
+                "from": "1",
+                "to": "2",
+                "step": 0,
+                "percent": 2.5,
                 "version": begun.version,
                 "action": "wait",
                 "reason": "no requests yet: it waits for traffic",
@@ -163,13 +215,41 @@ def test_without_traffic_it_waits_and_says_so_until_somebody_aborts_it(tmp_path:
                 "new": {"requests": 0, "failures": 0, "p99_s": 0.0},
                 "old": look["old"],
                 "left_out": [],
+                "ended": False,
             }
+            assert look == expected
             with pytest.raises(VersionConflict):
                 await client.abort_rollout("table", expected_version=begun.version + 1)
             ended = await client.abort_rollout("table", expected_version=begun.version)
             assert (ended.state, ended.reason) == ("aborted", "somebody aborted it")
             assert (await client.routes()).routes == []
-            await until(lambda: not looks(cluster))
+            # What was seen of it last stays with the node that led, until the model's next one begins.
+            assert looks(cluster) == [{**expected, "ended": True}]
+            await until(lambda: not cluster.running["n1"]._running().rollouts.looks)
+            assert looks(cluster) == [{**expected, "ended": True}]
+            again = await client.begin_rollout("table", "2", **QUICK)
+            await until(
+                lambda: [(e["version"], e["ended"]) for e in looks(cluster)] == [(again.version, False)]
+            )
+
+    run(scenario)
+
+
+def test_of_rollouts_that_have_ended_only_so_many_looks_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "ENDED_MAX", 1)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, 1, GOOD) as (cluster, client):
+            await client.deploy("other", GOOD, version="1", timeout_s=30)
+            await client.deploy("other", GOOD, version="2", activate=False, timeout_s=30)
+            for model in ("table", "other"):
+                await client.begin_rollout(model, "2", **QUICK)
+                await until(lambda: any(not look["ended"] for look in looks(cluster)))
+                await client.abort_rollout(model)
+                await until(lambda: not cluster.running["n1"]._running().rollouts.looks)
+            assert [look["model"] for look in looks(cluster)] == ["other"]
 
     run(scenario)
 
@@ -290,5 +370,42 @@ def test_which_errors_are_a_version_s(error: McpError | None, counted: tuple[int
         figures = Figures()
         rollouts._ended(figures, 0.0, error)
         assert (figures.requests, figures.failures) == counted
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "counted"),
+    [
+        (0, InferenceFailed("x"), (1, 1, 0)),
+        (0, DeadlineExceeded("x"), (1, 1, 0)),
+        (0, Cancelled("x"), (0, 0, 0)),
+        (2, None, (1, 0, 1)),
+        (2, Cancelled("x"), (1, 0, 1)),
+        (2, DeadlineExceeded("its reader is slow"), (1, 0, 1)),
+        (2, InferenceFailed("x"), (1, 1, 1)),
+    ],
+)
+def test_a_stream_counts_with_its_first_step_and_as_failed_if_it_fails_later(
+    steps: int, error: McpError | None, counted: tuple[int, int, int]
+) -> None:
+    async def scenario() -> None:
+        figures, others = Figures(), Figures()
+        now = [figures]
+        counting = SimpleNamespace(figures=lambda model: now[0])
+        for _ in range(2):
+            stream = rollouts._Stream(counting, None, 0.0)  # type: ignore[arg-type]
+            for _ in range(steps):
+                stream.stepped()
+            stream.ended(error)
+        assert (figures.requests, figures.failures, figures.latencies.count) == tuple(2 * n for n in counted)
+        # The rollout has gone on to another step meanwhile: what fails now, fails in that.
+        stream = rollouts._Stream(counting, None, 0.0)  # type: ignore[arg-type]
+        stream.stepped()
+        now[0] = others
+        stream.ended(InferenceFailed("x"))
+        assert (others.requests, others.failures) == (1, 1)
+        now[0] = None  # type: ignore[call-overload]
+        stream.ended(InferenceFailed("x"))
 
     run(scenario)

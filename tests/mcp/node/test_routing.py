@@ -23,6 +23,7 @@ from mcp.errors import (
     McpError,
     ModelNotFound,
     PermissionDenied,
+    TooLarge,
     Unsupported,
     VersionConflict,
 )
@@ -366,6 +367,8 @@ def test_what_makes_no_sense_never_gets_into_the_log(tmp_path: Path) -> None:
             await client.set_rules([])
             before = cluster.running["n1"].status()["last_index"]
             fixed = {"default_model": {"fallbacks": [{"kind": "fixed", "answer": "sorry"}]}}
+            answers = [{"kind": "fixed", "answer": "x" * 50_000}] * 4
+            large = {"default_model": {"fallbacks": answers}}
             rules, routes, limits = client.set_rules, client.apply_routes, client.set_limits
             wrong: list[tuple[Awaitable[object], type[McpError], str]] = [
                 (rules(["if x"]), InvalidArgument, r'rules\[0\]: at character 1: expected "when"'),
@@ -374,7 +377,8 @@ def test_what_makes_no_sense_never_gets_into_the_log(tmp_path: Path) -> None:
                 (routes([route("digits", ("9", 1))]), InvalidArgument, "digits@9 is not deployed"),
                 (routes([route("digits", ("1", 0))]), InvalidArgument, "one of them above 0"),
                 (limits({"in_flight_max": 0}), ConfigInvalid, "in_flight_max=0"),
-                (limits(fixed), ConfigInvalid, r"flow.default_model.fallbacks\[0\].answer: it is no JSON"),
+                (limits(large), TooLarge, "over limits_bytes_max=196608: declare fewer fixed answers"),
+                (limits(fixed), ConfigInvalid, r"default_model.fallbacks\[0\].answer: it is no JSON"),
             ]
             for call, error, says in wrong:
                 with pytest.raises(error, match=says):
@@ -421,7 +425,7 @@ def test_until_all_nodes_are_upgraded_nothing_can_be_declared(tmp_path: Path) ->
 
 WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"model_hint": 7}, "model_hint: a map is expected, not 7"),
-    ({"model_hint": {"name": "digits", "nam": "x"}}, "model_hint.nam: not supported"),
+    ({"model_hint": {"name": "digits", "nam": "x"}}, "model_hint.nam: unknown field; did you mean name"),
     ({"model_hint": ""}, "not empty"),
     ({}, "model_hint: missing"),
     ({"model_hint": "scans", "session": 5}, "session: a text of at most"),

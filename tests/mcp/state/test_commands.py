@@ -93,8 +93,10 @@ def test_a_command_has_the_lowest_schema_that_knows_its_operation() -> None:
 
 
 def test_commands_are_limited() -> None:
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooLarge, match="send large data as a blob"):
         encode_command("key.put", {"value": b"x" * COMMAND_BYTES_MAX})
+    with pytest.raises(TooLarge, match="declare fewer fixed answers, or shorter ones"):
+        encode_command("limits.set", {"limits": "x" * COMMAND_BYTES_MAX})
     with pytest.raises(TooLarge):
         decode_command(b"x" * (COMMAND_BYTES_MAX + 1))
 

@@ -162,7 +162,12 @@ def test_a_change_that_was_made_for_another_version_loses(op: str, args: dict[st
         ("routes.remove", {"hosts": [3]}, InvalidArgument, "a host is a string"),
         ("limits.set", {"limits": 3}, InvalidArgument, "limits is a map"),
         ("limits.set", {"limits": {"x": "x" * LIMITS_BYTES_MAX}}, TooLarge, "limits has"),
-        ("limits.set", {"limits": {"nonsense": 1}}, "CONFIG_INVALID", "flow has no field nonsense"),
+        (
+            "limits.set",
+            {"limits": {"nonsense": 1}},
+            "CONFIG_INVALID",
+            "nonsense: unknown field; there are: clients",
+        ),
         ("limits.set", {"limits": {"cluster": {"a": {"amount": 0}}}}, "CONFIG_INVALID", "amount=0"),
         ("strategy.set", {"model": "m"}, InvalidArgument, "missing: strategy"),
         ("strategy.set", {"model": "", "strategy": "s"}, InvalidArgument, "model is a string that matches"),

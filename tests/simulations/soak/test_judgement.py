@@ -25,11 +25,12 @@ from simulations.checking.operations import (
     Written,
 )
 from simulations.soak.audit import Findings
-from simulations.soak.inject import Happened, Kill
+from simulations.soak.display import _figures
+from simulations.soak.inject import Happened, Injector, Kill
 from simulations.soak.plan import LivePlan, walk
 from simulations.soak.pulse import BEAT_S, STALL_S, Pulse
 from simulations.soak.recorded import checks
-from simulations.soak.report import Failover, Report, effects, failovers, gaps, judge
+from simulations.soak.report import Failover, Report, effects, failovers, gaps, judge, measure_gaps
 from simulations.soak.workload import LATE_S, TIMEOUT_S, Keys, Pace, Record, outcome_of
 from simulations.verdict import Verdict
 
@@ -159,6 +160,30 @@ def test_a_kind_of_fault_is_told_how_long_nothing_was_acknowledged() -> None:
     )
     assert found["kill"] == {"count": 2, "median_s": 3.95, "max_s": 5.9}
     assert found["delay"] == {"count": 1, "median_s": 0.0, "max_s": 0.0}
+
+
+def test_a_time_without_writes_in_which_a_majority_was_lost_is_told_as_such() -> None:
+    made = record()
+    made.acknowledged_at = [(at, at) for at in (0.0, 0.5, 1.0, 3.0, 3.1, 9.0, 9.1)]
+    report = Report(1, 10.0, 3, "again", LivePlan())
+    measure_gaps(report, made, [(4.0, 8.5)])
+    assert (report.longest_gap_s, report.longest_gap_well_s) == (pytest.approx(5.9), 2.0)
+    assert report.to_dict()["majority_lost"] == {"count": 1, "total_s": 4.5}
+    told = "\n".join(_figures(report))
+    assert "longest time without an acknowledged write: 5.90 s\n  2.00 s while there was a majority" in told
+    assert "1 times, for\n  4.5 s in all, faults had so many nodes down or cut off" in told
+    measure_gaps(report, made, [])
+    assert "majority" not in "\n".join(_figures(report))
+    assert report.longest_gap_well_s == report.longest_gap_s
+
+
+def test_a_majority_is_lost_while_more_than_a_minority_is_broken() -> None:
+    supervisor = SimpleNamespace(nodes=dict.fromkeys(("n1", "n2", "n3")))
+    clock = iter(range(10))
+    injector = Injector(supervisor, SimpleNamespace(), LivePlan(), lambda: float(next(clock)))  # type: ignore[arg-type]
+    for node, back in (("n1", 0), ("n2", 0), ("n2", 0), ("n2", 1), ("n1", 1), ("n3", 0)):
+        injector._count_out([node], back=bool(back))
+    assert injector.outages() == [(0.0, 1.0), (2.0, 3.0)]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_what_is_not_the_routers_is_left_alone() -> None:
     [
         ({"model_hint": None}, "model_hint: missing"),
         ({"model_hint": 7}, "model_hint: a map is expected"),
-        ({"model_hint": {"label": "x"}}, "model_hint.label: not supported"),
+        ({"model_hint": {"label": "x"}}, "model_hint.label: unknown field: take it out; there are: name, "),
         ({"model_hint": {"tags": "x"}}, "model_hint.tags: a list"),
         ({"model_hint": {"tags": ["x"] * 33}}, "model_hint.tags: 33 items"),
         ({"data_chunk": 7}, "data_chunk: a text"),

@@ -113,13 +113,13 @@ ENTRY = "routes.0.entries.0"
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("more", 1, "more: not supported"),
+        ("more", 1, "more: unknown field: take it out; there are: version, r"),
         ("version", -1, "version: an integer in 0"),
         ("routes", {}, "routes: a list is expected"),
         ("routes.0", 1, r"routes\[0\]: a map is expected"),
         ("routes.0.host", "", r"routes\[0\].host: a text"),
         ("routes.0.entries", [], r"routes\[0\].entries: at least one"),
-        (f"{ENTRY}.tls", [], r"routes\[0\].entries\[0\].tls: not supported"),
+        (f"{ENTRY}.tls", [], r"routes\[0\].entries\[0\].tls: unknown field: take it out"),
         (f"{ENTRY}.destinations", [], "destinations: at least one"),
         (f"{ENTRY}.destinations.0.weight", 0, "destinations: integers in 0..1000000 are expected"),
         (f"{ENTRY}.destinations.0.weight", -1, r"destinations\[0\].weight: an integer in 0"),
@@ -132,7 +132,11 @@ ENTRY = "routes.0.entries.0"
         (f"{ENTRY}.retries.attempts", 11, "retries.attempts: an integer in 0..10"),
         (f"{ENTRY}.matches.0.headers", [], "headers: a map is expected"),
         (f"{ENTRY}.matches.0.headers.x-user", {"exact": "a", "prefix": "b"}, "x-user.prefix: exact is there"),
-        (f"{ENTRY}.matches.0.headers.x-user", {"suffix": "a"}, "x-user.suffix: not supported"),
+        (
+            f"{ENTRY}.matches.0.headers.x-user",
+            {"suffix": "a"},
+            "x-user.suffix: unknown field: take it out; there are: exact, prefix, regex",
+        ),
         (f"{ENTRY}.matches.0.headers.x-user", {"regex": "(a"}, "x-user.regex: the pattern"),
         (f"{ENTRY}.matches.0.headers.x-user", {"exact": "a" * 257}, "x-user.exact: a text of 257"),
         (f"{ENTRY}.matches.0.headers.X-User", {}, "a header is there twice"),

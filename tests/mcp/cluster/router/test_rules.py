@@ -222,6 +222,25 @@ def test_a_set_is_bounded_and_says_which_rule_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("wehn batch > 1 use m", 'expected "when", got wehn; did you mean when?'),
+        ("when lenght > 1 use m", "got lenght; did you mean length?"),
+        ("when haeder.x-a == b use m", "got haeder.x-a; did you mean header.x-a?"),
+        ("when dtype == FP31 use m", "got FP31; did you mean FP3"),
+        ("when batch > 1 us m", "got us; did you mean use?"),
+        ("when batch > 1 use m on lable:gpu", "got lable; did you mean label?"),
+        ("when something > 1 use m", "header.NAME, got something"),
+    ],
+)
+def test_a_misspelt_word_is_told_with_the_one_that_may_be_meant(written: str, said: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Rule.parse(written)
+    assert said in caught.value.message
+    assert ("did you mean" in said) or caught.value.message.endswith(said)
+
+
+@pytest.mark.parametrize(
     ("plain", "said"),
     [
         (None, "the document: a map is expected"),
@@ -230,7 +249,7 @@ def test_a_set_is_bounded_and_says_which_rule_is_wrong() -> None:
         ({"version": 1}, "rules: missing"),
         ({"version": 1, "rules": "when"}, "rules: a list"),
         ({"version": 1, "rules": [1]}, "rules: a text"),
-        ({"version": 1, "rules": [], "more": 1}, "more: not supported"),
+        ({"version": 1, "rules": [], "more": 1}, "more: unknown field: take it out; there are: version, r"),
     ],
 )
 def test_a_set_that_is_none_is_refused_by_its_field(plain: Any, said: str) -> None:

@@ -163,7 +163,11 @@ HTTP = "spec.http.0"
         (f"{HTTP}.match.0.ignoreUriCase", True, r"spec.http\[0\].match\[0\].ignoreUriCase: "),
         (f"{HTTP}.match.0.headers.uri", {"exact": "/"}, r"match\[0\].headers.uri: not a header"),
         (f"{HTTP}.match.0.headers.cookie.regex", "(a", r"headers.cookie.regex: the pattern"),
-        (f"{HTTP}.match.0.headers.cookie", {"suffix": "x"}, r"headers.cookie.suffix: not supported"),
+        (
+            f"{HTTP}.match.0.headers.cookie",
+            {"suffix": "x"},
+            r"headers.cookie.suffix: unknown field: take it out; there are: exact",
+        ),
         (f"{HTTP}.route", [], r"spec.http\[0\].route: at least one"),
         (f"{HTTP}.route.0.headers", {}, r"spec.http\[0\].route\[0\].headers: not supported"),
         (f"{HTTP}.route.0.destination.port", {}, r"route\[0\].destination.port: a model has no ports"),
@@ -193,6 +197,37 @@ HTTP = "spec.http.0"
 def test_what_is_not_supported_is_refused_by_its_path(path: str, value: Any, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         routes_from_virtual_service(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("apiversion", "x", r"apiversion: unknown field; did you mean apiVersion\?"),
+        ("spec.hosst", [], r"spec.hosst: unknown field; did you mean hosts\?"),
+        (f"{HTTP}.matches", [], r"spec.http\[0\].matches: unknown field; did you mean match\?"),
+        (f"{HTTP}.retries.perTryTimout", "1s", r"retries.perTryTimout: unknown field; did you mean perTryT"),
+        (f"{HTTP}.route.0.wieght", 1, r"route\[0\].wieght: unknown field; did you mean weight\?"),
+        (
+            f"{HTTP}.match.0.headers.cookie",
+            {"exat": "x"},
+            r"cookie.exat: unknown field; did you mean exact\?",
+        ),
+        (f"{HTTP}.nothing", 1, r"http\[0\].nothing: unknown field: take it out; there are: route, match,"),
+    ],
+)
+def test_what_istio_has_not_either_is_unknown_and_told_with_what_may_be_meant(
+    path: str, value: Any, said: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=said) as caught:
+        routes_from_virtual_service(changed(path, value))
+    assert caught.value.details["path"] == caught.value.message.partition(": ")[0]
+
+
+def test_a_needed_field_that_is_misspelt_is_told_and_not_that_it_is_missing() -> None:
+    document = changed("spec.hosts", ...)
+    document["spec"]["hosst"] = ["glm"]
+    with pytest.raises(InvalidArgument, match=r"^spec.hosst: unknown field; did you mean hosts\?$"):
+        routes_from_virtual_service(document)
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 7, {1: 2}])

@@ -111,6 +111,9 @@ def failure_reply(told: Failure) -> Reply:
     headers = {ERROR_CODE: told.code}
     if told.retry_after is not None:
         headers["Retry-After"] = told.retry_after
+    if told.status == BODY_TOO_SLOW:
+        # The rest of the body would be read as long as it comes.
+        headers["Connection"] = "close"
     return json_reply({"error": told.message}, told.status, headers)
 
 

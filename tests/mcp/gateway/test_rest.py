@@ -217,6 +217,8 @@ def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408 ")
             assert b"mcp-error-code: DEADLINE_EXCEEDED" in head
+            assert b"connection: close" in head.lower()
+            assert (await reader.read()).endswith(b"}")
             writer.close()
 
     asyncio.run(scenario())

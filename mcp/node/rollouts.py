@@ -95,6 +95,14 @@ class Counting:
         rollouts = (self._state.rollouts.get(model) for model in sorted(self._state.traffic.held))
         return {each.model: self._tally(each) for each in rollouts if each is not None}
 
+    def seen(self, rollout: Rollout) -> dict[str, tuple[int, int]]:
+        """Requests and failures that this node has seen, by version; empty once the rollout has ended."""
+        tally = self._tally(rollout) if rollout.going else None
+        if tally is None:
+            return {}
+        figures = {rollout.from_: tally.old, rollout.to: tally.new}
+        return {version: (each.requests, each.failures) for version, each in figures.items()}
+
     def answer(self, exchange: Exchange) -> None:
         """Answer ``ROLLOUT_FIGURES``. Raises :class:`~mcp.errors.PermissionDenied` for who is no node."""
         if exchange.connection.peer.role is not PeerRole.NODE:

@@ -33,9 +33,9 @@ from mcp.errors import (
     VersionConflict,
 )
 from mcp.net.exchange import Exchange
-from mcp.node.admitting import CALLERS
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
+from mcp.node.tickets import CALLERS
 from mcp.state.models import ModelVersion
 from mcp.state.rollouts import REASON_BYTES_MAX, Rollout, read_plan
 from mcp.state.state import ReplicatedState

@@ -87,6 +87,7 @@ class Model:
     """A loaded model. :class:`OnnxRuntime` hands it out inside a :class:`PreparedRun`."""
 
     __slots__ = (
+        "_grown",
         "_joined_last",
         "_joints",
         "_rows_changed",
@@ -98,13 +99,18 @@ class Model:
         "runs",
         "session",
         "shrink",
+        "shrink_bytes_min",
     )
 
-    def __init__(self, key: str, session: Any, info: ModelInfo, shrink: str) -> None:
+    def __init__(
+        self, key: str, session: Any, info: ModelInfo, shrink: str = "", shrink_bytes_min: int = 0
+    ) -> None:
         self.key = key
         self.session = session
         self.info = info
         self.shrink = shrink
+        self.shrink_bytes_min = shrink_bytes_min
+        self._grown = False
         self.check = InputCheck(key, info.inputs)
         self.output_names = tuple(output.name for output in info.outputs)
         self.runs = RunsInFlight()
@@ -126,6 +132,17 @@ class Model:
             found = self._joints[options] = self._join(options)
         self._joined_last = options, found
         return found
+
+    def shrinks(self, size_bytes: int) -> str:
+        """The arenas to shrink behind a run with inputs of so many bytes.
+
+        Behind a large one, whose outputs are in the arena still, and so behind the next one, too.
+        """
+        large = size_bytes >= self.shrink_bytes_min
+        if large or self._grown:
+            self._grown = large
+            return self.shrink
+        return ""
 
     def tried(self, mixing: str | None) -> None:
         """Its rows were tried: why they may not be joined, or ``None``."""
@@ -210,7 +227,8 @@ class OnnxRuntime:
             providers = self.options.usable(providers_available())
             session = self._build(model, providers)
             info = self._describe(session, rankless, size)
-            loaded = Model(key, session, info, self.options.shrink_list(info.providers))
+            shrink = self.options.shrink_list(info.providers)
+            loaded = Model(key, session, info, shrink, self.options.shrink_bytes_min)
             with self._lock:
                 self._refuse_if_closed()
                 self._models[key] = loaded
@@ -283,7 +301,7 @@ class OnnxRuntime:
         model = prepared.model
         feed = model.check.feed(prepared.inputs)
         signal = stop or StopSignal()
-        options = self._run_options(model.shrink)
+        options = self._run_options(model.shrink and model.shrinks(prepared.size_bytes))
         signal.bind(options)
         if not model.runs.enter(signal):
             raise self._not_loaded(model.key)

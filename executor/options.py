@@ -33,8 +33,9 @@ class RuntimeOptions:
       them. ``inter_op_threads`` above 1 also runs independent operators side by side.
     * ``device_memory_bytes_max``: the limit of *each session's* arena on the device; 0 is no limit.
       What CUDA and cuDNN take for themselves comes on top.
-    * ``memory_arena`` keeps freed CPU memory for the next run; ``shrink_arena`` gives back after each
-      run what that run added (slower, for rare huge inputs). An arena does not shrink by itself.
+    * ``memory_arena`` keeps freed CPU memory for the next run; ``shrink_arena`` gives back after a
+      run whose inputs have ``shrink_bytes_min`` or more, and after the one that follows it, what is not
+      in use any more (slower, for rare huge inputs). An arena does not shrink by itself.
     * ``memory_pattern`` plans the memory of each input shape once and keeps the plan for ever: only for
       models with a few fixed shapes.
     * ``tf32`` lets CUDA round matrix inputs to 10 bits of mantissa. Off, so that replicas on different
@@ -49,6 +50,7 @@ class RuntimeOptions:
     device_memory_bytes_max: int = 0
     memory_arena: bool = True
     shrink_arena: bool = False
+    shrink_bytes_min: int = 0
     memory_pattern: bool = False
     tf32: bool = False
     models_max: int = 64
@@ -64,7 +66,7 @@ class RuntimeOptions:
         for name in ("intra_op_threads", "inter_op_threads", "models_max", "model_bytes_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("device_id", "device_memory_bytes_max", "warm_up_bytes_max"):
+        for name in ("device_id", "device_memory_bytes_max", "warm_up_bytes_max", "shrink_bytes_min"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 

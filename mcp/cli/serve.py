@@ -35,7 +35,7 @@ from mcp.errors import ConfigInvalid
 from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
 from mcp.node.collector import collect_rarely
-from mcp.node.config import REPLACE_DEAD_AFTER_S_MAX, REPLACE_DEAD_AFTER_S_MIN
+from mcp.node.config import MEMORY_ARENAS, REPLACE_DEAD_AFTER_S_MAX, REPLACE_DEAD_AFTER_S_MIN
 from mcp.node.node import FILES_ENOUGH
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
@@ -247,6 +247,16 @@ execution_options = together(
         show_default=True,
         envvar="MCP_BATCHING",
         help="Let requests share a run where the model allows it.",
+    ),
+    option(
+        "--memory-arena",
+        type=click.Choice(MEMORY_ARENAS),
+        default=MEMORY_ARENAS[0],
+        show_default=True,
+        envvar="MCP_MEMORY_ARENA",
+        help="What a run took of the processor's memory is kept for the next one: 'shrink' gives it back "
+        "after inputs of 16 MiB and more, 'keep' never; 'off' keeps nothing, and is slower where much goes "
+        "from one operator to the next.",
     ),
 )
 

@@ -350,6 +350,11 @@ class Admission:
         }
         return {**self._breakers.states(now), **own}
 
+    def openings(self, now: float) -> dict[tuple[str, str], tuple[State, int]]:
+        """Where each breaker stands and how often it has opened, by node and model."""
+        own = [((self._node, name), model.breaker) for name, model in self._models.items() if model.breaker]
+        return {key: (each.state(now), each.opened) for key, each in (*self._breakers.all(), *own)}
+
     def limit_of(self, model: str) -> tuple[int, int]:
         """Requests for ``model`` that are under way, and how many may be.
 

@@ -261,6 +261,10 @@ class Breakers:
         self._breakers.move_to_end(key)
         return found
 
+    def all(self) -> list[tuple[tuple[str, str], Breaker]]:
+        """Every breaker, by node and model."""
+        return [(key, breaker) for key, breaker in self._breakers.items() if breaker is not None]
+
     def states(self, now: float) -> dict[tuple[str, str], State]:
         """Where each breaker stands, by node and model, in that order."""
         return {

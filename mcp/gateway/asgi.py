@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from mcp.errors import McpError, Unavailable
 from mcp.gateway.body import Receive, read_body
 from mcp.gateway.failures import BODY_TOO_SLOW, Failure, failure
+from mcp.gateway.limits import JSON_AT_ONCE_BYTES_MAX
 from mcp.gateway.observer import Observer, Seen
 from mcp.gateway.openapi import ERROR_CODE
 from mcp.gateway.reply import Reply, Send, json_reply
@@ -25,6 +27,8 @@ from mcp.gateway.trace import carrier
 _log = logging.getLogger("mcp.gateway")
 
 T = TypeVar("T")
+
+_READER: Final = ThreadPoolExecutor(1, "gateway-json")
 
 PROTOCOL: Final = "http"
 UNKNOWN: Final = "unknown"
@@ -111,6 +115,9 @@ def failure_reply(told: Failure) -> Reply:
     headers = {ERROR_CODE: told.code}
     if told.retry_after is not None:
         headers["Retry-After"] = told.retry_after
+    if told.status == BODY_TOO_SLOW:
+        # The rest of the body would be read as long as it comes.
+        headers["Connection"] = "close"
     return json_reply({"error": told.message}, told.status, headers)
 
 
@@ -143,6 +150,17 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
         # An error's traceback has this frame, and its task the error: they would keep the request's body.
         del working, leaving, work
+
+
+async def aside(size_bytes: int, work: Callable[..., T], *arguments: Any) -> T:
+    """What ``work`` gives, which reads so many bytes of JSON: many of them are read in a thread.
+
+    There is one thread for all: reading holds the interpreter, so that several would be no faster. Raises
+    what ``work`` does.
+    """
+    if size_bytes <= JSON_AT_ONCE_BYTES_MAX:
+        return work(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(_READER, work, *arguments)
 
 
 async def others_turn() -> None:

@@ -7,7 +7,10 @@ from typing import Final
 from mcp.wire.frame import FRAME_BYTES_MAX
 
 JSON_BYTES_MAX: Final = 4 * 1024**2
-"""JSON in one request. To read it holds up the loop that the consensus runs on; binary data does not."""
+"""JSON in one request. It costs far more than binary data does."""
+
+JSON_AT_ONCE_BYTES_MAX: Final = 128 * 1024
+"""JSON that is read on the loop that the consensus runs on; more of it is read in a thread, in pieces."""
 
 CONTAINERS_MAX: Final = 256 * 1024
 """Opening brackets and braces in one JSON text: each may become an object of its own."""

@@ -5,11 +5,12 @@ The payload of ``STATUS_RESULT`` (``docs/protocol.md``) has every figure; a scra
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mcp.client.answers import node_status
-from mcp.gateway import traffic_metrics
+from mcp.gateway import traffic_metrics, watched_metrics
 from mcp.gateway.exposition import Exposition, Family, Kind, counter, gauge
 from mcp.gateway.limits import MODELS_TOLD_MAX, PEERS_TOLD_MAX
 
@@ -203,10 +204,21 @@ LABELLED: Final[tuple[tuple[Family, Labelled], ...]] = (
 """Families with labels, and where their numbers are."""
 
 _MODEL: Final = ("model", "version")
+_DIGITS: Final = 12
 MODELS_LEFT_OUT: Final = gauge(
-    "models_left_out", "models", f"Models beyond the {MODELS_TOLD_MAX} that have metrics of their own."
+    "models_left_out",
+    "versions",
+    f"Versions of models beyond the {MODELS_TOLD_MAX} that have metrics of their own.",
 )
-MODEL_READY: Final = gauge("model_ready", "0 or 1", "Whether this node can run the active version.", *_MODEL)
+MODEL_INFO: Final = gauge(
+    "model_info",
+    "1",
+    "Always 1; which artefact that version is, by 12 digits of its SHA-256.",
+    *_MODEL,
+    "digest",
+)
+MODEL_ACTIVE: Final = gauge("model_active", "0 or 1", "Whether that version is the active one.", *_MODEL)
+MODEL_READY: Final = gauge("model_ready", "0 or 1", "Whether this node can run that version.", *_MODEL)
 MODEL_RUN: Final = Family(
     "mcp_model_run_duration_seconds",
     Kind.SUMMARY,
@@ -250,7 +262,10 @@ FAMILIES: Final = (
     SYNCS,
     *(family for family, _ in LABELLED),
     *traffic_metrics.FAMILIES,
+    *watched_metrics.FAMILIES,
     MODELS_LEFT_OUT,
+    MODEL_INFO,
+    MODEL_ACTIVE,
     MODEL_READY,
     MODEL_RUN,
     *(family for family, _ in MODEL),
@@ -271,16 +286,31 @@ def tell_node(into: Exposition, status: Status) -> None:
         for labels, value in found(status):
             into.sample(family, value, *labels)
     traffic_metrics.tell_traffic(into, metrics)
+    watched_metrics.tell_watched(into, metrics)
+    told = versions_told(status)
     models = status["models"]
-    into.sample(MODELS_LEFT_OUT, max(0, len(models) - MODELS_TOLD_MAX))
-    for model in models[:MODELS_TOLD_MAX]:
-        _tell_model(into, model)
+    into.sample(MODELS_LEFT_OUT, sum(1 + len(model["others"]) for model in models) - len(told))
+    for labels, active, version in told:
+        into.sample(MODEL_INFO, 1, *labels, version["digest"][:_DIGITS])
+        into.sample(MODEL_ACTIVE, active, *labels)
+        _tell_version(into, labels, version)
 
 
-def _tell_model(into: Exposition, model: Mapping[str, Any]) -> None:
-    labels = (model["name"], model["version"])
-    into.sample(MODEL_READY, model["ready"], *labels)
-    figures = model["inference"]
+def versions_told(status: Status) -> list[tuple[tuple[str, str], bool, Mapping[str, Any]]]:
+    """Model and version, whether it is the active one, and what the status has of it; active ones first."""
+    models = status["models"]
+    active = [((model["name"], model["version"]), True, model) for model in models]
+    others = (
+        ((model["name"], version), False, told)
+        for model in models
+        for version, told in model["others"].items()
+    )
+    return list(itertools.islice(itertools.chain(active, others), MODELS_TOLD_MAX))
+
+
+def _tell_version(into: Exposition, labels: tuple[str, str], version: Mapping[str, Any]) -> None:
+    into.sample(MODEL_READY, version["ready"], *labels)
+    figures = version["inference"]
     if figures is None:
         return
     into.summary(MODEL_RUN, figures["executions_total"], figures["execution_seconds_total"], *labels)

@@ -7,12 +7,12 @@ Extension".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from mcp.errors import InputInvalid, InvalidArgument, TooLarge
+from mcp.gateway.json_pieces import loads_in_pieces
 from mcp.gateway.limits import CONTAINERS_MAX, INPUTS_MAX, JSON_BYTES_MAX, NAME_CHARS_MAX
 from mcp.gateway.parameters import (
     Wishes,
@@ -98,7 +98,7 @@ def read_json(data: Buffer) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = loads_in_pieces(text, _no_constant)
     except RecursionError:
         raise InvalidArgument("the body's JSON is nested too deeply") from None
     except ValueError as error:

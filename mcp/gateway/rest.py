@@ -12,13 +12,19 @@ from starlette.requests import Request
 
 from mcp.client.results import Inference
 from mcp.errors import InvalidArgument
-from mcp.gateway.asgi import Bodies, others_turn, unless_gone
+from mcp.gateway.asgi import Bodies, aside, others_turn, unless_gone
 from mcp.gateway.context import read_context
 from mcp.gateway.described import server_metadata
 from mcp.gateway.operations import Operations
 from mcp.gateway.parameters import flag, read_parameters
 from mcp.gateway.reply import Reply, json_reply
-from mcp.gateway.requests import HEADER_LENGTH, InferenceRequest, read_json, read_request
+from mcp.gateway.requests import (
+    HEADER_LENGTH,
+    InferenceRequest,
+    read_header_length,
+    read_json,
+    read_request,
+)
 from mcp.gateway.responses import binary_parts, chosen_outputs, response_json
 from mcp.gateway.room import Held
 
@@ -94,7 +100,8 @@ class OpenInference:
         """Run a model."""
         model, version = _named(request)
         body = await self._body(request, held)
-        asked = read_request(body, request.headers.get(HEADER_LENGTH))
+        header = request.headers.get(HEADER_LENGTH)
+        asked = await aside(read_header_length(header, len(body)), read_request, body, header)
         context = read_context(request.headers.items(), asked.wishes.priority)
         answer = await unless_gone(request.receive, self._operations.infer(model, version, asked, context))
         return await _inference_reply(asked, answer, held)

@@ -1,7 +1,9 @@
 """An HTTP server inside a node's process, on its event loop: uvicorn, without its signals.
 
 h11 reads the requests, because it bounds the headers; what uvicorn does not bound (connections, the time
-until a request's headers are here, the time in which nobody reads an answer) is bounded here.
+until a request's headers are here, the time in which nobody reads an answer) is bounded here. What is no
+request is told so in the protocol's own form of errors, and ends its connection: where a request ends that is
+framed in two ways, or wrongly, the next proxy may see otherwise (RFC 9112, sections 6.1, 6.3 and 11.2).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any, Final
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -35,7 +38,14 @@ def _refusal(status: str, code: str, message: str, *headers: str) -> bytes:
     return "\r\n".join([*lines, "Connection: close", f"Content-Length: {len(body)}", "", body]).encode()
 
 
-_INVALID: Final = _refusal("400 Bad Request", "PROTOCOL_ERROR", "this is no HTTP/1.1")
+_OVERDUE: Final = _refusal(
+    "408 Request Timeout",
+    "DEADLINE_EXCEEDED",
+    f"the request's headers did not come within head_timeout_s={HEAD_TIMEOUT_S:g}; send them at once",
+)
+_FAULT_CHARS_MAX: Final = 200
+_FAULTS: Final = {431: "431 Request Header Fields Too Large", 501: "501 Not Implemented"}
+"""What h11 tells of a faulty request beside 400."""
 _REFUSED: Final = _refusal(
     "429 Too Many Requests",
     "BUSY",
@@ -148,6 +158,10 @@ class _Protocol(H11Protocol):
     _head_due: asyncio.TimerHandle | None = None
     _write_due: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.conn: _Connection = _Connection()
+
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS_MAX:
@@ -180,9 +194,18 @@ class _Protocol(H11Protocol):
         self._write_due = None
 
     def send_400_response(self, msg: str) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_INVALID)
+        # What has been begun, or answered, cannot be answered once more.
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(_invalid(self.conn.fault))
         self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Whoever waits for the rest of the body, or is about to answer, is told now that nobody is there.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def _watch_head(self) -> None:
         """A request that has begun to come has to be one within a bounded time."""
@@ -195,8 +218,47 @@ class _Protocol(H11Protocol):
 
     def _head_overdue(self) -> None:
         self._head_due = None
-        if self.cycle is None or self.cycle.response_complete:
+        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+            self.transport.write(_OVERDUE)
+            self.transport.close()
+        elif self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
+
+
+class _Connection(h11.Connection):
+    """Reads a client's requests, and keeps what was wrong with the one that is none."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self.fault: h11.RemoteProtocolError | None = None
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """As h11's. Raises for a request whose end two readers could see in two places, too."""
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                _check_framing(event)
+        except h11.RemoteProtocolError as error:
+            self.fault = error
+            raise
+        return event
+
+
+def _check_framing(request: h11.Request) -> None:
+    names = [name for name, _ in request.headers]
+    if b"transfer-encoding" not in names:
+        return
+    if b"content-length" in names:
+        raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding in one request; send one of them")
+    if request.http_version < b"1.1":
+        raise h11.RemoteProtocolError("Transfer-Encoding is not of HTTP/1.0; send Content-Length")
+
+
+def _invalid(fault: h11.RemoteProtocolError | None) -> bytes:
+    if fault is None:
+        return _refusal("400 Bad Request", "PROTOCOL_ERROR", "this is no HTTP/1.1")
+    status = _FAULTS.get(fault.error_status_hint, "400 Bad Request")
+    return _refusal(status, "PROTOCOL_ERROR", f"this is no HTTP/1.1: {str(fault)[:_FAULT_CHARS_MAX]}")
 
 
 def _stop(timer: asyncio.TimerHandle | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mcp.gateway.exposition import Exposition, Family, Kind
 from mcp.gateway.limits import MODELS_TOLD_MAX
+from mcp.gateway.node_metrics import versions_told
 from mcp.gateway.statistics import Statistics
 
 _LABELS: Final = ("model", "version")
@@ -40,8 +41,8 @@ def tell_triton(into: Exposition, statistics: Statistics, status: Mapping[str, A
         into.sample(FAILURE, counts.failed, *labels)
         into.sample(DURATION, (counts.succeeded_ns + counts.failed_ns) // 1000, *labels)
         into.sample(COUNT, counts.succeeded, *labels)
-    for model in [] if status is None else status["models"][:MODELS_TOLD_MAX]:
-        figures, labels = model["inference"], (model["name"], model["version"])
+    for labels, _, version in [] if status is None else versions_told(status):
+        figures = version["inference"]
         if figures is not None:
             into.sample(EXECUTIONS, figures["executions_total"], *labels)
             into.sample(COMPUTE, int(figures["execution_seconds_total"] * 1e6), *labels)

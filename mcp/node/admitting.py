@@ -7,9 +7,7 @@ place to its end. What is submitted to the log is asked about before it is propo
 others run it, and later. Limits of the whole cluster are spent from this node's share; a share is asked for
 in the log, every few seconds at most and not by request.
 
-Where a model's owner has declared fallbacks, one of them is done for a request that is refused, or whose run
-has failed: another model, an answer that was kept, or one that is declared (:mod:`mcp.node.kept`). Its answer
-says that it is one.
+What is done instead for a request that is refused is in :mod:`mcp.node.fallbacks`.
 """
 
 from __future__ import annotations
@@ -18,33 +16,19 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
-from mcp.errors import (
-    Busy,
-    Cancelled,
-    ConfigInvalid,
-    DeadlineExceeded,
-    InputInvalid,
-    InvalidArgument,
-    McpError,
-    MessageExpired,
-    NotFound,
-    TooLarge,
-    Unsupported,
-)
-from mcp.flow.admission import Admission, Request, Ticket
-from mcp.flow.cache import CachedAnswer
+from mcp.errors import ConfigInvalid, McpError
+from mcp.flow.admission import Admission, Request
 from mcp.flow.config import FlowConfig, from_plain
-from mcp.flow.fallback import FallbackStep, decide
 from mcp.flow.leases import Grant
-from mcp.flow.outcome import Outcome
-from mcp.flow.refusal import Reason, Refusal, is_refusal
+from mcp.flow.refusal import Refusal
 from mcp.flow.shares import Ask
 from mcp.net.exchange import Exchange
-from mcp.node.kept import Answer, KeptAnswers, fits, fixed_answer, is_asked, joined, keeps, keeps_any, misfit
+from mcp.node.fallbacks import Admitted, Fallbacks
+from mcp.node.kept import fixed_answer, misfit
+from mcp.node.tickets import StreamPlace, ended, request_of
 from mcp.state.commands import encode_command
 from mcp.state.models import Models, ModelVersion
 from mcp.state.state import ReplicatedState
@@ -52,18 +36,6 @@ from mcp.state.state import ReplicatedState
 ASK_S_MIN: Final = 0.01
 """So long at least between two looks at whether a share is to be asked for."""
 LOOKS_PER_LEASE: Final = 100
-PRIORITY_LOWEST: Final = 3
-"""Of the four that are told apart: a request's own priority, larger is more urgent, is mapped to them."""
-
-CALLERS: Final = (
-    *(InvalidArgument, InputInvalid, TooLarge, NotFound, Unsupported),
-    *(Busy, Cancelled, MessageExpired),
-)
-"""They say nothing about the model: the caller's own, or refused later on."""
-
-Kept = Callable[[dict[str, Any], Sequence[Any]], None]
-"""Takes the payload of an answer, and its segments."""
-
 _log = logging.getLogger("mcp.node")
 
 
@@ -85,23 +57,6 @@ def check(config: FlowConfig, models: Models) -> None:
                 raise ConfigInvalid(f"{path} is no answer of {name} {version.version}: {problem}")
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """An answer for which nothing is run. ``age_s``: of one that was kept, in seconds."""
-
-    kind: Literal["cached", "fixed"]
-    answer: Answer
-    age_s: float | None = None
-
-
-class Admitted(NamedTuple):
-    """Who answers a request that was let in, and after how long; or (``given``) what it is answered with."""
-
-    model: ModelVersion
-    wait_s: float = 0.0
-    given: Given | None = None
-
-
 class Admitting:
     """One node's admission. All calls on the loop's thread."""
 
@@ -118,12 +73,7 @@ class Admitting:
         """``execute`` has an encoded command executed (:meth:`mcp.node.order.Order.execute`)."""
         self.admission: Admission | None = None
         """``None``: nothing is limited."""
-        self.kept: KeptAnswers | None = None
-        """``None``: no model's answers are kept."""
-        self.by_others: set[Exchange] = set()
-        """The requests under way that another model answers than the one that was asked for."""
-        self.instead: dict[str, int] = {}
-        """How many requests had a fallback, by its kind."""
+        self.fallbacks = Fallbacks(node_id, state)
         self._node_id = node_id
         self._incarnation = incarnation
         self._state = state
@@ -158,14 +108,14 @@ class Admitting:
         if admission is None:
             return Admitted(model)
         now = asyncio.get_running_loop().time()
-        request = _request(exchange, model, now + timeout_s, node)
+        request = request_of(exchange, model, now + timeout_s, node)
         verdict = admission.admit(request, now)
         if isinstance(verdict, Refusal):
-            other = self._fallback(admission, exchange, model, request, verdict.reason)
+            other = self.fallbacks.instead_of(admission, exchange, model, request, verdict.reason)
             if other is None:
                 raise verdict.error
             return other
-        exchange.on_end(functools.partial(self._ended, verdict, now + verdict.wait_s))
+        exchange.on_end(functools.partial(ended, verdict, now + verdict.wait_s))
         return Admitted(model, verdict.wait_s)
 
     def admit_stream(
@@ -179,16 +129,15 @@ class Admitting:
         if admission is None:
             return Admitted(model), _nothing
         now = asyncio.get_running_loop().time()
-        request = _request(exchange, model, now + timeout_s, None)
+        request = request_of(exchange, model, now + timeout_s, None)
         verdict = admission.admit(request, now)
         admitted = model
         if isinstance(verdict, Refusal):
-            found = self._asked_instead(admission, exchange, request, verdict)
+            found = self.fallbacks.stream_instead_of(admission, exchange, request, verdict)
             if found is None:
                 raise verdict.error
             admitted, verdict = found
-            self._by_another(exchange)
-        place = _StreamPlace(verdict, now + verdict.wait_s)
+        place = StreamPlace(verdict, now + verdict.wait_s)
         exchange.on_end(place.ended)
         return Admitted(admitted, verdict.wait_s), place.stepped
 
@@ -215,131 +164,14 @@ class Admitting:
             self.look()
         return self.admission
 
-    def _ended(self, ticket: Ticket, began_s: float, error: McpError | None) -> None:
-        now = asyncio.get_running_loop().time()
-        ticket.done(outcome_of(error), max(0.0, now - began_s), now)
-
-    # -- what is done instead -----------------------------------------------------------------------
-
-    def mends_failures(self, model: ModelVersion) -> bool:
-        """Whether the model's owner has declared what to do where a run of it fails."""
-        admission = self.admission
-        return admission is not None and any(
-            Reason.FAILED.value in step.when for step in admission.config.model(model.name).fallbacks
-        )
-
-    def after_failure(
-        self, exchange: Exchange, model: ModelVersion, timeout_s: float, error: McpError
-    ) -> Admitted | None:
-        """What is done instead of a run that has failed for no fault of the caller's; ``None``: nothing.
-
-        An error for which clients ask another node is theirs to deal with: an answer is worth more.
-        """
-        admission = self.admission
-        broken = outcome_of(error) in (Outcome.FAILED, Outcome.TIMED_OUT)
-        if admission is None or error.retryable or not broken:
-            return None
-        now = asyncio.get_running_loop().time()
-        request = _request(exchange, model, now + timeout_s, None)
-        return self._fallback(admission, exchange, model, request, Reason.FAILED)
-
-    def _fallback(
-        self, admission: Admission, exchange: Exchange, model: ModelVersion, request: Request, reason: Reason
-    ) -> Admitted | None:
-        """The first of the model's fallbacks that can be done; ``None``: there is none."""
-        now = asyncio.get_running_loop().time()
-        message, segments = exchange.message, exchange.segments
-
-        def asked(name: str) -> Ticket | Refusal:
-            return self._ask_another(admission, exchange, request, name)
-
-        def cached(max_age_s: float) -> CachedAnswer | None:
-            kept = self.kept
-            return None if kept is None else kept.find(model, message.payload, segments, max_age_s, now)
-
-        fixed: dict[str, Answer] = {}
-        steps: list[FallbackStep] = []
-        for step in admission.config.model(model.name).fallbacks:
-            if step.answer is not None:
-                answer = _fixed(step.answer, model, message.payload, segments)
-                if answer is None:
-                    continue
-                fixed[step.answer] = answer
-            steps.append(step)
-        decision = decide(tuple(steps), reason, admit=asked, cached=cached)
-        step_taken = decision.step
-        if step_taken is None:
-            return None
-        self.instead[step_taken.kind] = self.instead.get(step_taken.kind, 0) + 1
-        if decision.ticket is not None:
-            other = self._state.models.active(str(step_taken.model))
-            assert other is not None
-            ticket = decision.ticket
-            exchange.on_end(functools.partial(self._ended, ticket, now + ticket.wait_s))
-            self._by_another(exchange)
-            return Admitted(other, ticket.wait_s)
-        if step_taken.kind == "cached":
-            return Admitted(model, 0.0, Given("cached", decision.answer, decision.age_s))
-        return Admitted(model, 0.0, Given("fixed", fixed[decision.answer]))
-
-    def _asked_instead(
-        self, admission: Admission, exchange: Exchange, request: Request, refusal: Refusal
-    ) -> tuple[ModelVersion, Ticket] | None:
-        """Another model that takes a stream: no other fallback has steps."""
-        steps = tuple(
-            step for step in admission.config.model(request.model).fallbacks if step.model is not None
-        )
-        decision = decide(
-            steps,
-            refusal.reason,
-            admit=lambda name: self._ask_another(admission, exchange, request, name),
-            cached=lambda _: None,
-        )
-        if decision.ticket is None or decision.step is None:
-            return None
-        other = self._state.models.active(str(decision.step.model))
-        assert other is not None
-        self.instead["model"] = self.instead.get("model", 0) + 1
-        return other, decision.ticket
-
-    def _ask_another(
-        self, admission: Admission, exchange: Exchange, request: Request, name: str
-    ) -> Ticket | Refusal:
-        """Whether this node lets the request in for another model, which takes its inputs."""
-        found = self._state.models.active(name)
-        now = asyncio.get_running_loop().time()
-        if found is None or not fits(found, exchange.message.payload, exchange.segments):
-            return Refusal(Reason.BREAKER, 1.0, request.client, name, self._node_id)
-        other = Request(request.client, found.name, request.priority, request.cost, request.deadline)
-        return admission.admit(other, now)
-
-    def _by_another(self, exchange: Exchange) -> None:
-        self.by_others.add(exchange)
-        exchange.on_end(lambda _: self.by_others.discard(exchange))
-
-    def keeping(self, exchange: Exchange, model: ModelVersion) -> Kept | None:
-        """What an answer of ``model`` has to be given to, so that it is kept; ``None``: it is not to be."""
-        kept, admission = self.kept, self.admission
-        if kept is None or admission is None or not keeps(admission.config, model.name):
-            return None
-
-        def keep(payload: dict[str, Any], segments: Sequence[Any]) -> None:
-            own = (payload.get("model"), payload.get("version")) == (model.name, model.version)
-            specs = payload.get("outputs")
-            if own and "fallback" not in payload and type(specs) is list:
-                now = asyncio.get_running_loop().time()
-                message = exchange.message
-                kept.keep(model, message.payload, exchange.segments, specs, segments, now)
-
-        return keep
-
     # -- the declared limits ------------------------------------------------------------------------
 
     def look(self) -> None:
         """See whether the limits have changed, and go by them from now on. Called now and then, too."""
         declared = self._state.traffic.limits
-        if self.kept is not None:
-            self.kept.look()
+        kept = self.fallbacks.kept
+        if kept is not None:
+            kept.look()
         if declared.index == self._index:
             return
         self._index = declared.index
@@ -351,18 +183,13 @@ class Admitting:
             )
             return
         self._name_holders(config, declared.version)
-        if config is None or not keeps_any(config):
-            self.kept = None
-        elif self.kept is None:
-            self.kept = KeptAnswers(config, self._state)
-        else:
-            self.kept.configure(config)
         if config is None:
             self.admission = None
         elif self.admission is None:
             self.admission = Admission(config, self._random, node=self._node_id)
         else:
             self.admission.configure(config)
+        self.fallbacks.configure(config, self.admission)
         if config is not None and config.cluster and self._leasing is None:
             self._leasing = asyncio.ensure_future(self._lease())
 
@@ -413,74 +240,10 @@ class Admitting:
         if admission is None:
             return {}
         refused = {reason.value: count for reason, count in admission.refused.items() if count}
+        kept = 0 if self.fallbacks.kept is None else len(self.fallbacks.kept)
         told = {"admitted": admission.admitted, "refused": refused, "in_flight": admission.in_flight}
-        return {**told, "fallbacks": dict(self.instead), "kept": 0 if self.kept is None else len(self.kept)}
-
-
-class _StreamPlace:
-    """What a stream holds from where it was let in to its end."""
-
-    __slots__ = ("_began_s", "_first_s", "_ticket")
-
-    def __init__(self, ticket: Ticket, began_s: float) -> None:
-        self._ticket = ticket
-        self._began_s = began_s
-        self._first_s: float | None = None
-
-    def stepped(self) -> None:
-        """A step is there; of the first it is noted how long it took."""
-        if self._first_s is None:
-            self._first_s = max(0.0, asyncio.get_running_loop().time() - self._began_s)
-
-    def ended(self, error: McpError | None) -> None:
-        """The stream has ended, in whatever way."""
-        now = asyncio.get_running_loop().time()
-        first_s = self._first_s
-        if first_s is None:
-            first_s = max(0.0, now - self._began_s)
-        elif isinstance(error, DeadlineExceeded):
-            error = Cancelled("the stream's time was over, which is no fault of a step")
-        self._ticket.done(outcome_of(error), first_s, now)
+        return {**told, "fallbacks": dict(self.fallbacks.instead), "kept": kept}
 
 
 def _nothing() -> None:
     """What a stream calls where nothing is limited."""
-
-
-def _fixed(text: str, model: ModelVersion, payload: dict[str, Any], segments: Sequence[Any]) -> Answer | None:
-    """The declared answer to a request; ``None`` where it is none of what this version gives."""
-    if misfit(text, model) is not None or not is_asked(payload, segments):
-        return None
-    wanted, stacked = payload.get("outputs"), payload.get("stacked")
-    answer = fixed_answer(text).only(wanted if type(wanted) is list else None)
-    if answer is None or stacked is None:
-        return answer
-    return joined([answer] * len(stacked), stacked)
-
-
-def _request(exchange: Exchange, model: ModelVersion, deadline_s: float, node: str | None) -> Request:
-    payload = exchange.message.payload
-    stacked = payload.get("stacked")
-    return Request(
-        exchange.connection.peer.node_id,
-        model.name,
-        _priority(payload.get("priority")),
-        len(stacked) if type(stacked) is list and stacked else 1,
-        deadline=deadline_s,
-        node=node,
-    )
-
-
-def _priority(value: object) -> int:
-    """The class of a request's own priority: 0 is the most urgent."""
-    own = value if type(value) is int else 0
-    return max(0, min(PRIORITY_LOWEST, 1 - own))
-
-
-def outcome_of(error: McpError | None) -> Outcome:
-    """What an answer says about the model that was asked."""
-    if error is None:
-        return Outcome.SUCCEEDED
-    if isinstance(error, CALLERS) or is_refusal(error):
-        return Outcome.ABANDONED
-    return Outcome.TIMED_OUT if isinstance(error, DeadlineExceeded) else Outcome.FAILED

@@ -175,6 +175,9 @@ class Assembly:
             providers=config.providers,
             allow_fallback=config.allow_provider_fallback,
             intra_op_threads=config.threads,
+            memory_arena=config.memory_arena != "off",
+            shrink_arena=config.memory_arena == "shrink",
+            shrink_bytes_min=limits.arena_shrink_bytes_min,
             device_memory_bytes_max=config.device_memory_bytes_max or 0,
         )
         self.providers = options.usable(providers_available())

@@ -25,6 +25,9 @@ REPLACE_DEAD_AFTER_S_MAX = 1800.0
 """Gossip forgets the dead after an hour: well before that it has to have been decided."""
 REPLACE_ELECTIONS_MIN = 10
 """So many of the longest election timeouts a voter is silent at least before it is replaced."""
+MEMORY_ARENAS = ("shrink", "keep", "off")
+"""What becomes of the processor's memory that a model's runs have taken: it is kept, and given back behind
+inputs of ``arena_shrink_bytes_min`` or more; always kept; or never, for no arena is used."""
 _ANYWHERE = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 (recognised, not bound to)
 
 
@@ -40,6 +43,7 @@ class NodeLimits:
     stream_state_bytes_max: int = 1024**3
     assigned_runs_max: int = 64
     uploads_max: int = 64
+    arena_shrink_bytes_min: int = 16 * 1024**2
     blob_bytes_max: int = 8 * 1024**3
     chunk_bytes_max: int = 1024**2
     request_timeout_s_max: float = 600.0
@@ -66,7 +70,8 @@ class NodeConfig:
     commands that this node executes: with an older one than the newest it can still be rolled back to a
     version that knows no more. With ``replace_dead_after_s`` this node, where it leads, replaces a voter that
     has been dead for so long by an observer (:mod:`mcp.cluster.replacement`). Without ``batching`` every
-    inference is a run of its own here, whatever the models' owners say.
+    inference is a run of its own here, whatever the models' owners say. ``memory_arena`` is one of
+    :data:`MEMORY_ARENAS`.
 
     Raises :class:`~mcp.errors.ConfigInvalid` when the values contradict each other.
     """
@@ -91,6 +96,7 @@ class NodeConfig:
     threads: int = 1
     workers: int = 3
     batching: bool = True
+    memory_arena: str = "shrink"
     election_timeout_min_s: float = 0.25
     election_timeout_max_s: float = 0.5
     heartbeat_s: float = 0.05
@@ -196,6 +202,10 @@ class NodeConfig:
             )
         if self.threads < 1 or self.workers < 1:
             raise ConfigInvalid("threads and workers are numbers from 1 up")
+        if self.memory_arena not in MEMORY_ARENAS:
+            raise ConfigInvalid(
+                f"memory_arena={self.memory_arena!r} is unknown: choose one of {', '.join(MEMORY_ARENAS)}"
+            )
 
     def _check_replacing(self) -> None:
         after_s = self.replace_dead_after_s

@@ -42,6 +42,9 @@ class Couriers:
         """Messages that were over a limit."""
         self.lost = 0
         """Messages that did not arrive, as far as is known here."""
+        self.sent = 0
+        """Messages that were given to a connection, and their bytes."""
+        self.sent_bytes = 0
         self._link = link
         self._dial = dial
         self._clock = clock
@@ -86,6 +89,8 @@ class Couriers:
                     new_id(self._clock),
                     ttl=Ttl(1, int(CARRY_TIMEOUT_S * 1000)),
                 )
+                self.sent += 1
+                self.sent_bytes += len(sealed)
                 await connection.request(message, timeout_s=CARRY_TIMEOUT_S)
         except McpError:
             self.lost += 1 + len(waiting)

@@ -16,11 +16,13 @@ import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp.cluster.gossip.core import Gossip
 from mcp.cluster.gossip.events import Event, EventKind
 from mcp.cluster.gossip.limits import DEFAULT_LIMITS
+from mcp.cluster.gossip.updates import State
 from mcp.cluster.gossip.view import Member
 from mcp.cluster.router.nodes import View
 from mcp.errors import InvalidArgument, McpError, Unavailable
@@ -51,6 +53,19 @@ VIEW: Final = "VIEW"
 _log = logging.getLogger("mcp.node")
 
 
+@dataclass(slots=True)
+class Carried:
+    """Messages that went one way, sealed as they are, and their bytes."""
+
+    messages: int = 0
+    size: int = 0
+
+    def add(self, sealed: bytes) -> None:
+        """One more."""
+        self.messages += 1
+        self.size += len(sealed)
+
+
 class Gossiping:
     """See the head of this module. All calls on the loop's thread.
 
@@ -66,6 +81,8 @@ class Gossiping:
         }
         """What it answers, by type of request."""
         self.couriers = Couriers(self._link, visit, around.clock)
+        self._sent = Carried()
+        self._received = {"datagram": Carried(), "stream": Carried()}
         self._parts = parts
         self._around = around
         self._alone = parts.config.engine == "solo"
@@ -202,6 +219,27 @@ class Gossiping:
             "members": members,
         }
 
+    def figures(self) -> dict[str, Any]:
+        """Members by state, what was sent, received, refused and lost; empty before the node has started."""
+        core, couriers = self._core, self.couriers
+        if core is None:
+            return {}
+        states = dict.fromkeys((state.name.lower() for state in State), 0)
+        for member in core.members(self._now()):
+            states[member.state.name.lower()] += 1
+        return {
+            "members": states,
+            "health": core.health,
+            "sent": {
+                "datagram": (self._sent.messages, self._sent.size),
+                "stream": (couriers.sent, couriers.sent_bytes),
+            },
+            "received": {way: (each.messages, each.size) for way, each in self._received.items()},
+            "refused": dict(sorted(core.refused.items())),
+            "lost": couriers.lost,
+            "dropped": couriers.dropped,
+        }
+
     def _answer_view(self, exchange: Exchange) -> None:
         exchange.reply(exchange.message.reply("VIEW_RESULT", self.to_plain()))
 
@@ -214,6 +252,7 @@ class Gossiping:
 
     def _on_datagram(self, data: bytes, sender: str) -> None:
         if self._core is not None:
+            self._received["datagram"].add(data)
             self._core.receive(data, sender, self._now())
             self._pump()
 
@@ -224,7 +263,9 @@ class Gossiping:
             raise InvalidArgument("a GOSSIP request carries a sealed message in its payload's field 'sealed'")
         if self._alone:
             raise InvalidArgument("this node is alone (engine 'solo') and gossips with nobody")
-        self._running().receive_stream(sealed, self._now())
+        core = self._running()
+        self._received["stream"].add(sealed)
+        core.receive_stream(sealed, self._now())
         exchange.reply(exchange.message.reply("GOSSIP_RESULT", {}))
         self._pump()
 
@@ -266,6 +307,7 @@ class Gossiping:
         if ports:
             port = ports[-1] if is_private(address) else ports[0]
             port.send(address, data)
+            self._sent.add(data)
 
     def _link(self, address: str) -> Connection | None:
         """The link to whoever is reached there, if it is up."""

@@ -25,7 +25,8 @@ from executor.interface import Ticket
 from mcp.cluster.router.decision import Decision
 from mcp.errors import Cancelled, InputInvalid, InvalidArgument, McpError, Unsupported
 from mcp.net.exchange import Exchange
-from mcp.node.admitting import Admitted, Admitting, Given
+from mcp.node.admitting import Admitting
+from mcp.node.fallbacks import Admitted, Given
 from mcp.node.order import Order
 from mcp.node.payload import integer, names
 from mcp.node.rollouts import Counting
@@ -66,6 +67,7 @@ class DirectInference:
         self._routing = routing
         self._routed = routed
         self._admitting = admitting
+        self._fallbacks = admitting.fallbacks
         self._counting = counting
         self._scheduling = scheduling
         self.waiting = 0
@@ -123,7 +125,7 @@ class DirectInference:
         if admitted.model is version and admitted.given is None:
             self._counting.watch(exchange, version, admitted.wait_s)
             if not here:
-                keep = self._admitting.keeping(exchange, version)
+                keep = self._fallbacks.keeping(exchange, version)
                 return self._routed.forward(exchange, decision, timeout_s, admitted.wait_s, keep)
         later = self._answer_waiting(exchange, admitted, wanted, timeout_s)
         if here:
@@ -167,7 +169,7 @@ class DirectInference:
     ) -> None:
         """Have the node of the place answer once it has one, or the next that the scheduler chooses."""
         asked, retries = self._routed.asked(exchange.message, decision), decision.retries
-        keep = self._admitting.keeping(exchange, self._routing.version(decision))
+        keep = self._fallbacks.keeping(exchange, self._routing.version(decision))
         tries = len(place.candidates) if retries is None else 1 + retries.attempts
         try_s = math.inf if retries is None or retries.timeout_s is None else retries.timeout_s
         await asyncio.sleep(wait_s)
@@ -204,7 +206,7 @@ class DirectInference:
         node: str | None = None,
     ) -> Admitted:
         admitted = self._admitting.admit(exchange, model, timeout_s, node)
-        if admitted.given is None and admitted.model is model and self._admitting.mends_failures(model):
+        if admitted.given is None and admitted.model is model and self._fallbacks.mends_failures(model):
             deadline_s = asyncio.get_running_loop().time() + timeout_s
             exchange.on_failure(functools.partial(self._mend, exchange, model, wanted, deadline_s))
         return admitted
@@ -220,7 +222,7 @@ class DirectInference:
         """Whether something else is done instead of a run that has failed."""
         loop = asyncio.get_running_loop()
         left_s = deadline_s - loop.time()
-        admitted = self._admitting.after_failure(exchange, model, left_s, error)
+        admitted = self._fallbacks.after_failure(exchange, model, left_s, error)
         if admitted is None:
             return False
         # What failed may be in the middle of telling so.
@@ -382,11 +384,11 @@ class DirectInference:
             self._check_rows(sum(stacked), model, outputs)
         specs, segments = pack_all(outputs)
         payload = self._payload(exchange, model, specs)
-        if self._admitting.by_others and exchange in self._admitting.by_others:
+        if self._fallbacks.by_others and exchange in self._fallbacks.by_others:
             payload["fallback"] = "model"
         exchange.reply(exchange.message.reply("INFER_RESPONSE", payload), segments, plain=True)
-        if self._admitting.kept is not None:
-            keep = self._admitting.keeping(exchange, model)
+        if self._fallbacks.kept is not None:
+            keep = self._fallbacks.keeping(exchange, model)
             if keep is not None:
                 keep(payload, segments)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mcp.clock import Clock
 from mcp.errors import Busy
+from mcp.node.watched import others_told, watched
 from mcp.version import VERSION
 from mcp.wire.version import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from mcp.node.assembly import Assembly
+    from mcp.node.shelf import Shelf
+    from mcp.state.models import ModelVersion
 
 
 DIGEST_REST = 20
@@ -98,10 +102,6 @@ class Report:
         for model in self._parts.state.models.all():
             active = model.versions[model.active]
             problem = shelf.problems.get(active.digest)
-            figures = shelf.figures(active)
-            if figures is not None:
-                executions, seconds = run_totals.get(active.digest, (0, 0.0))
-                figures |= {"executions_total": executions, "execution_seconds_total": seconds}
             models.append(
                 {
                     "name": model.name,
@@ -112,7 +112,15 @@ class Report:
                     "ready": shelf.info(active.digest) is not None,
                     "holders": list(active.holders),
                     "problem": None if problem is None else problem.to_wire(),
-                    "inference": figures,
+                    "inference": _figures(shelf, active, run_totals),
+                    "others": {
+                        other.version: {
+                            "digest": other.digest,
+                            "ready": shelf.info(other.digest) is not None,
+                            "inference": _figures(shelf, other, run_totals),
+                        }
+                        for other in others_told(self._parts, model)
+                    },
                 }
             )
         return models
@@ -153,6 +161,7 @@ class Report:
             "inference_copies_total": dict(parts.routed.copies),
             "admission": parts.admitting.figures(),
             "scheduling": parts.scheduling.figures(),
+            **watched(parts),
         }
 
     def _state_digest(self, rested: bool) -> str:
@@ -168,3 +177,13 @@ class Report:
             ended = self._clock.monotonic()
             self._digest_again_s = ended + DIGEST_REST * (ended - begun)
         return self._digest[1]
+
+
+def _figures(
+    shelf: Shelf, version: ModelVersion, run_totals: Mapping[str, tuple[int, float]]
+) -> dict[str, Any] | None:
+    figures = shelf.figures(version)
+    if figures is not None:
+        executions, seconds = run_totals.get(version.digest, (0, 0.0))
+        figures |= {"executions_total": executions, "execution_seconds_total": seconds}
+    return figures

@@ -35,9 +35,9 @@ from mcp.errors import (
     VersionConflict,
 )
 from mcp.net.exchange import Exchange
-from mcp.node.admitting import CALLERS
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
+from mcp.node.tickets import CALLERS
 from mcp.state.models import ModelVersion
 from mcp.state.rollouts import REASON_BYTES_MAX, WEIGHT_OF_A_PERCENT, Rollout, read_plan
 from mcp.state.state import ReplicatedState
@@ -113,6 +113,14 @@ class Counting:
         """The figures of the rollouts that are going on, by their models."""
         rollouts = (self._state.rollouts.get(model) for model in sorted(self._state.traffic.held))
         return {each.model: self._tally(each) for each in rollouts if each is not None}
+
+    def seen(self, rollout: Rollout) -> dict[str, tuple[int, int]]:
+        """Requests and failures that this node has seen, by version; empty once the rollout has ended."""
+        tally = self._tally(rollout) if rollout.going else None
+        if tally is None:
+            return {}
+        figures = {rollout.from_: tally.old, rollout.to: tally.new}
+        return {version: (each.requests, each.failures) for version, each in figures.items()}
 
     def answer(self, exchange: Exchange) -> None:
         """Answer ``ROLLOUT_FIGURES``. Raises :class:`~mcp.errors.PermissionDenied` for who is no node."""

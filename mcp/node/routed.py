@@ -20,7 +20,7 @@ from mcp.clock import Clock, new_id
 from mcp.cluster.router.decision import Decision
 from mcp.errors import DeadlineExceeded, McpError, Unavailable
 from mcp.net.exchange import Exchange
-from mcp.node.admitting import Kept
+from mcp.node.fallbacks import Kept
 from mcp.node.links import PeerLinks
 from mcp.node.shelf import Shelf
 from mcp.state.models import ModelVersion

@@ -46,7 +46,7 @@ from mcp.errors import (
     Unsupported,
 )
 from mcp.net.exchange import Exchange
-from mcp.node.admitting import CALLERS
+from mcp.node.tickets import CALLERS
 from mcp.state.state import ReplicatedState
 from mcp.wire.handshake import Role
 

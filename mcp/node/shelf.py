@@ -214,6 +214,11 @@ class Shelf:
         batched = {"batched": reason is None, "not_batched": reason}
         return {**batched, **self._batching_pool.figures(model.digest)}
 
+    @property
+    def loaded(self) -> tuple[int, int]:
+        """How many artefacts are loaded here, and their bytes: each once, whoever shares it."""
+        return len(self._ready), sum(info.size_bytes for info in self._ready.values())
+
     def run_totals(self) -> dict[str, tuple[int, float]]:
         """By digest how many runs of a model there were here, and their seconds together."""
         return {} if self._batching_pool is None else self._batching_pool.run_totals()

@@ -132,7 +132,7 @@ class StreamedInference:
 
     def is_anothers(self, exchange: Exchange) -> bool:
         """Whether another model answers than the one that was asked for."""
-        return exchange in self._admitting.by_others
+        return exchange in self._admitting.fallbacks.by_others
 
     def keep(self, more_bytes: int) -> None:
         """Count what a stream keeps. Raises :class:`~mcp.errors.Busy` when all keep too much."""

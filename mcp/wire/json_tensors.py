@@ -19,6 +19,8 @@ from mcp.wire.tensors import BYTES_DTYPE, DTYPES, RANK_MAX, STRINGS_MAX
 Array = NDArray[Any]
 
 _ELEMENTS_MAX: Final = 2**40
+_PIECE: Final = 64 * 1024
+"""Elements that are looked at in one call: between two of them other threads have the interpreter."""
 _Expected = tuple[set[type], str]
 _KINDS: Final[dict[str, _Expected]] = {
     "b": ({bool}, "true or false"),
@@ -58,17 +60,34 @@ def from_json(where: str, datatype: str, shape: tuple[int, ...], data: object) -
         return _strings(where, shape, flat)
     dtype = DTYPES[datatype]
     expected, words = _KINDS.get(dtype.kind, _NUMBERS)
-    if not expected.issuperset(map(type, flat)):
+    if not _all_of(flat, expected):
         strange = next(element for element in flat if type(element) not in expected)
         raise InputInvalid(f'{where}: "data" of {datatype} must hold {words}, got {strange!r:.80}')
     try:
         with np.errstate(over="ignore"):
-            array = np.array(flat, dtype)
+            array = _converted(flat, dtype)
     except (OverflowError, ValueError):
         raise InputInvalid(f'{where}: "data" holds a number that is no {datatype}') from None
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise InputInvalid(f'{where}: "data" holds a number that is too large for {datatype}')
     return array.reshape(shape)
+
+
+def _all_of(elements: list[Any], types: set[type]) -> bool:
+    return all(
+        types.issuperset(map(type, elements[begin : begin + _PIECE]))
+        for begin in range(0, len(elements), _PIECE)
+    )
+
+
+def _converted(flat: list[Any], dtype: np.dtype[Any]) -> Array:
+    """The elements as an array, a piece at a time. Raises ``OverflowError`` and ``ValueError``."""
+    if len(flat) <= _PIECE:
+        return np.array(flat, dtype)
+    array = np.empty(len(flat), dtype)
+    for begin in range(0, len(flat), _PIECE):
+        array[begin : begin + _PIECE] = np.array(flat[begin : begin + _PIECE], dtype)
+    return array
 
 
 def _flat(where: str, shape: tuple[int, ...], data: object) -> list[Any]:
@@ -92,7 +111,7 @@ def _flat(where: str, shape: tuple[int, ...], data: object) -> list[Any]:
 def _unnested(where: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
     level: list[Any] = [data]
     for depth, size in enumerate(shape):
-        if not {list}.issuperset(map(type, level)):
+        if not _all_of(level, {list}):
             raise InputInvalid(f'{where}: "data" must be flat, or nested in {len(shape)} levels throughout')
         strange = next((each for each in level if len(each) != size), None)
         if strange is not None:
@@ -100,8 +119,11 @@ def _unnested(where: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
                 f'{where}: "data" must have lists of {size} at level {depth} for the shape {list(shape)},'
                 f" got one of {len(strange)}"
             )
-        level = list(itertools.chain.from_iterable(level))
-    if list in set(map(type, level)):
+        rows, outer = max(1, _PIECE // max(size, 1)), level
+        level = []
+        for begin in range(0, len(outer), rows):
+            level.extend(itertools.chain.from_iterable(outer[begin : begin + rows]))
+    if any(list in map(type, level[begin : begin + _PIECE]) for begin in range(0, len(level), _PIECE)):
         raise InputInvalid(f'{where}: "data" is nested deeper than its shape {list(shape)}')
     return level
 

@@ -3,6 +3,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -435,6 +436,52 @@ def test_the_device_options_are_those_that_onnxruntime_documents():
     assert "gpu_mem_limit" not in RuntimeOptions(providers=("cuda",)).provider_options("cuda")
     assert options.shrink_list(("cuda", "cpu")) == "cpu:0;gpu:1"
     assert options.shrink_list(("cpu",)) == "cpu:0"
+
+
+def test_an_arena_is_shrunk_behind_large_inputs_and_behind_the_run_after_them(models, monkeypatch):
+    options = RuntimeOptions(shrink_arena=True, shrink_bytes_min=x_of(100).nbytes)
+    shrunk = []
+    with OnnxRuntime(options, monotonic=time.monotonic) as runtime:
+        plain = runtime._run_options
+        monkeypatch.setattr(runtime, "_run_options", lambda shrink: (shrunk.append(shrink), plain(shrink))[1])
+        runtime.load("dense", models / "dense.onnx")
+        for count in (1, 99, 100, 1, 1, 200, 200, 2, 2):
+            runtime.run("dense", {"x": x_of(count)})
+    assert [bool(each) for each in shrunk] == [False, False, True, True, False, True, True, True, False]
+    assert set(shrunk) == {"", "cpu:0"}
+
+
+RESIDENT = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from executor.onnx import OnnxRuntime
+from executor.options import RuntimeOptions
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+shrink = sys.argv[2] == "shrink"
+options = RuntimeOptions(shrink_arena=shrink, shrink_bytes_min=2**20 if shrink else 0)
+with OnnxRuntime(options, monotonic=time.monotonic) as runtime:
+    runtime.load("sum", Path(sys.argv[1]))
+    small = {"x": np.ones((2, 4), np.float32)}
+    runtime.run("sum", small)
+    before = resident_bytes()
+    runtime.run("sum", {"x": np.ones((2**22, 4), np.float32)})
+    runtime.run("sum", small)
+    print((resident_bytes() - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux tells it")
+def test_memory_that_a_large_run_took_is_given_back_where_arenas_shrink(models):
+    def left_mib(mode):
+        command = [sys.executable, "-c", RESIDENT, str(models / "running_sum.onnx"), mode]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert left_mib("keep") > 48
+    assert left_mib("shrink") < 16
 
 
 @pytest.mark.parametrize(

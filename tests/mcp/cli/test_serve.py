@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,10 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: bytes, words:
 
 def test_there_is_no_flag_that_would_show_the_key_to_other_users() -> None:
     assert not any("--cluster-key" in option.opts for option in serve.params)
+
+
+def test_what_becomes_of_memory_that_runs_took_is_a_choice_of_three(tmp_path: Path) -> None:
+    assert config("--data-dir", str(tmp_path)).memory_arena == "shrink"
+    assert config("--data-dir", str(tmp_path), "--memory-arena", "off").memory_arena == "off"
+    with pytest.raises(ConfigInvalid, match="shrink, keep, off"):
+        replace(config("--data-dir", str(tmp_path)), memory_arena="small")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served_node import Gateway, gateway_of, serving
+from served_node import MODELS, Gateway, gateway_of, serving
 from test_exposition import Sample, read
 
-from mcp.errors import Unavailable
+from mcp.errors import McpError, Unavailable
 from mcp.gateway import gateway_metrics, node_metrics, triton_metrics
 from mcp.gateway.exposition import MEDIA_TYPE, Exposition, Kind
 from mcp.gateway.gateway_metrics import RequestFigures
@@ -111,6 +112,11 @@ def test_followers_and_links_are_told_of_too(tmp_path: Path) -> None:
                     assert value(samples, "mcp_consensus_peer_connected", peer=peer) == 1
                     assert value(samples, "mcp_consensus_peer_match_index", peer=peer) > 0
                 assert value(samples, "mcp_consensus_voters") == 3
+                assert value(samples, "mcp_gossip_members", state="alive") == 3
+                assert value(samples, "mcp_gossip_members", state="dead") == 0
+                assert value(samples, "mcp_gossip_health_score") >= 0
+                for name in ("messages_sent", "sent_bytes", "messages_received", "received_bytes"):
+                    assert value(samples, f"mcp_gossip_{name}_total", transport="datagram") > 0
             follower = next(n for n in cluster.running.values() if n is not leader)
             async with gateway_of(follower) as gateway:
                 _, samples = await scraped(gateway)
@@ -173,6 +179,71 @@ def test_what_limits_routes_and_strategies_did_is_told(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_every_version_has_its_own_metrics_and_shared_bytes_count_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            client, path = gateway.client, MODELS / "dense.onnx"
+            await client.deploy("dense", path, version="1")
+            await client.deploy("twin", path, version="1")
+            await client.deploy("dense", MODELS / "count.onnx", version="2", activate=False)
+            await client.infer("dense@2", np.ones((1, 1), np.int64))
+            await client.infer("twin", X)
+            _, samples = await scraped(gateway)
+            canary = {"model": "dense", "version": "2"}
+            assert value(samples, "mcp_model_active", model="dense", version="1") == 1
+            assert value(samples, "mcp_model_active", **canary) == 0
+            assert value(samples, "mcp_model_ready", **canary) == 1
+            runs = "mcp_model_run_duration_seconds_count"
+            assert value(samples, runs, **canary) == 1
+            # One session, whose runs are told under both names.
+            assert value(samples, runs, model="twin") == value(samples, runs, model="dense", version="1") == 1
+            assert value(samples, "mcp_models_left_out") == 0
+            assert value(samples, "mcp_artefacts_loaded") == 2
+            sizes = [(MODELS / f"{name}.onnx").stat().st_size for name in ("dense", "count")]
+            assert value(samples, "mcp_artefacts_loaded_bytes") == sum(sizes)
+            digests = [s.labels["digest"] for s in samples if s.name == "mcp_model_info"]
+            assert (len(digests), len(set(digests))) == (3, 2)
+
+    asyncio.run(scenario())
+
+
+def test_rollouts_and_breakers_are_told_of(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            client = gateway.client
+            await client.deploy("table", MODELS / "table_of_five.onnx", version="1")
+            await client.deploy("table", MODELS / "table_of_four.onnx", version="2", activate=False)
+            await client.set_limits({"models": {"table": {"breaker": {"calls_min": 2, "window_calls": 2}}}})
+            await client.begin_rollout(
+                "table", "2", steps=(50, 100), interval_s=3600, min_requests=1000, max_error=1.0
+            )
+            for number in range(40):
+                with contextlib.suppress(McpError):
+                    await client.infer("table", np.array([4]), session=f"s{number}")
+            _, samples = await scraped(gateway)
+            assert value(samples, "mcp_rollout_state", model="table", state="going") == 1
+            assert value(samples, "mcp_rollout_state", model="table", state="rolled_back") == 0
+            assert value(samples, "mcp_rollout_step", model="table") == 0
+            assert value(samples, "mcp_rollout_share_ratio", model="table") == 0.25
+            told = gateway.node.status()["metrics"]["rollouts"][0]["seen"]
+            for side, version in (("old", "1"), ("new", "2")):
+                labels = {"model": "table", "version": version, "side": side}
+                assert value(samples, "mcp_rollout_requests_total", **labels) == told[version][0] > 0
+                assert value(samples, "mcp_rollout_failures_total", **labels) == told[version][1]
+            assert told["2"][1] == told["2"][0]
+            breaker = {"model": "table", "node": gateway.node.config.node_id}
+            opened = value(samples, "mcp_breaker_openings_total", **breaker)
+            states = [s.labels["state"] for s in samples if s.name == "mcp_breaker_state" and s.value]
+            assert (opened > 0, len(states)) == (True, 1)
+            assert value(samples, "mcp_breakers_left_out") == 0
+            await client.abort_rollout("table")
+            _, samples = await scraped(gateway)
+            assert value(samples, "mcp_rollout_state", model="table", state="aborted") == 1
+            assert not any(s.name == "mcp_rollout_requests_total" for s in samples)
+
+    asyncio.run(scenario())
+
+
 def _gone() -> Any:
     raise Unavailable("not running")
 
@@ -197,11 +268,12 @@ def test_labels_are_bounded_whatever_comes(tmp_path: Path) -> None:
             status = gateway.node.status()
             model = status["models"][0]
             many = [{**model, "name": f"m{number}"} for number in range(MODELS_TOLD_MAX + 7)]
+            many[0]["others"] = {"2": {key: model[key] for key in ("digest", "ready", "inference")}}
             peers = {f"n{number}": {"connected": True, "match": 1} for number in range(3 * PEERS_TOLD_MAX)}
             into = Exposition()
             node_metrics.tell_node(into, {**status, "models": many, "peers": peers})
             _, samples = read(into.text())
-            assert value(samples, "mcp_models_left_out") == 7
+            assert value(samples, "mcp_models_left_out") == 8
             assert sum(s.name == "mcp_model_ready" for s in samples) == MODELS_TOLD_MAX
             assert sum(s.name == "mcp_consensus_peer_match_index" for s in samples) == PEERS_TOLD_MAX
 

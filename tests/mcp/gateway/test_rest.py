@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from served_node import MODELS, Gateway, gateway_of, serving
 
-from mcp.gateway.requests import HEADER_LENGTH
+from mcp.gateway import rest
+from mcp.gateway.requests import HEADER_LENGTH, read_request
 from mcp.gateway.room import Room
 from mcp.gateway.tensors import from_raw
 from mcp.wire.json_tensors import from_json
@@ -217,6 +220,8 @@ def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408 ")
             assert b"mcp-error-code: DEADLINE_EXCEEDED" in head
+            assert b"connection: close" in head.lower()
+            assert (await reader.read()).endswith(b"}")
             writer.close()
 
     asyncio.run(scenario())
@@ -255,5 +260,37 @@ def test_a_gateway_asks_the_other_nodes_when_its_own_cannot(tmp_path: Path) -> N
             assert answer.status == 200, answer.body
             (output,) = answer.value["outputs"]
             assert from_json("y", "FP32", (3, 10), output["data"]).tobytes() == wanted.tobytes()
+
+    asyncio.run(scenario())
+
+
+def test_large_json_is_read_in_a_thread_and_small_on_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def reading(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return read_request(*arguments)
+
+    monkeypatch.setattr(rest, "read_request", reading)
+    rows = 2_000
+    x = [[0.25] * 64] * rows
+
+    def asked(data: Any, count: int) -> dict[str, Any]:
+        return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [count, 64], "data": data}]}
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            small = await gateway.post("/v2/models/dense/infer", asked(x[:1], 1))
+            large = await gateway.post("/v2/models/dense/infer", asked(x, rows))
+            wrong = await gateway.post("/v2/models/dense/infer", asked(x, rows + 1))
+            assert (small.status, large.status, wrong.status) == (200, 200, 400)
+            assert f"lists of {rows + 1}" in wrong.error
+            one, many = (answer.value["outputs"][0]["data"] for answer in (small, large))
+            assert np.allclose(np.reshape(many, (rows, -1)), one)
+            here = threading.get_ident()
+            assert [each == here for each in threads] == [True, False, False]
 
     asyncio.run(scenario())

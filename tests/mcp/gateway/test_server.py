@@ -43,10 +43,77 @@ def test_what_is_no_http_is_told_so_in_json_and_closed(tmp_path: Path) -> None:
             for data in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
                 answer = await exchanged(gateway, data, whole=True)
                 assert answer.startswith(b"HTTP/1.1 400 "), answer
-                assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "this is no HTTP/1.1"}
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith(
+                    "this is no HTTP/1.1: "
+                )
+            answer = await exchanged(gateway, b"GET / HTTP/1.1\r\nA: " + b"x" * 20_000, whole=True)
+            assert answer.startswith(b"HTTP/1.1 431 ")
             # What the server has not read is lost with the connection, and its answer may be with it.
             answer = await exchanged(gateway, b"GET / HTTP/1.1\r\nA: " + b"x" * 200_000, whole=True)
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+
+    asyncio.run(scenario())
+
+
+CHUNKED = b"POST /v2/models/dense/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "told"),
+    [
+        (CHUNKED + b"\r\nzz\r\n{}\r\n0\r\n\r\n", 400, "illegal chunk header"),
+        (CHUNKED + b"\r\n2\r\n{}GET", 400, "malformed chunk footer"),
+        (CHUNKED + b"\r\n-1\r\n", 400, "illegal chunk header"),
+        (CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n", 400, "send one of them"),
+        (CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n0\r\n\r\n", 400, "not of HTTP/1.0"),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked") + b"\r\n0\r\n\r\n", 501, "Only Transfer-Encoding"),
+        (b"POST /v2 HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 6\r\n\r\n{}", 400, "conflicting"),
+    ],
+)
+def test_what_is_framed_wrongly_or_in_two_ways_is_refused_and_ends_the_connection(
+    tmp_path: Path, sent: bytes, status: int, told: str
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            # What follows is no request: nobody may smuggle one in behind a body whose end is not certain.
+            answer = await exchanged(gateway, sent + b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n", whole=True)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status), answer
+            assert b"MCP-Error-Code: PROTOCOL_ERROR" in head
+            assert b"Connection: close" in head
+            assert told in json.loads(body)["error"]
+            await until(lambda: (gateway.room.requests, gateway.room.bytes) == (0, 0))
+
+    asyncio.run(scenario())
+
+
+def test_a_chunk_that_goes_wrong_later_ends_a_request_that_waits_for_its_body(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            reader, writer = await opened(gateway)
+            writer.write(CHUNKED + b"\r\n2\r\n{}\r\n")
+            await until(lambda: gateway.room.requests == 1)
+            writer.write(b"nonsense\r\n")
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert answer.count(b"HTTP/1.1 ") == 1
+            await until(lambda: (gateway.room.requests, gateway.room.bytes) == (0, 0))
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_goes_wrong_behind_an_answer_is_not_answered_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            reader, writer = await opened(gateway)
+            writer.write(CHUNKED.replace(b"/v2/models/dense/infer", b"/none") + b"\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404 ")
+            writer.write(b"nonsense\r\n")
+            assert await reader.read() == b""
+            writer.close()
 
     asyncio.run(scenario())
 
@@ -118,7 +185,9 @@ def test_headers_that_do_not_come_end_the_connection(
                 assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
             writer.write(rest)
             with contextlib.suppress(ConnectionError):
-                assert b"HTTP" not in await reader.read()
+                answer = await reader.read()
+                assert answer.startswith(b"HTTP/1.1 408 ") if rest else b"HTTP" not in answer
+                assert not rest or json.loads(answer.partition(b"\r\n\r\n")[2]).keys() == {"error"}
             writer.close()
 
     asyncio.run(scenario())

@@ -30,7 +30,8 @@ from mcp.errors import (
     Unsupported,
 )
 from mcp.flow.outcome import Outcome
-from mcp.node.admitting import Admitting, _StreamPlace
+from mcp.node.admitting import Admitting
+from mcp.node.tickets import StreamPlace
 from simulations.in_process import InProcessCluster, in_process_cluster, until
 from simulations.nodes import models
 
@@ -128,8 +129,8 @@ def test_joined_inferences_are_kept_and_given_one_by_one(tmp_path: Path) -> None
             for _ in range(3):
                 told = await asyncio.gather(*(client.infer("digits", each) for each in samples[:16]))
             admission = admitting(cluster)
-            assert admission.kept is not None
-            assert len(admission.kept) == 8
+            assert admission.fallbacks.kept is not None
+            assert len(admission.fallbacks.kept) == 8
             told = await asyncio.gather(*(client.infer("digits", each) for each in samples))
             assert sum(each.fallback == "cached" for each in told) >= 64 - 40
             asked_for = cluster.running["n1"]._running().dispatch.counts["INFER_REQUEST"]
@@ -145,7 +146,7 @@ def test_what_is_kept_goes_with_its_version_and_with_what_was_declared(tmp_path:
         async with serving(tmp_path) as (cluster, client):
             await client.set_limits({"models": {"digits": limited(2, CACHED)}})
             await client.infer("digits", DIGIT)
-            kept = admitting(cluster).kept
+            kept = admitting(cluster).fallbacks.kept
             assert kept is not None
             await client.deploy("digits", models.versions()["2"], version="2", timeout_s=30)
             assert said(await asked(client))[2] == "2"
@@ -158,7 +159,7 @@ def test_what_is_kept_goes_with_its_version_and_with_what_was_declared(tmp_path:
             await client.undeploy("digits")
             await until(lambda: len(kept) == 0)
             await client.set_limits({"models": {"digits": limited(1)}})
-            await until(lambda: admitting(cluster).kept is None)
+            await until(lambda: admitting(cluster).fallbacks.kept is None)
 
     run(scenario)
 
@@ -262,8 +263,8 @@ def test_a_run_that_fails_has_a_fallback_once(tmp_path: Path) -> None:
             await client.deploy("twin", MODELS / "element.onnx", timeout_s=30)
             assert isinstance(await declared({"kind": "model", "model": "twin"}, fixed), InferenceFailed)
             admission = admitting(cluster)
-            assert admission.instead == {"fixed": 2, "model": 1}
-            assert admission.by_others == set()
+            assert admission.fallbacks.instead == {"fixed": 2, "model": 1}
+            assert admission.fallbacks.by_others == set()
             assert admission.admission is not None
             assert admission.admission.in_flight == 0
 
@@ -304,7 +305,7 @@ def test_a_request_that_is_cancelled_has_no_fallback(tmp_path: Path) -> None:
             await until(lambda: admission.admission is not None and admission.admission.in_flight == 1)
             task.cancel()
             await until(lambda: admission.admission is not None and admission.admission.in_flight == 0)
-            assert admission.instead == {}
+            assert admission.fallbacks.instead == {}
             late = await asked(client, long, "slow", timeout_ms=50)
             assert isinstance(late, DeadlineExceeded)
 
@@ -421,11 +422,11 @@ def test_of_a_stream_the_first_step_tells_how_long_a_request_takes(
     seen: list[Any] = []
     at = [10.0]
     monkeypatch.setattr(asyncio, "get_running_loop", lambda: SimpleNamespace(time=lambda: at[0]))
-    place = _StreamPlace(cast(Any, Held), 10.0)
+    place = StreamPlace(cast(Any, Held), 10.0)
     for at[0] in (10.5, 70.0, 500.0):
         place.stepped()
     place.ended(error)
-    late = _StreamPlace(cast(Any, Held), 400.0)
+    late = StreamPlace(cast(Any, Held), 400.0)
     late.ended(DeadlineExceeded("not even one step"))
     assert seen == [(outcome, 0.5, 500.0), (Outcome.TIMED_OUT, 100.0, 500.0)]
 

@@ -23,8 +23,8 @@ from mcp.flow.leases import Grant, ShareLedger
 from mcp.flow.limiter import TICKS_PER_S
 from mcp.flow.shares import LeasedShare
 from mcp.node import kept, routing
-from mcp.node.admitting import Given
 from mcp.node.deploy import Deployer
+from mcp.node.fallbacks import Given
 from mcp.node.inference import DirectInference
 from mcp.node.kept import KeptAnswers
 from mcp.node.links import PeerLinks

@@ -96,6 +96,11 @@ class Link(asyncio.BufferedProtocol):
         return self._peer
 
     @property
+    def address(self) -> str:
+        """Where the peer was dialled, or was seen to come from."""
+        return self._address
+
+    @property
     def limits(self) -> Limits:
         """What this end takes, and how long it waits."""
         return self._limits
@@ -310,7 +315,12 @@ class Link(asyncio.BufferedProtocol):
 
     def _establish(self, established: Established) -> None:
         self._peer = Peer(
-            established.node_id, established.role, established.version, self._address, established.limits
+            established.node_id,
+            established.role,
+            established.version,
+            self._address,
+            established.limits,
+            established.journal,
         )
         self._frame_bytes_max = established.limits.frame_bytes_max
         self._reader.expect(OPEN_KINDS, self._limits.frame_bytes_max)

@@ -71,6 +71,11 @@ class Roster:
         """The other voters."""
         return tuple(name for name in self.configuration.voters if name != self._config.node_id)
 
+    def journal_of(self, node: str) -> int:
+        """The number of the member's journal; 0: it is no member, or its journal is not known yet."""
+        member = self.configuration.get(node)
+        return 0 if member is None else member.incarnation
+
     def address_of(self, node: str) -> str | None:
         """Where ``node`` may be reached."""
         addresses = self.peers().get(node, ())

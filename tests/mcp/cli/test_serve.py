@@ -193,3 +193,17 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: bytes, words:
 
 def test_there_is_no_flag_that_would_show_the_key_to_other_users() -> None:
     assert not any("--cluster-key" in option.opts for option in serve.params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (("--listen", "7000"), "listen"),
+        (("--node-id", "n1", "--peers", "n1=7000"), "listen"),
+        (("--join", "7000"), "join"),
+        (("--node-id", "n1", "--peers", PEERS, "--advertise", "7000"), "advertise"),
+    ],
+)
+def test_a_port_without_a_host_is_diagnosed_as_such(arguments: tuple[str, ...], setting: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"^{setting}: '7000' is a port alone, .* write 127.0.0.1:7000 "):
+        config(*arguments)

@@ -221,17 +221,23 @@ class Exchange:
             if elsewhere_at_once(failure):
                 home = None
             try:
-                await self.pause(request.type, attempts, failure, tried)
+                sent = all(failure is not refused for refused in refusals.values())
+                await self.pause(request.type, attempts, failure, tried, sent=sent)
             except McpError:
                 refusals.clear()
                 raise
             finally:
                 del failure
 
-    async def pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
-        """After an attempt that failed: wait until the next one, or raise what the call ends with."""
+    async def pause(
+        self, what: str, attempts: Attempts, failure: McpError, tried: set[str], *, sent: bool = True
+    ) -> None:
+        """After an attempt that failed: wait until the next one, or raise what the call ends with.
+
+        ``sent``: whether the request left; it did not where the node would not talk to us.
+        """
         try:
-            await self._pause(what, attempts, failure, tried)
+            await self._pause(what, attempts, failure, tried, sent)
         except McpError as error:
             # The frames on its way hold it, and the request with all of its tensors: they would keep each
             # other until the collector comes.
@@ -240,12 +246,14 @@ class Exchange:
         finally:
             del failure
 
-    async def _pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
+    async def _pause(
+        self, what: str, attempts: Attempts, failure: McpError, tried: set[str], sent: bool
+    ) -> None:
         now = self.clock.monotonic()
         if self.closed:
             raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
         others = self.routing.untried(now, tried)
-        delay_s = attempts.failed(failure, now, others=others)
+        delay_s = attempts.failed(failure, now, others=others, sent=sent)
         _log.debug("%s: %s: %s; again in %.3f s", what, failure.code, failure.message, delay_s)
         if not others:
             tried.clear()

@@ -433,8 +433,10 @@ class Link(asyncio.BufferedProtocol):
         if self._peer is not None:
             return ""
         if not self._initiator and self.counters.frames_received:
-            # An initiator that finds our proof wrong closes and says nothing; one that is stopped does, too.
-            return f"; {self._address} left early: it was stopped, or has another cluster key"
+            # Older initiators that find our proof wrong close and say nothing.
+            return (
+                f"; {self._address} left early: it was stopped, or is an older one with another cluster key"
+            )
         if self._transport is not None and self._transport.get_extra_info("sslcontext") is not None:
             # asyncio closes without the alert that would say this
             return "; with TLS that may mean that the node asks for a certificate which this end lacks"

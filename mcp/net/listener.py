@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl as tls
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mcp.clock import Clock, SystemClock
-from mcp.errors import Busy, ConfigInvalid, McpError, Unavailable
+from mcp.errors import Busy, ConfigInvalid, McpError, NameTaken, Unavailable
 from mcp.net.address import Address, Scheme, parse_address
 from mcp.net.connection import Connection
 from mcp.net.interface import Handler
@@ -197,7 +198,11 @@ class Listener:
         self._admitted.pop(connection, None)
         if connection.ready.exception() is not None:
             self.refused += 1
-            log.info("a connection ended during its handshake: %s", reason)
+            # Whoever leaves without a word is nobody's fault: it looked whether somebody listens, or was
+            # stopped, or is content. Of a name that is taken it is told where that is found.
+            plain = type(reason) is Unavailable or isinstance(reason, NameTaken)
+            level = logging.DEBUG if plain else logging.INFO
+            log.log(level, "a connection ended during its handshake: %s", reason)
 
 
 async def _remove_stale_socket(path: str) -> None:

@@ -6,7 +6,7 @@
     HELLO {version, cluster_id, role, node_id, nonce}  ->
                        <-  CHALLENGE {version, cluster_id, node_id, nonce, proof}
     PROOF {proof, limits, journal}  ->
-                       <-  WELCOME {version, limits, journal}   or at any point  REJECT {code, message}
+                       <-  WELCOME {version, limits, journal}   or at any point, by either,  REJECT
 
 Each proof is HMAC-SHA256 (RFC 2104) under the cluster key, over a label and both hellos. Why that proves it:
 
@@ -165,6 +165,8 @@ class InitiatorHandshake:
             if self._peer is None:
                 return self._on_challenge(_expect(FrameKind.CHALLENGE, kind, body))
             return self._on_welcome(self._peer, _expect(FrameKind.WELCOME, kind, body))
+        except AuthenticationFailed as error:
+            return refuse(error)  # or the acceptor could not tell this from an end that is stopped
         except McpError as error:
             return Step(failure=error)
 
@@ -223,6 +225,9 @@ class AcceptorHandshake:
     def receive(self, kind: FrameKind, body: Buffer) -> Step:
         """Handle the initiator's next frame. Never raises; a failure comes with the REJECT to send."""
         try:
+            if kind is FrameKind.REJECT:
+                error = from_wire(decode_map(body))
+                return Step(failure=type(error)(f"the end that connected refused this one: {error.message}"))
             if self._peer is None:
                 return self._on_hello(_expect(FrameKind.HELLO, kind, body))
             return self._on_proof(self._peer, _expect(FrameKind.PROOF, kind, body))

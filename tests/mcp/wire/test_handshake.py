@@ -71,7 +71,11 @@ def test_another_key_is_refused_and_the_client_proves_nothing(pair):
     near, far = run(initiator, acceptor)
     assert type(near.failure) is errors.AuthenticationFailed
     assert "cluster key" in near.failure.message
-    assert near.send == ()
+    ((kind, body),) = near.send
+    assert kind is FrameKind.REJECT
+    assert decode_map(body).keys() == {"code", "message"}
+    assert type(far.failure) is errors.AuthenticationFailed
+    assert "the end that connected refused this one: " in far.failure.message
     assert far.established is None
 
 

@@ -62,7 +62,12 @@ _FAULTS = (InferenceFailed, StorageError, ProviderUnavailable, DependencyMissing
 
 
 def refusal(error: McpError) -> McpError | None:
-    """Why a node would not talk to us (another key, another version), if that is what ``error`` says."""
+    """Why a node would not talk to us (another key, another version), if that is what ``error`` says.
+
+    One that was removed from its cluster will answer nothing, either.
+    """
+    if isinstance(error, Unavailable) and error.details.get("removed") is True:
+        return error
     reason = error.__cause__
     return reason if isinstance(error, Unavailable) and isinstance(reason, _REFUSALS) else None
 
@@ -221,7 +226,7 @@ class Exchange:
             if elsewhere_at_once(failure):
                 home = None
             try:
-                sent = all(failure is not refused for refused in refusals.values())
+                sent = not set(self.routing.addresses) <= refusals.keys()
                 await self.pause(request.type, attempts, failure, tried, sent=sent)
             except McpError:
                 refusals.clear()
@@ -358,6 +363,8 @@ class Exchange:
         if reason is None:
             return error
         refusals[address] = reason
+        if set(self.routing.addresses) <= refusals.keys() and (named := answers.members_named(error)):
+            self.routing.learn(named)
         return reason if set(self.routing.addresses) <= refusals.keys() else error
 
     async def attempt(self, request: Request, address: str, timeout_s: float, trace_id: str = "") -> Answer:

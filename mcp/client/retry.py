@@ -190,7 +190,8 @@ class Attempts:
     def failed(self, error: McpError, now: float, *, others: bool, sent: bool = True) -> float:
         """An attempt ended in ``error``; ``others``: a node that this call has not tried is there.
 
-        ``sent``: whether the request left, so that it may have taken effect.
+        ``sent``: whether the request left, so that it may have taken effect; it did not where no node at all
+        talks to us, and then none will.
 
         Returns the seconds to wait before the next attempt. Raises what the caller should see when
         there is to be none: ``error`` itself, or the verdict on a command that is in doubt.
@@ -200,7 +201,7 @@ class Attempts:
         error = self._meant(error)
         self.last_error = error
         self.in_doubt = self.in_doubt or (sent and leaves_doubt(self.kind, error))
-        if not retryable(error) or self._failed >= self._limits.attempts_max:
+        if not sent or not retryable(error) or self._failed >= self._limits.attempts_max:
             raise self._verdict(error)
         if self._adds_load(error) and not self._budget.withdraw():
             raise self._verdict(error)

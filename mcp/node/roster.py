@@ -78,6 +78,13 @@ class Roster:
         member = self.configuration.get(node)
         return 0 if member is None else member.incarnation
 
+    def role_of(self, node: str) -> str:
+        """What the node is by the members' list, as in :meth:`to_plain`; an outsider's list says nothing."""
+        member = self.configuration.get(node)
+        if self.outside:
+            return ""
+        return "none" if member is None else "voter" if member.votes else "observer"
+
     def address_of(self, node: str) -> str | None:
         """Where ``node`` may be reached."""
         addresses = self.peers().get(node, ())

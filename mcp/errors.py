@@ -224,6 +224,12 @@ class MembershipRefused(McpError):
     code = "MEMBERSHIP_REFUSED"
 
 
+class NameTaken(MembershipRefused):
+    """Another process has this node's name and is alive. One name is one process, with one data directory."""
+
+    code = "NAME_TAKEN"
+
+
 class NotCaughtUp(MembershipRefused):
     """An observer lags too far behind the log to vote. Nothing was changed; promote it later."""
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from mcp.cli.connection import client_command
 from mcp.cli.options import json_option
 from mcp.cli.output import print_json, print_parts
+from mcp.cli.replaced import replaced_parts
 from mcp.client.client import Client
 from mcp.client.results import MemberStatus
 
@@ -25,13 +26,15 @@ Examples:
 async def members(client: Client, as_json: bool) -> None:
     """List the nodes: who votes, who observes, who is up, and where each is reached.
 
-    "none" is a node that was a member once, or waits to become one.
+    "none" is a node that was a member once, or waits to become one. Below the table stands which dead voters
+    the nodes have replaced by themselves.
     """
     found = await client.members()
     if as_json:
         print_json(found)
-    else:
-        print_parts(members_table(found))
+        return
+    gone = any(member.role == "none" for member in found)
+    print_parts(members_table(found), *(replaced_parts(await client.status()) if gone else ()))
 
 
 def members_table(found: list[MemberStatus]) -> Table:

@@ -17,7 +17,7 @@ from mcp.cli.connection import client_command
 from mcp.cli.options import FILE, json_option, option
 from mcp.cli.output import console, fitting, narrower, print_json, print_parts, size
 from mcp.client.client import Client
-from mcp.client.results import ModelStatus, NodeStatus
+from mcp.client.results import ModelStatus, NodeStatus, newest_first
 from mcp.errors import McpError
 from mcp.state.batching import LATENCY_BOUND_MS, LATENCY_BOUND_MS_MOST, MODES, ROWS_MAX, ROWS_MAX_MOST
 
@@ -233,6 +233,13 @@ def readiness(model: ModelStatus, nodes: Sequence[NodeStatus]) -> tuple[list[str
     return ready, problems
 
 
+def holders(model: ModelStatus, nodes: Sequence[NodeStatus]) -> list[str]:
+    """Return the members that hold the model's bytes: whoever has left serves nobody any more."""
+    newest = next(iter(newest_first([node for node in nodes if node.reachable])), None)
+    members = set() if newest is None else {*newest.voters, *newest.observers}
+    return [holder for holder in model.holders if not members or holder in members]
+
+
 COLUMNS: Final = ("model", "version", "other versions", "aliases", "ready on", "held by", "sha256")
 DISPENSABLE: Final = ("sha256", "held by", "aliases")
 """Left out, in this order, where the terminal is too narrow for all."""
@@ -259,7 +266,7 @@ def model_row(model: ModelStatus, nodes: Sequence[NodeStatus]) -> dict[str, str 
         "other versions": ", ".join(version for version in model.versions if version != model.version),
         "aliases": ", ".join(model.aliases),
         "ready on": states,
-        "held by": ", ".join(model.holders),
+        "held by": ", ".join(holders(model, nodes)),
         "sha256": model.digest[:16],
     }
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from mcp.cli.connection import client_command
 from mcp.cli.options import json_option
 from mcp.cli.output import duration, fitting, narrower, print_json, print_parts, size
+from mcp.cli.replaced import replaced_parts
 from mcp.client.client import Client
 from mcp.client.views import NodesView, SeenNode
 
@@ -47,13 +48,14 @@ async def nodes(client: Client, as_json: bool) -> None:
     """List the nodes that the asked one sees, what each can do and how busy it is.
 
     Nodes tell each other by gossip, so that every node sees the same after a moment. A dead node is listed
-    for an hour. Who votes is another matter: 'mcpctl members' lists that.
+    for an hour. The standing is the one that 'mcpctl members' has: "none" is no member, any more or yet.
     """
     view = await client.nodes()
     if as_json:
         print_json(view)
-    else:
-        print_parts(*view_parts(view))
+        return
+    gone = any(node.role == "none" for node in view.nodes)
+    print_parts(*view_parts(view), *(replaced_parts(await client.status()) if gone else ()))
 
 
 def view_parts(view: NodesView) -> list[RenderableType]:
@@ -74,7 +76,7 @@ def _row(node: SeenNode) -> dict[str, str | Text]:
         "node": node.node,
         "state": Text(node.state, style=_STATE_STYLE.get(node.state, "")),
         "for": duration(node.age_s),
-        "standing": _said(card, "standing"),
+        "standing": node.role or _said(card, "standing").replace("outsider", "none"),
         "models": str(len(models)) if isinstance(models, Mapping) else "",
         "on": ",".join(map(str, card["providers"])) if isinstance(card.get("providers"), list) else "",
         "cores": _said(card, "cores"),

@@ -445,6 +445,8 @@ async def run_until_stopped(
         async with gateway(node, served or GatewaySettings()) as addresses:
             collect_rarely()
             words = {"node": config.node_id, "address": node.address, "engine": config.engine, **addresses}
+            if node.address not in node.addresses:
+                words["listen"] = ",".join(node.addresses)
             click.echo(" ".join(["ready", *(f"{name}={value}" for name, value in words.items())]))
             await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
             if failing.done():

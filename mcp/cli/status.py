@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import click
@@ -15,6 +14,7 @@ from mcp.cli.connection import client_command
 from mcp.cli.models import STATED, model_json, models_table
 from mcp.cli.options import json_option
 from mcp.cli.output import duration, fitting, narrower, plain, print_json, print_parts
+from mcp.cli.replaced import replaced_parts
 from mcp.cli.rollout import looked, looks_in
 from mcp.client.client import Client
 from mcp.client.results import ClusterStatus, NodeStatus
@@ -115,12 +115,8 @@ def node_json(node: NodeStatus) -> dict[str, Any]:
 def cluster_parts(cluster: ClusterStatus) -> list[RenderableType]:
     """Return what is printed for people: the nodes, what is wrong with some of them, and the models."""
     parts: list[RenderableType] = [nodes_table(cluster)]
-    parts += [
-        Text(f"{name(node)}: {node.problem}", style="red")
-        for node in cluster.nodes
-        if node.problem is not None
-    ]
-    parts += [Text(told, style="yellow") for told in replacing_told(cluster)]
+    parts += [Text(told, style="red") for told in problems_told(cluster.nodes)]
+    parts += replaced_parts(cluster)
     parts += [Text(told) for told in rollouts_told(cluster)]
     # Where nobody answered, nothing is known of the models: "none is deployed" would be a guess.
     if cluster.reachable:
@@ -136,25 +132,15 @@ def rollouts_told(cluster: ClusterStatus) -> Iterator[str]:
             yield f"rollout of {model}: version {look.get('from')} to {look.get('to')}, {share}{looked(look)}"
 
 
-def replacing_told(cluster: ClusterStatus) -> Iterator[str]:
-    """Give what the leader says of dead voters: whom nobody replaces yet, and whom it has replaced."""
-    for node in cluster.nodes:
-        if node.node != cluster.leader or node.error is not None:
-            continue
-        if waits_for := node.replacing.get("waits_for"):
-            yield f"not replaced: {waits_for}"
-        for step in node.replacing.get("steps") or []:
-            said = {name: step.get(name) for name in ("dead", "action", "node", "at_s")}
-            yield (
-                "{dead} was dead: {action} {node}".format(**said)
-                + f" by {node.node}, {_moment(said['at_s'])}"
-            )
-
-
-def _moment(at_s: object) -> str:
-    """Return a time since the epoch as the clock on the wall here shows it."""
-    known = isinstance(at_s, int | float)
-    return datetime.fromtimestamp(at_s).isoformat(" ", "seconds") if known else "?"  # type: ignore[arg-type]
+def problems_told(nodes: Sequence[NodeStatus]) -> Iterator[str]:
+    """Give what is wrong with the nodes; what is the same for several is said once."""
+    alike: dict[str, list[NodeStatus]] = {}
+    for node in nodes:
+        if node.problem is not None:
+            alike.setdefault(node.problem.replace(node.address, "its address"), []).append(node)
+    for told, those in alike.items():
+        names = ", ".join(name(node) for node in those)
+        yield f"{names}: {told if len(those) > 1 else those[0].problem}"
 
 
 def nodes_table(cluster: ClusterStatus) -> Table:

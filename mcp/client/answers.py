@@ -233,3 +233,11 @@ def _number(value: Mapping[str, Any], name: str) -> int:
 def _optional(value: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...]) -> T | None:
     found = value.get(name)
     return found if isinstance(found, kind) else None
+
+
+def members_named(error: McpError) -> list[tuple[str, str]]:
+    """The members, as node id and address, whom a node that was removed names to be asked in its place."""
+    told = error.details.get("members")
+    members = [each for each in told if isinstance(each, Mapping)] if isinstance(told, list) else []
+    named = [(each.get("node"), each.get("address")) for each in members]
+    return [(node, at) for node, at in named if isinstance(node, str) and isinstance(at, str)]

@@ -121,6 +121,8 @@ class Connections:
         self._dial_timeout_s = dial_timeout_s
         self._open: dict[str, NodeConnection] = {}
         self._dials: dict[str, asyncio.Task[NodeConnection]] = {}
+        self._problems: dict[str, McpError] = {}
+        """Why an address could not be dialled when it was tried last."""
         self._closed = False
 
     @property
@@ -145,8 +147,10 @@ class Connections:
         dial = self._dials.get(address) or self._start(address)
         await asyncio.wait({dial}, timeout=timeout_s)
         if not dial.done() or dial.cancelled():
+            before = self._problems.get(address)
             raise Unavailable(
-                f"{address} could not be reached within {timeout_s:.3g} s; is a node running there?"
+                f"{address} could not be reached within {timeout_s:.3g} s; "
+                + (f"before: {before.message}" if before else "check that a node is running there")
             )
         if (error := dial.exception()) is not None:
             raise again(error) if isinstance(error, McpError) else error
@@ -174,8 +178,10 @@ class Connections:
         except McpError as error:
             _log.debug("%s could not be reached: %s: %s", address, error.code, error)
             self._routing.disconnected(address, self._clock.monotonic(), failed=True)
+            self._problems[address] = error.with_traceback(None)
             raise
         self._open[address] = node
+        self._problems.pop(address, None)
         self._routing.connected(address, node.connection.peer.node_id)
         _log.debug("connected to %s at %s", node.connection.peer.node_id, address)
         return node
@@ -194,6 +200,8 @@ class Connections:
     def forget(self, keep: Iterable[str]) -> None:
         """Close the connections to addresses that are not in ``keep``."""
         kept = set(keep)
+        for address in self._problems.keys() - kept:
+            del self._problems[address]
         for address in [a for a in self._open if a not in kept]:
             self._open.pop(address).connection.close()
 

@@ -62,7 +62,12 @@ _FAULTS = (InferenceFailed, StorageError, ProviderUnavailable, DependencyMissing
 
 
 def refusal(error: McpError) -> McpError | None:
-    """Why a node would not talk to us (another key, another version), if that is what ``error`` says."""
+    """Why a node would not talk to us (another key, another version), if that is what ``error`` says.
+
+    One that was removed from its cluster will answer nothing, either.
+    """
+    if isinstance(error, Unavailable) and error.details.get("removed") is True:
+        return error
     reason = error.__cause__
     return reason if isinstance(error, Unavailable) and isinstance(reason, _REFUSALS) else None
 
@@ -221,17 +226,23 @@ class Exchange:
             if elsewhere_at_once(failure):
                 home = None
             try:
-                await self.pause(request.type, attempts, failure, tried)
+                sent = not set(self.routing.addresses) <= refusals.keys()
+                await self.pause(request.type, attempts, failure, tried, sent=sent)
             except McpError:
                 refusals.clear()
                 raise
             finally:
                 del failure
 
-    async def pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
-        """After an attempt that failed: wait until the next one, or raise what the call ends with."""
+    async def pause(
+        self, what: str, attempts: Attempts, failure: McpError, tried: set[str], *, sent: bool = True
+    ) -> None:
+        """After an attempt that failed: wait until the next one, or raise what the call ends with.
+
+        ``sent``: whether the request left; it did not where the node would not talk to us.
+        """
         try:
-            await self._pause(what, attempts, failure, tried)
+            await self._pause(what, attempts, failure, tried, sent)
         except McpError as error:
             # The frames on its way hold it, and the request with all of its tensors: they would keep each
             # other until the collector comes.
@@ -240,12 +251,14 @@ class Exchange:
         finally:
             del failure
 
-    async def _pause(self, what: str, attempts: Attempts, failure: McpError, tried: set[str]) -> None:
+    async def _pause(
+        self, what: str, attempts: Attempts, failure: McpError, tried: set[str], sent: bool
+    ) -> None:
         now = self.clock.monotonic()
         if self.closed:
             raise attempts.ended(Unavailable("the client was closed; make a new one"), failure)
         others = self.routing.untried(now, tried)
-        delay_s = attempts.failed(failure, now, others=others)
+        delay_s = attempts.failed(failure, now, others=others, sent=sent)
         _log.debug("%s: %s: %s; again in %.3f s", what, failure.code, failure.message, delay_s)
         if not others:
             tried.clear()
@@ -350,6 +363,8 @@ class Exchange:
         if reason is None:
             return error
         refusals[address] = reason
+        if set(self.routing.addresses) <= refusals.keys() and (named := answers.members_named(error)):
+            self.routing.learn(named)
         return reason if set(self.routing.addresses) <= refusals.keys() else error
 
     async def attempt(self, request: Request, address: str, timeout_s: float, trace_id: str = "") -> Answer:

@@ -187,8 +187,11 @@ class Attempts:
         patience_s = share_s if self.patient else limits.attempt_min_s * 2.0**self._overtaken
         return min(left_s, max(limits.attempt_min_s, min(patience_s, share_s)))
 
-    def failed(self, error: McpError, now: float, *, others: bool) -> float:
+    def failed(self, error: McpError, now: float, *, others: bool, sent: bool = True) -> float:
         """An attempt ended in ``error``; ``others``: a node that this call has not tried is there.
+
+        ``sent``: whether the request left, so that it may have taken effect; it did not where no node at all
+        talks to us, and then none will.
 
         Returns the seconds to wait before the next attempt. Raises what the caller should see when
         there is to be none: ``error`` itself, or the verdict on a command that is in doubt.
@@ -197,8 +200,8 @@ class Attempts:
         self._overtaken = min(self._overtaken + isinstance(error, DeadlineExceeded), _DOUBLINGS_MAX)
         error = self._meant(error)
         self.last_error = error
-        self.in_doubt = self.in_doubt or leaves_doubt(self.kind, error)
-        if not retryable(error) or self._failed >= self._limits.attempts_max:
+        self.in_doubt = self.in_doubt or (sent and leaves_doubt(self.kind, error))
+        if not sent or not retryable(error) or self._failed >= self._limits.attempts_max:
             raise self._verdict(error)
         if self._adds_load(error) and not self._budget.withdraw():
             raise self._verdict(error)
@@ -242,7 +245,7 @@ class Attempts:
     def out_of_time(self) -> McpError:
         """The error for a call whose deadline has passed."""
         last = self.last_error
-        story = f"; the last attempt: {last.code}: {last.message}" if last else ""
+        story = f"; the last attempt: {last.code}: {last.message.rstrip('.')}" if last else ""
         if self.in_doubt:
             return self._unknown(f"no answer within {self._timeout_s:g} s{story}")
         details: dict[str, object] = {"timeout_s": self._timeout_s, "attempts": self._failed}

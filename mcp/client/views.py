@@ -14,7 +14,9 @@ class SeenNode:
     """A node as the one that was asked sees it.
 
     ``state`` is ``"alive"``, ``"suspect"`` (it does not answer), ``"dead"`` or ``"left"``, for ``age_s``
-    seconds. ``card`` is what it can do and ``load`` how busy it is, by its own word: ``docs/protocol.md``.
+    seconds. ``role`` is what it is by the members' list of the node that was asked: "voter", "observer" or
+    "none"; empty where that does not know. ``card`` is what it can do and ``load`` how busy it is, by its
+    own word: ``docs/protocol.md``.
     """
 
     node: str
@@ -23,6 +25,7 @@ class SeenNode:
     age_s: float
     card: Mapping[str, Any]
     load: Mapping[str, Any]
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +61,5 @@ def _node(item: Mapping[str, Any], what: str) -> SeenNode:
         age_s=float(answers.required(item, "age_s", float, what)),
         card=answers.mapping(item.get("card") or {}, what),
         load=answers.mapping(item.get("load") or {}, what),
+        role=str(item.get("role") or ""),
     )

@@ -27,6 +27,7 @@ from mcp.net.address import Scheme, parse_address
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection is kept."""
+_FIRST_BYTES: Final = 8
 STOP_S: Final = 5
 """How long requests that are under way have when the server stops."""
 
@@ -155,6 +156,7 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """One connection, with bounds."""
 
+    _begun = False
     _head_due: asyncio.TimerHandle | None = None
     _write_due: asyncio.TimerHandle | None = None
 
@@ -173,6 +175,12 @@ class _Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        if not self._begun:
+            self._begun = True
+            if 0 in data[:_FIRST_BYTES]:
+                # A client of the nodes' own protocol, or TLS: h11 would wait for the end of a line.
+                self.send_400_response("")
+                return
         super().data_received(data)
         self._watch_head()
 

@@ -54,6 +54,11 @@ def parse_address(text: str) -> Address:
 
 def _parse_tcp(rest: str, text: str) -> Address:
     host, separator, port = rest.rpartition(":")
+    if not host and _is_port(port):
+        raise InvalidArgument(
+            f"{text!r:.200} is a port alone, and an address is HOST:PORT: write 127.0.0.1:{port} for this "
+            "machine only, or the host name or IP address at which others reach it"
+        )
     if not separator or not host:
         raise _invalid(text, "it needs a host and a port")
     if host.startswith("[") and host.endswith("]"):
@@ -64,9 +69,13 @@ def _parse_tcp(rest: str, text: str) -> Address:
         raise _invalid(text, "its host is no name and no IP address")
     if not _is_possible(host):
         raise _invalid(text, "a part of its host's name is empty, too long, or of letters that no name has")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+    if not _is_port(port):
         raise _invalid(text, f"its port {port!r} is no number in 0..65535")
     return Address(Scheme.TCP, host=host, port=int(port))
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535
 
 
 def _is_possible(host: str) -> bool:

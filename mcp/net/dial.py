@@ -55,6 +55,12 @@ async def connect(
             await asyncio.shield(connection.ready)
     except TimeoutError:
         _drop(connection)
+        if connection is not None:
+            raise Unavailable(
+                f"{where} did not answer within {timeout_s:g} s, though somebody accepts connections there: "
+                "check that it is a node's own port (--listen), not its gateway's (--http, --grpc), nor "
+                "another program's, and that the node does not hang"
+            ) from None
         raise Unavailable(
             f"{where} did not answer within {timeout_s:g} s; check the address, the network and the node"
         ) from None

@@ -20,7 +20,8 @@ class Peer:
     """Who is at the other end, as the handshake proved it.
 
     ``version`` is what both ends speak; ``address`` is where the peer was seen, for people to read;
-    ``limits`` are what it accepts.
+    ``limits`` are what it accepts. ``journal`` is the number of a node's journal, by its own word; 0: it says
+    none.
     """
 
     node_id: str
@@ -28,6 +29,7 @@ class Peer:
     version: str
     address: str
     limits: PeerLimits
+    journal: int = 0
 
 
 class Reply(NamedTuple):

@@ -18,6 +18,7 @@ from mcp.errors import AuthenticationFailed, Busy, McpError, Unavailable, from_w
 from mcp.net.interface import Counters, Peer
 from mcp.net.limits import Limits
 from mcp.net.outbox import Outbox
+from mcp.net.strangers import FIRST_BYTES, stranger
 from mcp.wire.codec import decode_map, encode_error
 from mcp.wire.frame import (
     HANDSHAKE_FRAME_BYTES_MAX,
@@ -96,6 +97,11 @@ class Link(asyncio.BufferedProtocol):
         return self._peer
 
     @property
+    def address(self) -> str:
+        """Where the peer was dialled, or was seen to come from."""
+        return self._address
+
+    @property
     def limits(self) -> Limits:
         """What this end takes, and how long it waits."""
         return self._limits
@@ -171,6 +177,12 @@ class Link(asyncio.BufferedProtocol):
         reader.received(nbytes)
         self._handling = True
         try:
+            if (
+                self._state is State.HANDSHAKE
+                and self._awaits_first
+                and (foreign := stranger(reader.peek(FIRST_BYTES))) is not None
+            ):
+                raise foreign
             while self._state in _READING and (frame := reader.next_frame()) is not None:
                 counters.frames_received += 1
                 if self._state is State.OPEN:
@@ -188,7 +200,8 @@ class Link(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The peer sends no more: it left. There is no half-closed connection in this protocol."""
-        self._drop(Unavailable("the peer closed the connection without a goodbye" + self._hint()))
+        told = self._stranger()
+        self._drop(told or Unavailable("the peer closed the connection without a goodbye" + self._hint()))
         return False
 
     def pause_writing(self) -> None:
@@ -310,7 +323,12 @@ class Link(asyncio.BufferedProtocol):
 
     def _establish(self, established: Established) -> None:
         self._peer = Peer(
-            established.node_id, established.role, established.version, self._address, established.limits
+            established.node_id,
+            established.role,
+            established.version,
+            self._address,
+            established.limits,
+            established.journal,
         )
         self._frame_bytes_max = established.limits.frame_bytes_max
         self._reader.expect(OPEN_KINDS, self._limits.frame_bytes_max)
@@ -399,14 +417,26 @@ class Link(asyncio.BufferedProtocol):
             return AuthenticationFailed(
                 f"TLS with {self._address} failed{cause}; check both ends' certificates and authorities"
             )
-        return Unavailable(f"the connection to {self._address} was lost{cause}" + self._hint())
+        told = self._stranger()
+        return told or Unavailable(f"the connection to {self._address} was lost{cause}" + self._hint())
+
+    @property
+    def _awaits_first(self) -> bool:
+        """Whether this end has dialled, and the other has not shown yet that it is a node."""
+        return self._initiator and self._peer is None and not self.counters.frames_received
+
+    def _stranger(self) -> McpError | None:
+        """What a peer was that has left before it had sent a frame, if it has sent anything."""
+        return stranger(self._reader.peek(FIRST_BYTES), over=True) if self._awaits_first else None
 
     def _hint(self) -> str:
         if self._peer is not None:
             return ""
         if not self._initiator and self.counters.frames_received:
-            # An initiator that finds our proof wrong closes and says nothing; one that is stopped does, too.
-            return f"; {self._address} left early: it was stopped, or has another cluster key"
+            # Older initiators that find our proof wrong close and say nothing.
+            return (
+                f"; {self._address} left early: it was stopped, or is an older one with another cluster key"
+            )
         if self._transport is not None and self._transport.get_extra_info("sslcontext") is not None:
             # asyncio closes without the alert that would say this
             return "; with TLS that may mean that the node asks for a certificate which this end lacks"

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl as tls
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 
 from mcp.clock import Clock, SystemClock
-from mcp.errors import Busy, ConfigInvalid, McpError, Unavailable
+from mcp.errors import Busy, ConfigInvalid, McpError, NameTaken, Unavailable
 from mcp.net.address import Address, Scheme, parse_address
 from mcp.net.connection import Connection
 from mcp.net.interface import Handler
 from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.link import log
 from mcp.net.memory import MemoryNetwork
-from mcp.wire.handshake import NONCE_BYTES, AcceptorHandshake, Identity, PeerLimits, Role
+from mcp.wire.handshake import NONCE_BYTES, AcceptorHandshake, Established, Identity, PeerLimits, Role
 
 _SOCKET_MODE = 0o600
 _BACKLOG = 256
@@ -29,6 +31,8 @@ class Listener:
 
     TCP port 0 takes any free port. A Unix socket gets mode 0600; a file that is left of a listener which
     is gone is replaced. ``ssl`` is for TCP only; ``network`` is where ``memory://`` addresses are.
+    ``admit(peer, address)`` is asked last of all, for one whose proof is right, and raises what it is refused
+    with; by default nobody is.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class Listener:
         limits: Limits = DEFAULT_LIMITS,
         clock: Clock | None = None,
         network: MemoryNetwork | None = None,
+        admit: Callable[[Established, str], None] = lambda _peer, _address: None,
     ) -> None:
+        self._may_come = admit
         self._address = parse_address(address) if isinstance(address, str) else address
         self._identity = identity
         self._handler = handler
@@ -160,7 +166,7 @@ class Listener:
         accepts = PeerLimits(limits.frame_bytes_max, limits.streams_max, limits.commands_max)
         nonce = self._clock.entropy(NONCE_BYTES)
         handshake = AcceptorHandshake(
-            self._identity, nonce, accepts, lambda role: self._admit(connection, role)
+            self._identity, nonce, accepts, lambda peer: self._admit(connection, peer)
         )
         connection = Connection(handshake, self._handler, limits=limits, made=lambda: self._keep(connection))
         return connection
@@ -179,11 +185,12 @@ class Listener:
             # A handshake takes a moment: whoever has been at it for longest is the least likely to finish.
             next(each for each in self._arriving if not each.ready.done()).abort()
 
-    def _admit(self, connection: Connection, role: Role) -> None:
+    def _admit(self, connection: Connection, peer: Established) -> None:
         """Take one in whose proof is right. Raises :class:`~mcp.errors.Busy` when its role has no room."""
-        most = self._limits.connections_max
+        most, role = self._limits.connections_max, peer.role
         if sum(taken is role for taken in self._admitted.values()) >= most:
             raise Busy(f"the node has connections_max={most} connections of {role}s; try another node")
+        self._may_come(peer, connection.address)
         self._admitted[connection] = role
 
     def _forget(self, connection: Connection, reason: McpError | None) -> None:
@@ -191,7 +198,11 @@ class Listener:
         self._admitted.pop(connection, None)
         if connection.ready.exception() is not None:
             self.refused += 1
-            log.info("a connection ended during its handshake: %s", reason)
+            # Whoever leaves without a word is nobody's fault: it looked whether somebody listens, or was
+            # stopped, or is content. Of a name that is taken it is told where that is found.
+            plain = type(reason) is Unavailable or isinstance(reason, NameTaken)
+            level = logging.DEBUG if plain else logging.INFO
+            log.log(level, "a connection ended during its handshake: %s", reason)
 
 
 async def _remove_stale_socket(path: str) -> None:

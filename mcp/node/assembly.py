@@ -127,6 +127,7 @@ class Assembly:
             generator=self._clock.random(),
             on_up=self._on_peer_up,
             on_down=self._on_peer_down,
+            journal_of=self.roster.journal_of,
         )
 
     # The parts refer to one another in circles; these close them.

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consensus.ports import DriverLimits
-from mcp.errors import ConfigInvalid
+from mcp.errors import ConfigInvalid, InvalidArgument
+from mcp.net.address import parse_address
 from mcp.state.commands import SCHEMA_MAX
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -129,6 +130,7 @@ class NodeConfig:
                     f"{node!r} is no node id: letters, digits, '.', '_' and '-', 64 at most, "
                     "beginning with a letter or a digit"
                 )
+        self._check_form_of_addresses()
         if self.engine not in ("raft", "solo"):
             raise ConfigInvalid(f"engine {self.engine!r} is unknown: choose 'raft' or 'solo'")
         if self.engine == "solo":
@@ -176,6 +178,19 @@ class NodeConfig:
                     f"{name!r:.80}={value!r:.80} is no label: name and value are of letters, digits, '.', "
                     "'_', '/' and '-', 63 at most, beginning with a letter or a digit; the value may be empty"
                 )
+
+    def _check_form_of_addresses(self) -> None:
+        """Before anything is concluded from where they are."""
+        given = [("listen", address) for address in self.listen]
+        given += [("peers", address) for address in self.voters.values()]
+        given += [("join", address) for address in self.join]
+        given += [("advertise", self.advertise)] if self.advertise else []
+        given += [("broadcast", self.broadcast)] if self.broadcast else []
+        for setting, address in given:
+            try:
+                parse_address(address)
+            except InvalidArgument as problem:
+                raise ConfigInvalid(f"{setting}: {problem.message}") from None
 
     def _check_addresses(self) -> None:
         seen: dict[str, str] = {}

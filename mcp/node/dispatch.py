@@ -49,6 +49,10 @@ NEEDS_STATE = frozenset({"INFER_REQUEST", "INFER_STREAM", "READ", "INFERENCE_WAI
 """What is answered from this node's state, which must not be that of before a restart."""
 
 
+NEEDS_MEMBERSHIP = frozenset({"COMMAND", "COMMANDS", "DEPLOY", "MEMBER_CHANGE"})
+"""What a node that was removed has nobody to ask for."""
+
+
 class Dispatch:
     """The operations of one node; :meth:`on_request` is the way in."""
 
@@ -130,11 +134,11 @@ class Dispatch:
                 self.expired_total += 1
                 raise MessageExpired("the message's ttl.ms had run out when it arrived; send it with more")
             if kind in NEEDS_STATE and not self._may_answer(exchange):
-                raise Unavailable(
-                    "this node is no member of the cluster; ask another one"
-                    if self._is_outside()
-                    else "this node is starting and has not caught up; ask another one, or wait"
-                )
+                if self._is_outside():
+                    raise self._roster.outsiders_refusal()
+                raise Unavailable("this node is starting and has not caught up; ask another one, or wait")
+            if self._roster.removed and kind in NEEDS_MEMBERSHIP:
+                raise self._roster.outsiders_refusal()
             if kind == "INFER_REQUEST":
                 self._infer(exchange)
             elif kind in self._at_once:

@@ -206,6 +206,7 @@ class Gossiping:
                 "state": member.state.name.lower(),
                 "age_s": max(0.0, now - member.since),
                 "incarnation": member.incarnation,
+                "role": self._parts.roster.role_of(member.name),
                 "card": dict(member.card),
                 "load": dict(member.load),
             }

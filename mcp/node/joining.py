@@ -97,6 +97,7 @@ class Joining:
         status = self._order.driver.status()
         before, self.standing = self.standing, status.standing
         self._roster.outside = status.standing is Standing.OUTSIDER
+        self._roster.removed = self._roster.outside and not self._newcomer
         if before is not self.standing:
             _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
         self._leaderless = 0 if status.leader is not None else self._leaderless + 1

@@ -28,7 +28,7 @@ from consensus.interface import EngineStatus
 from executor.errors import ExecutorError
 from executor.interface import Executor
 from mcp.client.client import Client
-from mcp.errors import ConfigInvalid, InvalidArgument, McpError, Unavailable
+from mcp.errors import ConfigInvalid, InvalidArgument, McpError, NameTaken, Unavailable
 from mcp.net.address import Address, Scheme, parse_address
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
@@ -39,10 +39,11 @@ from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
 from mcp.node.machines import checked_executors
-from mcp.node.ownership import claim, claim_journal, disclaim
+from mcp.node.namesakes import Starter, answers_there, refuse_to_be_a_second
+from mcp.node.ownership import claim, claim_journal, disclaim, is_newcomer
 from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated
-from mcp.wire.handshake import Identity, Role
+from mcp.wire.handshake import Established, Identity, Role
 
 _log = logging.getLogger("mcp.node")
 STEP_S = 0.25
@@ -55,6 +56,9 @@ FILES_ENOUGH = 65_536
 """What counts where the system sets no limit to open files."""
 HAND_OVER_S = 1.0
 """A node that stops while it leads waits at most so long for another to take over."""
+SHUT_OUT_S = 10.0
+"""A node that is nothing but refused for so long, because others are linked to a process of its name, stops:
+a link to a process that has died is given up earlier."""
 PEER_LIMITS = Limits(keepalive_s=0.5, dead_after_s=2.0)
 """Between nodes a silent link is given up quickly: TCP takes long to resume after a partition."""
 
@@ -88,6 +92,7 @@ class Node:
         self._parts: Assembly | None = None
         self._starting: asyncio.Future[None] | None = None
         self._step_due = asyncio.Event()
+        self._journal = 0
 
     @classmethod
     def local(
@@ -211,7 +216,8 @@ class Node:
                 opening.result().close()
             raise
         self._stack.callback(files.close)
-        await asyncio.to_thread(claim_journal, self.config, files.journal.incarnation)
+        self._journal = files.journal.incarnation
+        await asyncio.to_thread(claim_journal, self.config, self._journal)
         for note in files.journal.recovered_notes:
             _log.warning("recovery: %s", note)
         tls = self._tls_to_peers()
@@ -226,7 +232,26 @@ class Node:
             self._on_failure,
             self._on_change,
         )
+        # Whoever listens in memory alone is reached by this process alone, and so is everybody of its name.
+        if self.config.engine != "solo" and self.config.listen:
+            await self._refuse_to_be_a_second(self._parts, tls)
         await self._listen(self._parts)
+
+    async def _refuse_to_be_a_second(self, parts: Assembly, tls: ssl.SSLContext | None) -> None:
+        """Raise where another process has this node's name: before anybody could take the two for one."""
+        config = self.config
+        own = {config.voters.get(config.node_id), config.advertise} - {None}
+        others = [address for addresses in parts.roster.peers().values() for address in addresses]
+        starter = Starter(
+            config.node_id,
+            self._journal,
+            reached=sorted(str(address) for address in own.difference(config.listen)),
+            others=[*others, *config.join],
+            fresh=is_newcomer(config.data_dir),
+        )
+        # No node id has a colon: under its own name nobody would let it in who has the same.
+        visit = functools.partial(self._visit, tls, name=f"{config.node_id}:starting")
+        await refuse_to_be_a_second(visit, self._clock, starter)
 
     async def _begin(self) -> None:
         """Take part."""
@@ -239,10 +264,25 @@ class Node:
             await parts.membership.step()
         joining = asyncio.ensure_future(parts.joining.run())
         self._stack.push_async_callback(_end, joining)
+        if self.addresses and self.address not in self.addresses:
+            answering = asyncio.ensure_future(self._look_whether_reached(parts.joining.journal))
+            self._stack.push_async_callback(_end, answering)
         await parts.gossiping.start(self.address)
         self._stack.push_async_callback(parts.gossiping.leave)
         maintenance = asyncio.ensure_future(self._maintain(parts))
         self._stack.push_async_callback(_end, maintenance)
+
+    async def _look_whether_reached(self, journal: int) -> None:
+        """Say so where the address that others are told is not this process: it listens elsewhere."""
+        visit = functools.partial(self._visit, self._tls_to_peers(), name=f"{self.config.node_id}:starting")
+        if not await answers_there(visit, self._clock, self.address, self.config.node_id, journal):
+            _log.warning(
+                "node %s listens at %s, and others are told %s, where it does not answer to itself: correct "
+                "--listen, --advertise or its entry in --peers, unless only others reach it there",
+                self.config.node_id,
+                ", ".join(self.addresses),
+                self.address,
+            )
 
     async def _hand_over(self) -> None:
         parts = self._parts
@@ -260,7 +300,8 @@ class Node:
             _log.warning("TLS without an authority (tls_ca): nobody who connects is asked for a certificate")
         limits = fitting(_files_max(), len(self.config.listen))
         bound = [await self._listen_at(parts, address, context, limits) for address in self.config.listen]
-        await self._listen_at(parts, self._memory_address, None, DEFAULT_LIMITS)
+        if self._memory_address not in self.config.listen:
+            await self._listen_at(parts, self._memory_address, None, DEFAULT_LIMITS)
         self.addresses = tuple(map(str, bound))
 
     async def _listen_at(
@@ -278,6 +319,7 @@ class Node:
                 ssl=context,
                 limits=limits,
                 network=self._memory,
+                admit=self._admit,
             )
             await listener.start()
             place = listener.bound_address
@@ -302,6 +344,7 @@ class Node:
         while True:
             self._step_due.clear()
             try:
+                self._look_whether_shut_out(parts)
                 await parts.membership.step()
                 parts.admitting.look()
                 parts.rollouts.look()
@@ -322,7 +365,24 @@ class Node:
                 async with asyncio.timeout(STEP_S):
                     await self._step_due.wait()
 
+    def _look_whether_shut_out(self, parts: Assembly) -> None:
+        failed = self._failed
+        if parts.links.shut_out_s() < SHUT_OUT_S or failed is None or failed.done():
+            return
+        error = NameTaken(
+            f"for {SHUT_OUT_S:g} s node {self.config.node_id} was refused wherever it dialled: others have a "
+            "link to another process of its name. If this is the right one, stop the other. If not, this one "
+            "needs a name (--node-id), an address and a data directory of its own"
+        )
+        _log.critical("node %s cannot go on: %s: %s", self.config.node_id, error.code, error)
+        failed.set_result(error)
+
     # -- connections (mcp.net.interface.Handler) ----------------------------------------------------
+
+    def _admit(self, peer: Established, address: str) -> None:
+        """Let in whoever has proved to be of the cluster, but no second process of a name."""
+        if peer.role is Role.NODE and self._parts is not None:
+            self._parts.links.refuse_a_second(peer.node_id, peer.journal, address)
 
     def on_connected(self, connection: Connection) -> None:
         """A peer or a client is there."""
@@ -352,22 +412,29 @@ class Node:
         return self.config.engine != "solo" and peer.role is Role.NODE and peer.node_id != self.config.node_id
 
     async def _dial(self, context: ssl.SSLContext | None, address: str) -> Connection:
-        return await connect(
-            address,
-            self._identity(),
-            self,
-            clock=self._clock,
-            ssl=context,
-            timeout_s=DIAL_TIMEOUT_S,
-            limits=PEER_LIMITS,
-            network=self._memory,
-        )
+        try:
+            return await connect(
+                address,
+                self._identity(),
+                self,
+                clock=self._clock,
+                ssl=context,
+                timeout_s=DIAL_TIMEOUT_S,
+                limits=PEER_LIMITS,
+                network=self._memory,
+            )
+        except NameTaken as error:
+            if self._parts is not None:
+                self._parts.links.shut_out(error)
+            raise
 
-    async def _visit(self, context: ssl.SSLContext | None, address: str) -> Connection:
+    async def _visit(
+        self, context: ssl.SSLContext | None, address: str, name: str | None = None
+    ) -> Connection:
         """A connection that only asks, and that neither end takes for a link between nodes."""
         return await connect(
             address,
-            replace(self._identity(), role=Role.CLIENT),
+            replace(self._identity(), node_id=name or self.config.node_id, role=Role.CLIENT, journal=0),
             clock=self._clock,
             ssl=context,
             timeout_s=DIAL_TIMEOUT_S,
@@ -383,7 +450,8 @@ class Node:
 
     def _identity(self) -> Identity:
         config = self.config
-        return Identity(config.cluster_id, config.node_id, config.cluster_key or b"", Role.NODE)
+        key = config.cluster_key or b""
+        return Identity(config.cluster_id, config.node_id, key, Role.NODE, self._journal)
 
     def _tls_to_listen(self) -> ssl.SSLContext | None:
         config = self.config

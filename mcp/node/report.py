@@ -56,7 +56,11 @@ class Report:
             "standing": str(engine.standing),
             "joining": None if parts.joining.problem is None else parts.joining.problem.to_wire(),
             "peers": {
-                peer: {"connected": parts.links.connected(peer), "match": engine.match.get(peer)}
+                peer: {
+                    "connected": parts.links.connected(peer),
+                    "match": engine.match.get(peer),
+                    "journal": parts.links.linked_journal(peer),
+                }
                 for peer in parts.roster.peers()
             },
             "members": [

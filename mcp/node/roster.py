@@ -22,7 +22,7 @@ from consensus.configuration import (
 )
 from consensus.errors import ConsensusError
 from mcp.clock import Clock
-from mcp.errors import InvalidArgument, NotFound
+from mcp.errors import InvalidArgument, NotFound, Unavailable
 from mcp.node.config import NodeConfig
 from mcp.node.order import Order
 from mcp.node.translation import translated
@@ -49,6 +49,8 @@ class Roster:
         """Raises if a member of that name, with that journal, is alive at one of the addresses."""
         self.outside = False
         """Whether this node is no member: what it holds may be old, and it is not told when."""
+        self.removed = False
+        """Whether it was a member before, and waits for nothing."""
 
     @property
     def configuration(self) -> Configuration:
@@ -71,6 +73,18 @@ class Roster:
         """The other voters."""
         return tuple(name for name in self.configuration.voters if name != self._config.node_id)
 
+    def journal_of(self, node: str) -> int:
+        """The number of the member's journal; 0: it is no member, or its journal is not known yet."""
+        member = self.configuration.get(node)
+        return 0 if member is None else member.incarnation
+
+    def role_of(self, node: str) -> str:
+        """What the node is by the members' list, as in :meth:`to_plain`; an outsider's list says nothing."""
+        member = self.configuration.get(node)
+        if self.outside:
+            return ""
+        return "none" if member is None else "voter" if member.votes else "observer"
+
     def address_of(self, node: str) -> str | None:
         """Where ``node`` may be reached."""
         addresses = self.peers().get(node, ())
@@ -85,6 +99,21 @@ class Roster:
         }
 
     # -- what others are told -----------------------------------------------------------------------
+
+    def outsiders_refusal(self) -> Unavailable:
+        """What an outsider answers to whoever wants something of the cluster.
+
+        Its ``details`` have the ``members`` as this node knew them, as clients learn them.
+        """
+        if not self.removed:
+            return Unavailable("this node is no member of the cluster; ask another one")
+        members = [{"node": node, "address": places[0]} for node, places in self.peers().items() if places]
+        asked = ", ".join(f"{member['node']} at {member['address']}" for member in members)
+        return Unavailable(
+            f"node {self._config.node_id} was removed and is no member of the cluster; ask another one"
+            + (f": {asked}" if asked else ""),
+            details={"removed": True, "members": members},
+        )
 
     def to_plain(self) -> list[dict[str, Any]]:
         """The members as plain values."""

@@ -269,6 +269,10 @@ class FrameReader:
         """The size of the buffer that is held now."""
         return len(self._buffer)
 
+    def peek(self, size: int) -> bytes:
+        """A copy of the first bytes that were received and not handed out, ``size`` at most."""
+        return bytes(self._buffer[self._start : min(self._end, self._start + size)])
+
     def get_buffer(self) -> memoryview:
         """Room for the next bytes, never empty. Makes the bodies of frames without segments invalid."""
         held = self._end - self._start

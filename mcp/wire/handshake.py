@@ -5,8 +5,8 @@
     initiator                                       acceptor
     HELLO {version, cluster_id, role, node_id, nonce}  ->
                        <-  CHALLENGE {version, cluster_id, node_id, nonce, proof}
-    PROOF {proof, limits}  ->
-                       <-  WELCOME {version, limits}    or at any point  REJECT {code, message}
+    PROOF {proof, limits, journal}  ->
+                       <-  WELCOME {version, limits, journal}   or at any point, by either,  REJECT
 
 Each proof is HMAC-SHA256 (RFC 2104) under the cluster key, over a label and both hellos. Why that proves it:
 
@@ -43,6 +43,8 @@ NONCE_BYTES: Final = 32
 PROOF_BYTES: Final = 32
 FRAME_BYTES_MAX_LEAST: Final = 4096
 """The least ``frame_bytes_max`` that a peer may announce."""
+JOURNAL_MAX: Final = 2**63 - 1
+"""The largest number of a node's journal."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _ACCEPTOR_LABEL: Final = b"MCP 1 acceptor proof"
@@ -64,13 +66,16 @@ class Identity:
     """Who this end is and what it can prove.
 
     ``cluster_id`` and ``node_id``: 1 to 128 of letters, digits and ``. _ : -``. ``cluster_key``: any
-    bytes, 32 random ones are right; empty proves nothing. Raises :class:`~mcp.errors.ConfigInvalid`.
+    bytes, 32 random ones are right; empty proves nothing. ``journal`` is the number of a node's journal, by
+    which it is told from another process of its name; 0 says none. Raises
+    :class:`~mcp.errors.ConfigInvalid`.
     """
 
     cluster_id: str
     node_id: str
     cluster_key: bytes = field(default=b"", repr=False)
     role: Role = Role.NODE
+    journal: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("cluster_id", self.cluster_id), ("node_id", self.node_id)):
@@ -97,12 +102,16 @@ class PeerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """A finished handshake: who the peer is, the version both speak, and what the peer accepts."""
+    """A finished handshake: who the peer is, the version both speak, and what the peer accepts.
+
+    ``journal`` is the peer's own word, with which it tells itself from others of its name; 0: it says none.
+    """
 
     node_id: str
     role: Role
     version: str
     limits: PeerLimits
+    journal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,8 @@ class InitiatorHandshake:
             if self._peer is None:
                 return self._on_challenge(_expect(FrameKind.CHALLENGE, kind, body))
             return self._on_welcome(self._peer, _expect(FrameKind.WELCOME, kind, body))
+        except AuthenticationFailed as error:
+            return refuse(error)  # or the acceptor could not tell this from an end that is stopped
         except McpError as error:
             return Step(failure=error)
 
@@ -171,12 +182,12 @@ class InitiatorHandshake:
             )
         self._peer = acceptor
         proof = _proof(self._identity.cluster_key, _INITIATOR_LABEL, transcript)
-        body = encode_map({"proof": proof, "limits": _limits_to_wire(self._limits)})
+        body = encode_map({"proof": proof, **_said(self._identity, self._limits)})
         return Step(send=((FrameKind.PROOF, body),))
 
     def _on_welcome(self, peer: _Hello, fields: Mapping[str, Any]) -> Step:
         version = negotiate_version(fields.get("version"))
-        return Step(established=Established(peer.node_id, peer.role, version, _read_limits(fields)))
+        return Step(established=_established(peer, version, fields))
 
 
 def _advice(key: bytes) -> str:
@@ -191,7 +202,7 @@ def _advice(key: bytes) -> str:
 class AcceptorHandshake:
     """The end that listens. ``nonce``: 32 unpredictable bytes, never used before.
 
-    ``admit`` is asked last, for one whose proof is right, and raises where there is no room for its role.
+    ``admit`` is asked last, for one whose proof is right, and raises where it is not to be let in.
     """
 
     def __init__(
@@ -199,7 +210,7 @@ class AcceptorHandshake:
         identity: Identity,
         nonce: bytes,
         limits: PeerLimits,
-        admit: Callable[[Role], None] = lambda _role: None,
+        admit: Callable[[Established], None] = lambda _peer: None,
     ) -> None:
         self._identity = identity
         self._limits = limits
@@ -214,6 +225,9 @@ class AcceptorHandshake:
     def receive(self, kind: FrameKind, body: Buffer) -> Step:
         """Handle the initiator's next frame. Never raises; a failure comes with the REJECT to send."""
         try:
+            if kind is FrameKind.REJECT:
+                error = from_wire(decode_map(body))
+                return Step(failure=type(error)(f"the end that connected refused this one: {error.message}"))
             if self._peer is None:
                 return self._on_hello(_expect(FrameKind.HELLO, kind, body))
             return self._on_proof(self._peer, _expect(FrameKind.PROOF, kind, body))
@@ -235,9 +249,9 @@ class AcceptorHandshake:
                 "the proof does not match this node's cluster key; configure the same cluster key on both"
             )
         version = negotiate_version(peer.version)
-        established = Established(peer.node_id, peer.role, version, _read_limits(fields))
-        self._admit(peer.role)
-        body = encode_map({"version": version, "limits": _limits_to_wire(self._limits)})
+        established = _established(peer, version, fields)
+        self._admit(established)
+        body = encode_map({"version": version, **_said(self._identity, self._limits)})
         return Step(send=((FrameKind.WELCOME, body),), established=established)
 
 
@@ -312,6 +326,21 @@ def _proof(key: bytes, label: bytes, transcript: bytes) -> bytes:
 
 def _proves(key: bytes, label: bytes, transcript: bytes, fields: Mapping[str, Any]) -> bool:
     return hmac.compare_digest(_proof(key, label, transcript), _read_bytes(fields, "proof", PROOF_BYTES))
+
+
+def _said(identity: Identity, limits: PeerLimits) -> dict[str, Any]:
+    """What an end says of itself once the other has proved to be of the cluster."""
+    said: dict[str, Any] = {"limits": _limits_to_wire(limits)}
+    return said | ({"journal": identity.journal} if identity.journal else {})
+
+
+def _established(peer: _Hello, version: str, fields: Mapping[str, Any]) -> Established:
+    journal = fields.get("journal", 0)
+    if type(journal) is not int or not 0 <= journal <= JOURNAL_MAX:
+        raise ProtocolError(
+            f'the handshake field "journal" must be an integer from 0 to 2^63-1, not {journal!r:.80}'
+        )
+    return Established(peer.node_id, peer.role, version, _read_limits(fields), journal)
 
 
 def _limits_to_wire(limits: PeerLimits) -> dict[str, int]:

@@ -157,6 +157,11 @@ def test_a_dead_voter_is_replaced_by_itself_and_stays_out(
     become(n1="voter", n2="voter", n3="voter", n4="observer")
     processes.kill("n3")
     become(n1="voter", n2="voter", n3="none", n4="voter")
+    for command in ("members", "nodes", "status"):
+        assert root.run((command,)) == 0
+        told = capsys.readouterr().out
+        assert "n3 was dead: remove n3 by n" in told, command
+        assert [line.split()[0] for line in told.splitlines() if " none " in line] in (["n3"], []), command
     processes.start("n3", "--peers", peers, "--replace-dead-after", "5")
     assert root.run(("put", "key", "value")) == 0
     capsys.readouterr()

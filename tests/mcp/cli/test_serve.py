@@ -201,3 +201,17 @@ def test_what_becomes_of_memory_that_runs_took_is_a_choice_of_three(tmp_path: Pa
     assert config("--data-dir", str(tmp_path), "--memory-arena", "off").memory_arena == "off"
     with pytest.raises(ConfigInvalid, match="shrink, keep, off"):
         replace(config("--data-dir", str(tmp_path)), memory_arena="small")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (("--listen", "7000"), "listen"),
+        (("--node-id", "n1", "--peers", "n1=7000"), "listen"),
+        (("--join", "7000"), "join"),
+        (("--node-id", "n1", "--peers", PEERS, "--advertise", "7000"), "advertise"),
+    ],
+)
+def test_a_port_without_a_host_is_diagnosed_as_such(arguments: tuple[str, ...], setting: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"^{setting}: '7000' is a port alone, .* write 127.0.0.1:7000 "):
+        config(*arguments)

@@ -83,6 +83,37 @@ def test_the_ready_line_has_the_addresses_after_the_words_of_before(tmp_path: Pa
         assert live(ready["grpc"])
 
 
+def free_address() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
+def test_the_ready_line_says_where_a_node_listens_that_others_are_told_elsewhere(tmp_path: Path) -> None:
+    told = free_address()
+    with served(tmp_path, "--peers", f"t1={told}") as ready:
+        assert ready["address"] == told
+        assert ready["listen"].startswith("127.0.0.1:")
+        assert ready["listen"] != told
+
+
+def test_a_copied_command_on_another_data_directory_is_refused(tmp_path: Path) -> None:
+    peers = ("--peers", f"t1={free_address()}")
+    with served(tmp_path, *peers, "--listen", peers[1].removeprefix("t1=")) as ready:
+        done = subprocess.run(
+            command(tmp_path / "copy", *peers),
+            cwd=REPOSITORY,
+            env=os.environ,
+            stdin=subprocess.PIPE,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"NAME_TAKEN: node t1 is alive: it answers at {ready['address']}, and" in done.stderr
+
+
 def test_environment_and_file_tell_it_too(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text('grpc = "127.0.0.1:1"\nhttp_control = true\n')

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from mcp.cli import exits
-from mcp.cli.models import COLUMNS, DISPENSABLE, model_row, models_table, readiness
+from mcp.cli.models import COLUMNS, DISPENSABLE, holders, model_row, models_table, readiness
+from mcp.cli.nodes import _row
 from mcp.cli.output import console, fitting, narrower
-from mcp.cli.status import cluster_json, cluster_parts, nodes_table, trouble_of
+from mcp.cli.replaced import replacing_told
+from mcp.cli.status import cluster_json, cluster_parts, nodes_table, problems_told, trouble_of
 from mcp.client.results import ClusterStatus, ModelStatus, NodeStatus, cluster_status
+from mcp.client.views import SeenNode
 from mcp.errors import AuthenticationFailed, McpError, ModelInvalid, Unavailable, VersionMismatch
 
 FAILED = "failed: cannot sync journal/1.log: Input/output error; stop this node"
@@ -156,3 +160,39 @@ def test_the_leader_tells_of_dead_voters_what_was_done_and_what_was_not() -> Non
     assert "n3 was dead: remove n3 by n1, 2023-11-1" in told
     assert "by somebody" not in told
     assert "?" in told, "a step of which a node says nothing more"
+
+
+def test_a_leader_of_before_is_listened_to_as_well() -> None:
+    step = {"action": "remove", "node": "n3", "dead": "n3", "index": 7, "at_s": 1_700_000_000.0}
+    led = node("n2", replacing={"steps": [step]})
+    (told,) = replacing_told(cluster(node("n1", role="leader"), led))
+    assert told.startswith("n3 was dead: remove n3 by n2, ")
+
+
+def test_what_is_wrong_with_several_nodes_is_said_once() -> None:
+    full = node("n4", storage="full")
+    assert list(problems_told([silent("n1"), full, silent("n2"), node("n3")])) == [
+        f"n1, n2: {silent('n1').problem}".replace(silent("n1").address, "its address"),
+        "n4: storage full",
+    ]
+    assert list(problems_told([silent("n1")])) == [f"n1: {silent('n1').problem}"]
+
+
+def test_whoever_has_left_holds_nothing_any_more() -> None:
+    model = replace(MODEL, holders=["n1", "n2", "n3"])
+    assert holders(model, [replace(node("n1"), voters=["n1"], observers=["n3"]), silent("n2")]) == [
+        "n1",
+        "n3",
+    ]
+    assert holders(model, [silent("n1")]) == ["n1", "n2", "n3"], "nobody has said who belongs to it"
+
+
+def test_nodes_have_the_standing_that_the_members_list_gives_them() -> None:
+    def standing(role: str, said: str) -> str:
+        seen = SeenNode("n1", "a:1", "dead", 1.0, {"standing": said}, {}, role)
+        return str(_row(seen)["standing"])
+
+    assert standing("none", "voter") == "none", "it was replaced, and has not heard of it"
+    assert standing("voter", "voter") == "voter"
+    assert standing("", "outsider") == "none"
+    assert standing("", "observer") == "observer"

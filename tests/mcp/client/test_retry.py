@@ -56,6 +56,7 @@ TABLE: dict[type[e.McpError], tuple[bool, bool]] = {
     e.ProviderUnavailable: (False, False),
     e.Fenced: (False, False),
     e.MembershipRefused: (False, False),
+    e.NameTaken: (False, False),
     e.NotCaughtUp: (False, False),
     e.TooLarge: (False, False),
     e.StorageError: (False, False),

@@ -40,7 +40,10 @@ async def exchanged(gateway: Gateway, data: bytes, *, whole: bool = False) -> by
 def test_what_is_no_http_is_told_so_in_json_and_closed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as gateway:
-            for data in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
+            node_frame = bytes.fromhex(
+                "d800000001000000"
+            )  # no line, and whoever waits for its end waits long
+            for data in (node_frame, b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
                 answer = await exchanged(gateway, data, whole=True)
                 assert answer.startswith(b"HTTP/1.1 400 "), answer
                 assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith(

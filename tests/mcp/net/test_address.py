@@ -72,3 +72,11 @@ def test_arbitrary_text_is_an_address_or_refused(text):
         assert parse_address(str(parse_address(text))) == parse_address(text)
     except InvalidArgument as error:
         assert error.message  # noqa: PT017
+
+
+@pytest.mark.parametrize("text", ["7000", ":7000", "tcp://7000"])
+def test_a_port_alone_is_told_what_it_lacks(text):
+    with pytest.raises(
+        InvalidArgument, match=r"is a port alone, and an address is HOST:PORT: write 127.0.0.1:7000 "
+    ):
+        parse_address(text)

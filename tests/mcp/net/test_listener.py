@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -388,3 +389,35 @@ def test_a_connection_that_comes_while_the_listener_closes_is_closed_too(node, r
         assert listener.connections == frozenset()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("said", "level"), [(b"", logging.DEBUG), (b"HELP\r\n" * 8, logging.INFO)], ids=["nothing", "no frame"]
+)
+def test_whoever_leaves_without_a_word_is_no_suspect(node, recorder, said, level, caplog):
+    async def main():
+        async with listening(node, recorder()) as listener:
+            address = listener.bound_address
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(said)
+            writer.close()
+            await until(lambda: listener.refused)
+
+    with caplog.at_level(logging.DEBUG, "mcp.net"):
+        asyncio.run(main())
+    found = [
+        record.levelno for record in caplog.records if "ended during its handshake" in record.getMessage()
+    ]
+    assert found == [level]
+
+
+def test_a_client_with_another_key_is_told_of_at_info(client, node, recorder, caplog):
+    async def main():
+        async with listening(node, recorder()) as listener:
+            with pytest.raises(errors.AuthenticationFailed, match="cluster key"):
+                await connect(listener.bound_address, replace(client, cluster_key=b"another"))
+            await until(lambda: listener.refused)
+
+    with caplog.at_level(logging.INFO, "mcp.net"):
+        asyncio.run(main())
+    assert "the end that connected refused this one: node " in caplog.text

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -386,3 +386,34 @@ def test_data_directories_from_before_there_were_journals_with_numbers_go_on(tmp
 def test_settings_of_a_node_that_joins(tmp_path: Path, settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigInvalid, match=why):
         NodeConfig("n1", tmp_path, cluster_key=b"0123456789abcdef", **settings)
+
+
+def test_through_a_node_that_was_removed_members_are_found_or_it_is_said_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            await client.put("key", 1)
+            leader = await cluster.elected()
+            gone = next(name for name in cluster.names if name != leader)
+            await client.remove(gone, timeout_s=20)
+            await until(lambda: cast(Any, cluster.running[gone])._parts.roster.removed)
+            for kind, payload in (
+                ("COMMAND", {"op": "session.open", "args": {}, "session": "s", "seq": 1, "ack": 1}),
+                ("READ", {"kind": "key", "args": {"key": "key"}, "consistency": "stale"}),
+            ):
+                request = Request(CallKind.READ, kind, payload)
+                told = f"node {gone} was removed .*: n. at memory://n., n. at"
+                with pytest.raises(Unavailable, match=told):
+                    await client._exchange.attempt(request, f"memory://{gone}", 5.0)
+            async with cluster.client(gone) as elsewhere:
+                await elsewhere.put("key", 2, timeout_s=20)
+            cast(Any, cluster.running[gone])._parts.roster.peers = dict
+            alone = cluster.client(gone)
+            alone._exchange.routing.learn = lambda _: None  # type: ignore[method-assign]
+            async with alone:
+                began = asyncio.get_running_loop().time()
+                for call in (alone.put("key", 3, timeout_s=600), alone.get("key", timeout_s=600)):
+                    with pytest.raises(Unavailable, match=f"node {gone} was removed"):
+                        await call
+                assert asyncio.get_running_loop().time() - began < 60
+
+    run(scenario)

@@ -50,13 +50,32 @@ def test_both_ends_learn_who_the_other_is(key):
     assert far.established.limits == OURS
 
 
+def test_nodes_say_which_journal_they_have_and_whoever_says_none_has_none():
+    other = Identity("prod", "node-2", KEY, journal=2**63 - 1)
+    near, far = run(*ends(other, replace(NODE, journal=7)))
+    assert (near.established.journal, far.established.journal) == (7, 2**63 - 1)
+    near, far = run(*ends(CLIENT, NODE))
+    assert (near.established.journal, far.established.journal) == (0, 0)
+
+
+@pytest.mark.parametrize("journal", [-1, 2**63, True, "7", 1.0, None])
+def test_what_is_no_number_of_a_journal_is_refused(journal):
+    _, far = run(*ends(), change=lambda kind, fields: {**fields, "journal": journal})
+    assert type(far.failure) is errors.ProtocolError
+    assert '"journal" must be an integer' in far.failure.message
+
+
 @pytest.mark.parametrize("pair", [(b"x" * 32, KEY), (b"", KEY), (KEY, b"")])
 def test_another_key_is_refused_and_the_client_proves_nothing(pair):
     initiator, acceptor = ends(Identity("prod", "c", pair[0]), Identity("prod", "n", pair[1]))
     near, far = run(initiator, acceptor)
     assert type(near.failure) is errors.AuthenticationFailed
     assert "cluster key" in near.failure.message
-    assert near.send == ()
+    ((kind, body),) = near.send
+    assert kind is FrameKind.REJECT
+    assert decode_map(body).keys() == {"code", "message"}
+    assert type(far.failure) is errors.AuthenticationFailed
+    assert "the end that connected refused this one: " in far.failure.message
     assert far.established is None
 
 
@@ -163,19 +182,19 @@ def test_a_node_does_not_connect_to_itself_nor_to_its_double():
 def test_a_full_node_says_so_to_whoever_has_the_key():
     asked = []
 
-    def admit(role):
-        asked.append(role)
+    def admit(peer):
+        asked.append(peer)
         raise errors.Busy("full")
 
     full = AcceptorHandshake(NODE, NONCE_B, THEIRS, admit)
     near, far = run(InitiatorHandshake(CLIENT, NONCE_A, OURS), full)
     assert type(near.failure) is type(far.failure) is errors.Busy
-    assert asked == [Role.CLIENT]
+    assert [(peer.node_id, peer.role) for peer in asked] == [("client-1", Role.CLIENT)]
     stranger = replace(CLIENT, cluster_key=b"another")
     full = AcceptorHandshake(NODE, NONCE_B, THEIRS, admit)
     near, _ = run(InitiatorHandshake(stranger, NONCE_A, OURS), full)
     assert type(near.failure) is errors.AuthenticationFailed
-    assert asked == [Role.CLIENT]
+    assert [(peer.node_id, peer.role) for peer in asked] == [("client-1", Role.CLIENT)]
 
 
 @pytest.mark.parametrize("nonce", [b"", b"x" * 31, b"x" * 33])

@@ -41,6 +41,7 @@ class Exchange:
         "connection",
         "deadline",
         "message",
+        "note",
         "segments",
     )
 
@@ -56,6 +57,8 @@ class Exchange:
         self.segments = segments
         self.connection = connection
         self.deadline = deadline
+        self.note: object = None
+        """The handler's own: what it wants to know of the request when it answers."""
         self._stream = stream
         self._answered = False
         self._cancelled = False

@@ -43,6 +43,8 @@ Arrays = dict[str, NDArray[Any]]
 _DIGEST_SHOWN_CHARS: Final = 16
 """What a message shows of a digest at least: the runtime shortens it."""
 _ONE: Final = (1,)
+BY_ROUTER: Final = "by router"
+"""What is noted at a request whose version its hint alone does not say."""
 LEFT_S_MIN: Final = 0.001
 """What is left of a request's time is not less: so its refusal is that of whoever runs it."""
 
@@ -95,6 +97,7 @@ class DirectInference:
         if "timeout_ms" in payload:
             timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
         if model is None:
+            exchange.note = BY_ROUTER
             return self._answer_routed(exchange, wanted, timeout_s)
         return self._answer_admitted(exchange, model, wanted, timeout_s)
 
@@ -414,8 +417,7 @@ class DirectInference:
 
     def _rows_max(self, exchange: Exchange, model: ModelVersion) -> int:
         """How many rows a client may join; 0 where the router decides, for it decides on one inference."""
-        named = self._routing.named(exchange.message.payload.get("model_hint"))
-        return 0 if named is None else self._shelf.rows_max(model)
+        return 0 if exchange.note is BY_ROUTER else self._shelf.rows_max(model)
 
     def _check_rows(self, rows: int, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
         for name, array in outputs.items():

@@ -28,7 +28,7 @@ from mcp.errors import (
     VersionConflict,
 )
 from mcp.node.config import NodeLimits
-from mcp.node.routing import PROBLEMS_TOLD_MAX
+from mcp.node.routing import PROBLEMS_TOLD_MAX, Routing
 from simulations.in_process import InProcessCluster, in_process_cluster, until
 from simulations.nodes import models
 
@@ -218,6 +218,29 @@ def test_what_a_route_decides_is_decided_for_each_inference(tmp_path: Path) -> N
             await client.remove_routes(["digits"])
             await client.infer("digits", DIGIT)
             assert known.rows_max > 1
+
+    run(scenario)
+
+
+def test_what_a_hint_means_is_asked_once_for_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    named = Routing.named
+
+    def counted(self: Routing, hint: object) -> Any:
+        asked.append(hint)
+        return named(self, hint)
+
+    monkeypatch.setattr(Routing, "named", counted)
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as (_, client):
+            for expected in ("2", "1"):
+                asked.clear()
+                assert (await client.infer("digits", DIGIT)).version == expected
+                assert len(asked) == 1
+                await client.apply_routes([route("digits", ("1", 100))])
 
     run(scenario)
 

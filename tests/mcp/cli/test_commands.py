@@ -23,6 +23,7 @@ from mcp.state.commands import SCHEMA_MAX
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODEL = REPOSITORY / "examples" / "digits" / "digits.onnx"
+ELEMENT = REPOSITORY / "tests" / "executor" / "models" / "element.onnx"
 FIBONACCI = Path(__file__).parents[2] / "executor" / "models" / "fibonacci.onnx"
 SCANS = REPOSITORY / "examples" / "digits" / "held_out.npz"
 KEY = "a-key-for-tests-0123456789"
@@ -304,6 +305,7 @@ def test_whole_numbers_in_json_become_what_the_model_takes(
         (("infer", "digits", "--text", "seven"), 2, "INPUT_INVALID"),
         (("infer", "nobody", "--input", "image=[[1.0]]"), 5, "MODEL_NOT_FOUND"),
         (("infer", "digits"), 2, "INVALID_ARGUMENT"),
+        (("submit", "digits", "--input", "image=[[1.0, 2.0]]", "--wait"), 2, "INPUT_INVALID"),
         (("submit", "nobody", "--input", "image=[[1.0]]"), 5, "MODEL_NOT_FOUND"),
         (("result", "0" * 32), 5, "NOT_FOUND"),
     ],
@@ -326,13 +328,13 @@ def test_an_input_that_does_not_fit_is_said_of_the_model_by_name(run: Run) -> No
     assert "model digits version 1: " in run("infer", "digits", "--input", "image=[[1.0, 2.0]]")[2]
 
 
-@pytest.mark.usefixtures("digits")
-def test_a_failed_inference_is_one_object(run: Run) -> None:
-    wrong = ("--input", "image=[[1.0, 2.0]]", "--wait", "--json")
-    status, out, err = run("submit", "digits", *wrong)
+def test_a_failed_inference_is_one_object(run: Run, as_json: Callable[..., Any]) -> None:
+    as_json("deploy", "element", str(ELEMENT))
+    beyond = ("--input", "data=[[1, 2, 3, 4]]", "--input", "index=[[9]]", "--wait", "--json")
+    status, out, err = run("submit", "element", *beyond)
     record = json.loads(out)
-    assert (status, record["status"], record["error"]["code"]) == (2, "failed", "INPUT_INVALID")
-    assert err.startswith("mcpctl: INPUT_INVALID: ")
+    assert (status, record["status"], record["error"]["code"]) == (1, "failed", "INFERENCE_FAILED")
+    assert err.startswith("mcpctl: INFERENCE_FAILED: ")
 
 
 @pytest.mark.usefixtures("digits")

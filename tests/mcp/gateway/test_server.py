@@ -46,9 +46,7 @@ def test_what_is_no_http_is_told_so_in_json_and_closed(tmp_path: Path) -> None:
             for data in (node_frame, b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
                 answer = await exchanged(gateway, data, whole=True)
                 assert answer.startswith(b"HTTP/1.1 400 "), answer
-                assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith(
-                    "this is no HTTP/1.1: "
-                )
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("this is no HTTP/1.1")
             answer = await exchanged(gateway, b"GET / HTTP/1.1\r\nA: " + b"x" * 20_000, whole=True)
             assert answer.startswith(b"HTTP/1.1 431 ")
             # What the server has not read is lost with the connection, and its answer may be with it.

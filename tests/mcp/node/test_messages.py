@@ -28,9 +28,9 @@ def test_what_does_not_fit_is_said_of_the_model_by_name(tmp_path: Path) -> None:
             for wrong in ({"image": np.zeros((1, 3), np.float32)}, {"picture": np.zeros(1)}):
                 with pytest.raises(InputInvalid, match=r"model digits version rc-7: ") as direct:
                     await client.infer("digits", wrong)
-                record = await client.result(await client.submit("digits", wrong))
-                assert isinstance(record.error, InputInvalid)
-                assert record.error.message == direct.value.message
+                with pytest.raises(InputInvalid) as submitted:
+                    await client.submit("digits", wrong)
+                assert submitted.value.message == direct.value.message
 
     asyncio.run(scenario())
 

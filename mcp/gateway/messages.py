@@ -80,14 +80,14 @@ def read_message(body: Buffer, *, new_id: str) -> Message:
 def read_ask(message: Message) -> Ask:
     """What an inference or a stream asks. Raises ``InvalidArgument``, ``InputInvalid``, ``TooLarge``."""
     payload = message.payload
-    chunk, inputs = payload.get("data_chunk"), payload.get("inputs")
-    if (chunk is None) == (inputs is None):
+    if ("data_chunk" in payload) == ("inputs" in payload):
         raise InvalidArgument('"payload" carries either a text in "data_chunk", or tensors in "inputs"')
-    if chunk is not None and not isinstance(chunk, str):
+    chunk = payload.get("data_chunk", "")
+    if not isinstance(chunk, str):
         raise InvalidArgument(f'"data_chunk" must be a text, got {chunk!r:.80}')
     return Ask(
         _text(payload, "model_hint"),
-        _read_inputs(inputs) if chunk is None else chunk,
+        _read_inputs(payload["inputs"]) if "inputs" in payload else chunk,
         _names(payload, "outputs"),
         read_encoding(payload.get("encoding", ENCODINGS[0])),
         _timeout_s(message),
@@ -98,12 +98,15 @@ def read_ask(message: Message) -> Ask:
 def read_stream(message: Message) -> StreamAsk:
     """How a model is to be called step by step. Raises ``InvalidArgument``."""
     payload = message.payload
-    carry, steps, until = payload.get("carry", {}), payload.get("steps"), payload.get("until")
+    carry, steps = payload.get("carry", {}), payload.get("steps")
     if not isinstance(carry, dict) or not all(isinstance(target, str) for target in carry.values()):
         raise InvalidArgument(f'"carry" must be an object from outputs to inputs, got {carry!r:.80}')
     if type(steps) is not int or steps < 1:
         raise InvalidArgument(f'"steps" must be a number from 1 on, got {steps!r:.80}')
-    if until is not None and not isinstance(until, str):
+    if "until" not in payload:
+        return StreamAsk(carry, steps, None)
+    until = payload["until"]
+    if not isinstance(until, str):
         raise InvalidArgument(f'"until" must be the name of an output, got {until!r:.80}')
     return StreamAsk(carry, steps, until)
 
@@ -226,7 +229,7 @@ def _read_inputs(value: object) -> ModelInputs:
         if not isinstance(tensor, dict):
             raise InputInvalid(f"{where} must be an object, got {tensor!r:.80}")
         array = _read_tensor(where, tensor, objects)
-        if not tensor.get("name") and len(value) == 1:
+        if tensor.get("name", "") == "" and len(value) == 1:
             return array
         name = read_name(where, tensor.get("name"))
         if name in inputs:
@@ -253,7 +256,7 @@ def _timeout_s(message: Message) -> float:
 
 
 def _context(payload: Mapping[str, Any]) -> Context:
-    session = None if payload.get("session") is None else _text(payload, "session")
+    session = _text(payload, "session") if "session" in payload else None
     if session is not None and len(session) > SESSION_CHARS_MAX:
         raise InvalidArgument(f'"session" must be a text of at most {SESSION_CHARS_MAX} characters')
     headers, priority = payload.get("headers", {}), payload.get("priority", 0)
@@ -272,9 +275,9 @@ def _context(payload: Mapping[str, Any]) -> Context:
 
 
 def _names(payload: Mapping[str, Any], field: str) -> list[str] | None:
-    value = payload.get(field)
-    if value is None:
+    if field not in payload:
         return None
+    value = payload[field]
     if not isinstance(value, list) or len(value) > INPUTS_MAX or not all(isinstance(n, str) for n in value):
         raise InvalidArgument(f'"{field}" must be a list of at most {INPUTS_MAX} names, got {value!r:.80}')
     return value

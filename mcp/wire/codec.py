@@ -126,9 +126,8 @@ def message_from_fields(fields: Mapping[str, Any]) -> Message:
             f'a message lacks the field "{name}"; type, id and payload are required'
         ) from None
     get = fields.get
-    vector, ttl = get("vector"), get("ttl")
-    vector = EMPTY_VECTOR if vector is None else _vector(vector)
-    ttl = DEFAULT_TTL if ttl is None else _ttl(ttl)
+    vector = _vector(fields["vector"]) if "vector" in fields else EMPTY_VECTOR
+    ttl = _ttl(fields["ttl"]) if "ttl" in fields else DEFAULT_TTL
     return Message(type_, payload, id_, get("trace_id", ""), vector, ttl, get("credit", 0))
 
 
@@ -152,7 +151,7 @@ def decode_error(body: Buffer) -> McpError:
 
 def _vector(value: object) -> VersionVector:
     try:
-        return VersionVector.from_mapping(value) if value else EMPTY_VECTOR
+        return EMPTY_VECTOR if value == {} else VersionVector.from_mapping(value)
     except InvalidArgument as error:
         raise InvalidArgument(f'the message field "vector" is wrong: {error.message}') from None
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp.client.results import Inference, InferenceRecord, ReplicaComparison, Step
-from mcp.errors import InvalidArgument, McpError, ModelInvalid
+from mcp.errors import InputInvalid, InvalidArgument, McpError, ModelInvalid
 from mcp.gateway.failures import failure
 from mcp.gateway.messages import (
     answer_pieces,
@@ -148,3 +148,23 @@ def test_the_oracle_of_the_other_form_agrees() -> None:
     told = json.loads("".join(tensor_pieces({"f": ARRAYS["f"]}, "list")))[0]
     found = from_json("f", told["dtype"], tuple(told["shape"]), told["data"])
     assert found.tobytes() == from_raw("f", "f", "FP32", (2, 2), ARRAYS["f"].tobytes()).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, None) for name in ("data_chunk", "inputs", "outputs", "session", "headers", "priority")),
+        *((name, None) for name in ("timeout_ms", "encoding")),
+        ("inputs", [{"name": None, "dtype": "FP32", "shape": [1], "data": [1]}]),
+    ],
+)
+def test_a_field_that_is_there_has_a_value_of_its_type(field: str, value: object) -> None:
+    tensor = {"dtype": "FP32", "shape": [1], "data": [1]}
+    payload = {"model_hint": "m", "inputs": [tensor], field: value}
+    with pytest.raises((InvalidArgument, InputInvalid)):
+        read_ask(Message("INFER_REQUEST", payload, "1"))
+
+
+def test_the_output_that_ends_a_stream_is_a_text() -> None:
+    with pytest.raises(InvalidArgument, match="until"):
+        read_stream(Message("INFER_STREAM", {"steps": 1, "until": None}, "1"))

@@ -138,7 +138,20 @@ def with_names(description: dict[str, Any], models: list[str]) -> dict[str, Any]
         told["components"]["schemas"][name]["properties"]["payload"]["properties"]["model_hint"] = {
             "enum": models
         }
+    submitted = told["paths"]["/mcp/v1/inferences"]["post"]["requestBody"]["content"]
+    submitted["application/json"]["example"] = SUBMISSION
     return told
+
+
+SUBMISSION = {
+    "mcp_version": "1.0",
+    "type": "INFER_REQUEST",
+    "payload": {
+        "model_hint": "dense",
+        "inputs": [{"name": "x", "dtype": "FP32", "shape": [1, 64], "data": [0.5] * 64}],
+    },
+}
+"""Fits its model. Hardly any that the schema allows does, and what does not is refused, not logged."""
 
 
 CONFIGURATION = """\

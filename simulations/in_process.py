@@ -56,7 +56,7 @@ class InProcessCluster:
         config = NodeConfig(
             name,
             self.path / name,
-            listen=(),
+            listen=place.pop("listen", ()),
             election_timeout_min_s=0.1,
             election_timeout_max_s=0.2,
             heartbeat_s=0.02,

@@ -1,5 +1,7 @@
 """How a node comes into a running cluster: it asks to be taken in, catches up, and is promoted.
 
+Where it is reached may change between two starts: a member that has moved tells the others, through the log.
+
 Whoever began with an empty data directory and is no member asks for it: a node that was told to join, and a
 voter that has lost its disk, which learns from the leader, or from its log, that the cluster knows another in
 its place. Once it has been a member nothing is asked for any more: a node that somebody has removed stays
@@ -13,14 +15,14 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from consensus.configuration import Promote, Standing
+from consensus.configuration import AddObserver, Promote, Standing
 from mcp.clock import Clock, new_id
 from mcp.errors import McpError, ProtocolError
 from mcp.net.connection import Connection
 from mcp.node.config import NodeConfig
 from mcp.node.links import PeerLinks
 from mcp.node.order import Order
-from mcp.node.ownership import no_newcomer
+from mcp.node.ownership import no_newcomer, note_address
 from mcp.node.roster import Roster
 from mcp.wire.messages import Message, Ttl
 
@@ -28,6 +30,8 @@ LOOK_S = 0.5
 """So often a node looks at what it is in the cluster."""
 LEADERLESS_LOOKS_MIN = 2
 """An election takes less; then the one who leads may be one that this node does not know."""
+LEADING_LOOKS = 4
+"""So many looks apart whoever leads dials a member to which it has no link, and that should have dialled it."""
 ASK_TIMEOUT_S = 5.0
 """So long it waits to be taken in or promoted, before it asks again."""
 
@@ -53,6 +57,8 @@ class Joining:
         newcomer: bool,
     ) -> None:
         self.address = ""
+        self.moved = False
+        """Whether the cluster knows another address of this node, and has to be told of ``address``."""
         self.contacts: Callable[[], Sequence[str]] = tuple
         """Gives the addresses of living nodes: whoever was named to be joined may be gone, or no member."""
         self.problem: McpError | None = None
@@ -68,6 +74,8 @@ class Joining:
         self._newcomer = self._noted_newcomer = newcomer
         self._leaderless = 0
         """How many looks in a row found nobody who leads."""
+        self._leading = 0
+        """And how many, that this node does."""
         self._refused = 0
         """How often in a row whoever was asked did not take this node in."""
 
@@ -101,10 +109,14 @@ class Joining:
         if before is not self.standing:
             _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
         self._leaderless = 0 if status.leader is not None else self._leaderless + 1
+        self._leading = self._leading + 1 if status.leader == self._config.node_id else 0
         if status.leader is None and not self._links.up():
-            await self._reach_out()
+            await self._reach_out(0)
+        elif self._leading and self._leading % LEADING_LOOKS == 0:
+            await self._reach_out(self._leading // LEADING_LOOKS)
         elif self._leaderless >= LEADERLESS_LOOKS_MIN:
             await self._look_around()
+            await self._reach_out(self._leaderless)
         if self.standing is Standing.OUTSIDER:
             if self._newcomer and (self._config.joins or status.dismissed or self._is_replaced()):
                 await self._ask_in()
@@ -112,6 +124,8 @@ class Joining:
         if self.standing is Standing.OBSERVER and not self._config.observer:
             await self._roster.change(Promote(self._config.node_id, self.journal), ASK_TIMEOUT_S)
             self.problem = None
+        if self.moved and status.leader is not None:
+            await self._tell_where()
 
     def _is_replaced(self) -> bool:
         """Whether by this node's own log another server is the member of its name.
@@ -121,9 +135,34 @@ class Joining:
         known = self._roster.configuration.get(self._config.node_id)
         return known is not None and known.incarnation not in (0, self.journal)
 
-    async def _reach_out(self) -> None:
-        """Whoever is no member any more is dialled by nobody, and has to hear it from somebody."""
-        for address in (address for addresses in self._roster.peers().values() for address in addresses):
+    async def _tell_where(self) -> None:
+        """Have the log say where this member is now. The others go on trying where it was until then."""
+        known = self._roster.configuration.get(self._config.node_id)
+        if known is None or known.incarnation != self.journal:
+            return
+        await self._roster.change(
+            AddObserver(self._config.node_id, self.journal, self.address), ASK_TIMEOUT_S
+        )
+        self.moved, self.problem = False, None
+        _log.info("node %s was at %s, and is at %s", self._config.node_id, known.address, self.address)
+        with contextlib.suppress(OSError):  # or it is told again after the next start, which changes nothing
+            await asyncio.to_thread(note_address, self._config.data_dir, self.address)
+
+    async def _reach_out(self, turn: int) -> None:
+        """Dial somebody who should dial this node, at each ``turn`` another: perhaps nobody can.
+
+        Whoever is no member any more is dialled by nobody, and has to hear it from somebody. Whoever has
+        moved is looked for where it was, and one that was away meanwhile finds nobody.
+        """
+        own = self._config.node_id
+        alone = not self._links.up() and not self._leading
+        unlinked = [
+            addresses
+            for peer, addresses in self._roster.peers().items()
+            if not self._links.connected(peer) and (alone or peer < own)
+        ]
+        first = turn % max(1, len(unlinked))
+        for address in (address for places in unlinked[first:] + unlinked[:first] for address in places):
             with contextlib.suppress(McpError):
                 self._links.adopt(await self._dial(address))
                 return

@@ -40,7 +40,7 @@ from mcp.node.assembly import Assembly
 from mcp.node.config import NodeConfig
 from mcp.node.machines import checked_executors
 from mcp.node.namesakes import Starter, answers_there, refuse_to_be_a_second
-from mcp.node.ownership import claim, claim_journal, disclaim, is_newcomer
+from mcp.node.ownership import claim, claim_journal, disclaim, has_moved, is_newcomer
 from mcp.node.surroundings import Surroundings
 from mcp.node.translation import translated
 from mcp.wire.handshake import Established, Identity, Role
@@ -257,6 +257,8 @@ class Node:
         """Take part."""
         parts = self._running()
         parts.membership.address = parts.joining.address = self.address
+        if self.config.engine != "solo":
+            parts.joining.moved = await asyncio.to_thread(has_moved, self.config.data_dir, self.address)
         parts.driver.start()
         parts.links.start()
         self._stack.push_async_callback(parts.links.stop)

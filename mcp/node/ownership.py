@@ -20,6 +20,8 @@ FILE_NAME = "owner.json"
 NEWCOMER = "newcomer"
 """There from a directory's first start until its node is a member: a restart in between is no return."""
 JOURNAL = "journal"
+ADDRESS = "address"
+"""Where the cluster reaches the node, as far as it was told: a node that has moved tells it."""
 FORMAT = 1
 FILE_BYTES_MAX = 64 * 1024
 
@@ -65,6 +67,23 @@ def claim_journal(config: NodeConfig, journal: int) -> None:
             "Look for a disk that is not mounted, or put the folder back. If it is lost for good, empty the "
             "whole data directory: a member of a cluster is then taken in again, and one alone begins anew"
         )
+
+
+def has_moved(data_dir: Path, address: str) -> bool:
+    """Whether the cluster was told another address; the first one is noted. Blocks on the disk."""
+    try:
+        told = _read(data_dir / FILE_NAME).get(ADDRESS)
+        if told is None:
+            note_address(data_dir, address)
+    except OSError as error:
+        raise _refusal(data_dir, error) from error
+    return told not in (None, address)
+
+
+def note_address(data_dir: Path, address: str) -> None:
+    """The cluster was told ``address``. Blocks on the disk."""
+    path = data_dir / FILE_NAME
+    _write(path, {**_read(path), ADDRESS: address})
 
 
 def _claim(config: NodeConfig) -> bool:

@@ -2,7 +2,7 @@
 
 The members and their addresses are in the replicated configuration (:mod:`consensus.configuration`), so nodes
 find each other by it. The addresses that a node was started with go before that, because they may be the
-right ones from where it stands; where the two differ, both are tried.
+right ones from where it stands; where they differ, both are tried, and behind them what another node said.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ class Roster:
 
     def peers(self) -> dict[str, tuple[str, ...]]:
         """The other members and where each may be reached, in order of node id."""
-        known = dict(self._hints)
-        known.update((member.name, member.address) for member in self.configuration.members)
-        given = self._config.voters
-        found = {node: (given.get(node, ""), address) for node, address in sorted(known.items())}
+        said = {member.name: member.address for member in self.configuration.members}
+        given, hints = self._config.voters, self._hints
+        found = {
+            node: (given.get(node, ""), said.get(node, ""), hints.get(node, ""))
+            for node in sorted(said.keys() | hints.keys())
+        }
         return {
             node: tuple(dict.fromkeys(address for address in addresses if address))
             for node, addresses in found.items()
@@ -91,7 +93,7 @@ class Roster:
         return addresses[0] if addresses else None
 
     def hint(self, members: Sequence[Mapping[str, Any]]) -> None:
-        """What another node says of the members, for as long as this one's own log says nothing."""
+        """What another node says of the members: this one's own log may not say it yet."""
         self._hints = {
             str(member["node"]): str(member["address"])
             for member in members
@@ -120,7 +122,7 @@ class Roster:
         return [
             {
                 "node": member.name,
-                "address": self._config.voters.get(member.name) or member.address,
+                "address": member.address or self._config.voters.get(member.name, ""),
                 "role": "voter" if member.votes else "observer",
                 "journal": member.incarnation,
             }

@@ -31,7 +31,7 @@ LOOK_S = 0.5
 LEADERLESS_LOOKS_MIN = 2
 """An election takes less; then the one who leads may be one that this node does not know."""
 LEADING_LOOKS = 4
-"""So many looks apart whoever leads dials a member to which it has no link, and that should have dialled it."""
+"""So many looks apart whoever leads dials a member that should have dialled it, and did not."""
 ASK_TIMEOUT_S = 5.0
 """So long it waits to be taken in or promoted, before it asks again."""
 

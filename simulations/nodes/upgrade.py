@@ -149,7 +149,12 @@ class Upgrade(Cluster):
             return None
         # Also one that was taken back in the moment before: what it had said last was the newer one.
         named = (name for name in self._taken_back if f": {name} " in str(error))
-        return next((name for name in named if self.machines[name].schema_max == self.old), None)
+        return next((name for name in named if self._runs_old(name)), None)
+
+    def _runs_old(self, name: str) -> bool:
+        """Whether the process that runs has the older version: one that is told to stop may be the last."""
+        process = self.machines[name].process
+        return process is not None and process.node.config.schema_max == self.old
 
     # -- the newer command --------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ REPLACES = 24
 """A seed in which a spare takes a dead voter's place,"""
 SUCCEEDS = 20
 """and one in which another node leads while it is dead."""
-FALL_BACK = (3, 35)
+FALL_BACK = (3, 11)
 """Seeds in which limits refuse, and something is done instead."""
 
 

@@ -7,7 +7,8 @@ where and how that ended, of its own queue, of what answers say of theirs, and o
 
 A request has a *place*: at a node, or in this node's queue (the strategy ``priority_queue``). The place lasts
 until the request is answered, cancelled or lost, whichever way that comes about, and the account is told
-what became of it at each node that it was at.
+what became of it at each node that it was at. A stream has its place to its end, and the account learns from
+its first step how quick the node is.
 """
 
 from __future__ import annotations

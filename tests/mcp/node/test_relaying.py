@@ -17,7 +17,7 @@ from mcp.clock import SystemClock, new_id
 from mcp.cluster.router.decision import Decision
 from mcp.cluster.router.features import Features
 from mcp.cluster.scheduler.strategies import STRATEGIES
-from mcp.errors import Busy, DeadlineExceeded, InputInvalid, McpError, Unavailable
+from mcp.errors import Busy, DeadlineExceeded, InputInvalid, McpError, ModelNotReady, Unavailable
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
@@ -304,6 +304,23 @@ def test_the_deadline_is_for_all_of_it_however_it_is_read(tmp_path: Path) -> Non
             assert len(late) == 2
             assert all(isinstance(end, DeadlineExceeded | Unavailable) for end in late)
             await nodes.settled()
+
+    run(scenario)
+
+
+def test_a_node_that_cannot_make_it_ready_leaves_it_to_the_others_as_any_inference(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with three(tmp_path, None) as nodes, nodes.cluster.running["n1"].client() as client:
+            shelf = nodes.parts("n1").shelf
+            (digest,) = shelf._ready
+            del shelf._ready[digest]
+            shelf.problems[digest] = ModelNotReady("its copy is damaged")
+            shelf._failures[digest] = (9, float("inf"))
+            # Without a strategy it is the client that goes on; the gateway's is such a one.
+            assert (await client.infer("fibonacci", start())).node != "n1"
+            steps = await collected(client.stream("fibonacci", start(), carry=CARRY, steps=10))
+            assert [value(step) for step in steps] == FIRST
+            assert {step.node for step in steps} <= {"n2", "n3"}
 
     run(scenario)
 

@@ -95,7 +95,15 @@ PLAIN: Final[tuple[tuple[Family, Read], ...]] = (
         _metric("inference_queued"),
     ),
     (gauge("inference_running", "runs", "Runs in workers now."), _metric("inference_running")),
-    (gauge("inference_streams", "streams", "Streams under way."), _metric("inference_streams")),
+    (gauge("inference_streams", "streams", "Streams that are run here now."), _metric("inference_streams")),
+    (
+        gauge("inference_streams_relayed", "streams", "Streams under way that are passed on to other nodes."),
+        _metric("inference_streams_relayed"),
+    ),
+    (
+        counter("inference_streams_passed_on", "streams", "Streams that another node began for this one."),
+        _metric("inference_streams_passed_on_total"),
+    ),
     (
         counter("inference_stream_steps", "steps", "Steps of streams that were run."),
         _metric("inference_stream_steps_total"),

@@ -98,6 +98,11 @@ class Exchange:
         return self._credit is not None
 
     @property
+    def parts_allowed(self) -> int:
+        """How many parts the requester takes now."""
+        return 0 if self._credit is None else self._credit.parts
+
+    @property
     def has_room(self) -> bool:
         """Whether a part may be sent now: it was allowed, and not too much is unsent."""
         credit = self._credit

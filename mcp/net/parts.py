@@ -78,6 +78,10 @@ class Window:
         self._allowed += owed
         return owed
 
+    def allow(self, parts: int) -> None:
+        """So many more are allowed, whatever was taken."""
+        self._allowed += parts
+
 
 class Parts:
     """The answer to one request as it comes: an asynchronous iterator of :class:`Part`, for one task.
@@ -101,17 +105,35 @@ class Parts:
 
     async def __anext__(self) -> Part:
         """The next part. Raises the peer's error, and what :meth:`Connection.request` does."""
-        while not self._waiting:
-            if self._call.future.done():
-                self.reply = self._call.future.result()
-                raise StopAsyncIteration
-            self._woken = asyncio.get_running_loop().create_future()
-            await self._woken
-        part = self._waiting.popleft()
+        if not self._waiting and not await self.arrived():
+            self.reply = self._call.future.result()
+            raise StopAsyncIteration
+        part = self.take()
         more = self._window.taken()
         if more and not self._call.future.done():
             self._connection._allow(self._call, more)
         return part
+
+    # For one who passes the parts on, and allows only what its own reader does.
+
+    async def arrived(self) -> bool:
+        """Wait until a part is here, and leave it; ``False``: none comes any more. Raises nothing."""
+        while not self._waiting:
+            if self._call.future.done():
+                return False
+            self._woken = asyncio.get_running_loop().create_future()
+            await self._woken
+        return True
+
+    def take(self) -> Part:
+        """The part that has arrived. Nothing is allowed for it: :meth:`allow` does that."""
+        return self._waiting.popleft()
+
+    def allow(self, parts: int) -> None:
+        """Have the peer send so many parts more than it may."""
+        if not self._call.future.done():
+            self._window.allow(parts)
+            self._connection._allow(self._call, parts)
 
     def close(self) -> None:
         """Nobody reads on. What was not read is dropped, and the peer is told to stop."""

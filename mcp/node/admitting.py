@@ -119,7 +119,7 @@ class Admitting:
         return Admitted(model, verdict.wait_s)
 
     def admit_stream(
-        self, exchange: Exchange, model: ModelVersion, timeout_s: float
+        self, exchange: Exchange, model: ModelVersion, timeout_s: float, node: str | None = None
     ) -> tuple[Admitted, Callable[[], None]]:
         """Let a stream in, as :meth:`admit`; the second is to be called when its first step is there.
 
@@ -129,7 +129,7 @@ class Admitting:
         if admission is None:
             return Admitted(model), _nothing
         now = asyncio.get_running_loop().time()
-        request = request_of(exchange, model, now + timeout_s, None)
+        request = request_of(exchange, model, now + timeout_s, node)
         verdict = admission.admit(request, now)
         admitted = model
         if isinstance(verdict, Refusal):

@@ -41,6 +41,7 @@ from mcp.node.order import Order
 from mcp.node.ordered import OrderedState
 from mcp.node.ownership import is_newcomer
 from mcp.node.reads import Reads
+from mcp.node.relaying import Relaying
 from mcp.node.replacing import Replacing
 from mcp.node.report import Report
 from mcp.node.rollouts import Counting, RolloutDriver
@@ -346,13 +347,17 @@ class Assembly:
         )
         self._stack.push_async_callback(deployer.close)
         self.routed = Routed(config.node_id, self.state, self.shelf, self.links, self._clock)
+        self.relaying = Relaying(self.links, streams_max=limits.relayed_streams_max)
         self.streamed = StreamedInference(
             config.node_id,
             self.order,
             self.shelf,
             self.routing,
+            self.routed,
+            self.relaying,
             self.admitting,
             self.counting,
+            self.scheduling,
             streams_max=limits.inference_streams_max,
             state_bytes_max=limits.stream_state_bytes_max,
         )

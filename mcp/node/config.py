@@ -42,6 +42,7 @@ class NodeLimits:
     inference_bytes_max: int = 512 * 1024**2
     inference_streams_max: int = 1_024
     stream_state_bytes_max: int = 1024**3
+    relayed_streams_max: int = 256
     assigned_runs_max: int = 64
     uploads_max: int = 64
     arena_shrink_bytes_min: int = 16 * 1024**2

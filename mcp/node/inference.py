@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
@@ -30,12 +29,13 @@ from mcp.node.fallbacks import Admitted, Given
 from mcp.node.order import Order
 from mcp.node.payload import integer, names
 from mcp.node.rollouts import Counting
-from mcp.node.routed import Routed, passes
+from mcp.node.routed import LEFT_S_MIN, Routed
 from mcp.node.routing import Routing
 from mcp.node.scheduling import Place, Scheduling
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
+from mcp.wire.messages import Message
 from mcp.wire.tensors import pack_all, unpack_all
 
 Arrays = dict[str, NDArray[Any]]
@@ -45,8 +45,6 @@ _DIGEST_SHOWN_CHARS: Final = 16
 _ONE: Final = (1,)
 BY_ROUTER: Final = "by router"
 """What is noted at a request whose version its hint alone does not say."""
-LEFT_S_MIN: Final = 0.001
-"""What is left of a request's time is not less: so its refusal is that of whoever runs it."""
 
 
 class DirectInference:
@@ -128,8 +126,10 @@ class DirectInference:
         if admitted.model is version and admitted.given is None:
             self._counting.watch(exchange, version, admitted.wait_s)
             if not here:
-                keep = self._fallbacks.keeping(exchange, version)
-                return self._routed.forward(exchange, decision, timeout_s, admitted.wait_s, keep)
+                ask = functools.partial(
+                    self._routed.ask, exchange, keep=self._fallbacks.keeping(exchange, version)
+                )
+                return self._routed.forward(exchange, decision, ask, timeout_s, admitted.wait_s)
         later = self._answer_waiting(exchange, admitted, wanted, timeout_s)
         if here:
             self._routed.copy(exchange, decision, received_inputs, timeout_s)
@@ -162,36 +162,25 @@ class DirectInference:
         self._routed.copy(exchange, decision, received_inputs, timeout_s)
         return later
 
-    async def _answer_elsewhere(
+    def _answer_elsewhere(
         self,
         exchange: Exchange,
         decision: Decision,
         place: Place,
         wanted: list[str] | None,
         wait_s: float,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Have the node of the place answer once it has one, or the next that the scheduler chooses."""
-        asked, retries = self._routed.asked(exchange.message, decision), decision.retries
-        keep = self._fallbacks.keeping(exchange, self._routing.version(decision))
-        tries = len(place.candidates) if retries is None else 1 + retries.attempts
-        try_s = math.inf if retries is None or retries.timeout_s is None else retries.timeout_s
-        await asyncio.sleep(wait_s)
-        while True:
-            await place.turned()
-            node, left_s = place.node, max(LEFT_S_MIN, place.left_s)
-            assert node is not None
-            if node == self._node_id:
-                later = self._answer_with(exchange, self._routing.version(decision), wanted, left_s)
-                return None if later is None else await later
-            try:
-                queue = await self._routed.ask(exchange, asked, node, min(left_s, try_s), keep)
-            except McpError as error:
-                tries -= 1
-                over = not passes(error) or tries < 1 or place.left_s <= 0
-                if over or not place.again(error):
-                    raise
-            else:
-                return self._scheduling.told(node, queue)
+        version = self._routing.version(decision)
+        keep = self._fallbacks.keeping(exchange, version)
+
+        async def ask(asked: Message, node: str, timeout_s: float) -> None:
+            self._scheduling.told(node, await self._routed.ask(exchange, asked, node, timeout_s, keep))
+
+        def here(left_s: float) -> Coroutine[Any, Any, None] | None:
+            return self._answer_with(exchange, version, wanted, left_s)
+
+        return self._routed.forward_placed(exchange, decision, place, ask, here, wait_s)
 
     def _answer_admitted(
         self, exchange: Exchange, model: ModelVersion, wanted: list[str] | None, timeout_s: float

@@ -150,6 +150,8 @@ class Report:
             "inference_inline_total": parts.pool.inline_total,
             "inference_threaded_total": parts.pool.threaded_total,
             "inference_streams": len(parts.streamed.streams),
+            "inference_streams_relayed": len(parts.relaying.streams),
+            "inference_streams_passed_on_total": parts.relaying.total,
             "inference_stream_steps_total": parts.streamed.steps_total,
             "messages_expired_total": parts.dispatch.expired_total,
             "syncs_total": syncs,

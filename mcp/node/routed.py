@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from mcp.errors import DeadlineExceeded, McpError, Unavailable
 from mcp.net.exchange import Exchange
 from mcp.node.fallbacks import Kept
 from mcp.node.links import PeerLinks
+from mcp.node.scheduling import Place
 from mcp.node.shelf import Shelf
 from mcp.state.models import ModelVersion
 from mcp.state.state import ReplicatedState
@@ -30,7 +32,12 @@ from mcp.wire.messages import Message
 COPIES_MAX: Final = 64
 """Copies under way at this node; one more is not made."""
 
+LEFT_S_MIN: Final = 0.001
+"""What is left of a request's time is not less: so its refusal is that of whoever runs it."""
+
 Read = Callable[[Exchange, ModelInfo], Mapping[str, NDArray[Any]]]
+Ask = Callable[[Message, str, float], Awaitable[object]]
+"""Has a node answer a message within so many seconds. Raises why it did not."""
 
 
 class Routed:
@@ -51,16 +58,10 @@ class Routed:
         self._copying = 0
 
     async def forward(
-        self,
-        exchange: Exchange,
-        decision: Decision,
-        timeout_s: float,
-        wait_s: float = 0.0,
-        keep: Kept | None = None,
+        self, exchange: Exchange, decision: Decision, ask: Ask, timeout_s: float, wait_s: float = 0.0
     ) -> None:
         """Have another node answer, after ``wait_s``; the next best where one cannot be reached.
 
-        ``keep`` is called with the answer.
         Raises that node's error, :class:`~mcp.errors.Unavailable` where none is reached, and
         :class:`~mcp.errors.MessageExpired` for a message that was passed on too often.
         """
@@ -77,7 +78,7 @@ class Routed:
             if self._links.connection(node) is None or left_s <= 0:
                 continue
             try:
-                await self.ask(exchange, asked, node, min(left_s, try_s), keep)
+                await ask(asked, node, min(left_s, try_s))
             except McpError as error:
                 problem = error
                 if not passes(error):
@@ -88,6 +89,40 @@ class Routed:
             raise problem
         finally:
             del problem  # its traceback has this frame: they would keep each other, and the request
+
+    async def forward_placed(
+        self,
+        exchange: Exchange,
+        decision: Decision,
+        place: Place,
+        ask: Ask,
+        here: Callable[[float], Coroutine[Any, Any, None] | None],
+        wait_s: float,
+    ) -> None:
+        """Have the node of the place answer once it has one, or the next that the scheduler chooses.
+
+        ``here`` answers, or gives the work that will, where that is this node. Raises the last error.
+        """
+        asked, retries = self.asked(exchange.message, decision), decision.retries
+        tries = len(place.candidates) if retries is None else 1 + retries.attempts
+        try_s = math.inf if retries is None or retries.timeout_s is None else retries.timeout_s
+        await asyncio.sleep(wait_s)
+        while True:
+            await place.turned()
+            node, left_s = place.node, max(LEFT_S_MIN, place.left_s)
+            assert node is not None
+            if node == self._node_id:
+                later = here(left_s)
+                return None if later is None else await later
+            try:
+                await ask(asked, node, min(left_s, try_s))
+            except McpError as error:
+                tries -= 1
+                over = not passes(error) or tries < 1 or place.left_s <= 0
+                if over or not place.again(error):
+                    raise
+            else:
+                return None
 
     def asked(self, message: Message, decision: Decision) -> Message:
         """What another node is asked. Raises :class:`~mcp.errors.MessageExpired`."""

@@ -121,22 +121,6 @@ class Routing:
         self.decided_total += 1
         return self._current().decide(features, self._random.getrandbits(64), self._here_first)
 
-    def here(self, exchange: Exchange) -> ModelVersion:
-        """Return the version that answers a request which only this node can answer.
-
-        Raises :class:`~mcp.errors.Unavailable` where it is for another node, and what :meth:`decide` does.
-        """
-        found = self.named(exchange.message.payload.get("model_hint")) or self.answers_for(exchange)
-        if found is not None:
-            return found
-        decision = self.decide(self.features(exchange))
-        node = decision.nodes[0].node
-        if node != self._node_id:
-            raise Unavailable(
-                f"{decision.model}@{decision.version} is for node {node} to answer; ask that one"
-            )
-        return self.version(decision)
-
     def explain(self, exchange: Exchange) -> dict[str, Any]:
         """Decide a request that is not to be answered: the decision with its reasons, as plain values."""
         seed = exchange.message.payload.get("seed", 0)

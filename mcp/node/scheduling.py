@@ -7,7 +7,8 @@ where and how that ended, of its own queue, of what answers say of theirs, and o
 
 A request has a *place*: at a node, or in this node's queue (the strategy ``priority_queue``). The place lasts
 until the request is answered, cancelled or lost, whichever way that comes about, and the account is told
-what became of it at each node that it was at.
+what became of it at each node that it was at. A stream has its place to its end, and the account learns from
+its first step how quick the node is.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ _log = logging.getLogger("mcp.node")
 class Place:
     """Where a request is: at ``node``, or, as long as that is ``None``, in this node's queue."""
 
-    __slots__ = ("_scheduling", "began", "candidates", "node", "request", "size", "turn")
+    __slots__ = ("_scheduling", "began", "candidates", "first_s", "node", "request", "size", "turn")
 
     def __init__(
         self, scheduling: Scheduling, request: Request, candidates: Sequence[str], size: int
@@ -83,6 +84,8 @@ class Place:
         self.node: str | None = None
         self.began: float | None = None
         """Since when it is at the node; ``None`` while it is at none."""
+        self.first_s: float | None = None
+        """Of a stream: how long its first step took; ``None`` while that is not there."""
         self.turn: asyncio.Future[None] | None = None
         """Done when its turn in the queue has come."""
         self._scheduling = scheduling
@@ -95,6 +98,11 @@ class Place:
     def begin(self, wait_s: float = 0.0) -> None:
         """It goes to its node now, to begin there after ``wait_s``."""
         self._scheduling.begin(self, wait_s)
+
+    def stepped(self) -> None:
+        """A step of a stream is there. The first is measured: how long all take says who reads them."""
+        if self.first_s is None and self.began is not None:
+            self.first_s = self._scheduling.took_s(self)
 
     def end(self, error: McpError | None) -> None:
         """It ended where it is, with this error if it is one. A second call changes nothing."""
@@ -282,12 +290,20 @@ class Scheduling:
         if self._forget(place):
             self._strategies.cancel(place.request)
         if place.began is not None and place.node is not None:
-            took_s = max(0.0, now - place.began)
+            took_s = self.took_s(place)
+            if place.first_s is not None:
+                took_s = place.first_s
+                if isinstance(error, Cancelled | DeadlineExceeded):
+                    error = None  # the node has answered: when a stream is over is its reader's affair
             place.began = None
             deadline = place.request.deadline
             overdue = deadline is not None and now >= deadline
             self._strategies.finished(place.node, place.request, outcome(error, overdue), took_s, now)
         self._give_places(now)
+
+    def took_s(self, place: Place) -> float:
+        """For how long a request has been at its node."""
+        return 0.0 if place.began is None else max(0.0, self._clock.monotonic() - place.began)
 
     def again(self, place: Place, error: McpError) -> bool:
         """See :meth:`Place.again`."""

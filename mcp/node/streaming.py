@@ -5,6 +5,10 @@ user has taken. Between two steps the loop has a turn, so that a cancellation th
 next one. A step is a request like any other to the pool: those of several streams share runs where the model
 allows it, and take turns with single inferences. The version is that at the beginning, to the end. So is the
 place that it has by the declared limits (:mod:`mcp.node.admitting`).
+
+Which node runs it is decided as for a direct inference: a strategy chooses among all that may, and a rule may
+leave only others. Then this node passes the steps on (:mod:`mcp.node.relaying`). What comes from another
+node, by the version that it has decided for, is run here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,19 +19,29 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from executor.inspection import ModelInfo
-from mcp.errors import Busy, DeadlineExceeded, InvalidArgument, McpError
+from mcp.cluster.router.decision import Decision
+from mcp.errors import Busy, Cancelled, DeadlineExceeded, InvalidArgument, McpError, Unavailable
 from mcp.net.exchange import Exchange
 from mcp.node.admitting import Admitting
 from mcp.node.inference import Arrays, naming, received_inputs
 from mcp.node.order import Order
 from mcp.node.payload import integer
+from mcp.node.relaying import Relaying
 from mcp.node.rollouts import Counting
+from mcp.node.routed import Routed
 from mcp.node.routing import Routing
+from mcp.node.scheduling import Place, Scheduling
 from mcp.node.shelf import Shelf
 from mcp.node.stepwise import Steps, read_recurrence
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
+from mcp.wire.handshake import Role
+from mcp.wire.messages import Message
 from mcp.wire.tensors import pack_all
+
+
+def _nothing() -> None:
+    """What a stream calls with each step where nobody counts them."""
 
 
 class StreamedInference:
@@ -39,8 +53,11 @@ class StreamedInference:
         order: Order,
         shelf: Shelf,
         routing: Routing,
+        routed: Routed,
+        relaying: Relaying,
         admitting: Admitting,
         counting: Counting,
+        scheduling: Scheduling,
         *,
         streams_max: int,
         state_bytes_max: int,
@@ -55,8 +72,11 @@ class StreamedInference:
         """What all streams keep between their steps."""
         self._order = order
         self._routing = routing
+        self._routed = routed
+        self._relaying = relaying
         self._admitting = admitting
         self._counting = counting
+        self._scheduling = scheduling
         self._streams_max = streams_max
         self._state_bytes_max = state_bytes_max
 
@@ -78,13 +98,96 @@ class StreamedInference:
 
     def _let_in(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         """Begin a stream that is let in, or give the work that will."""
-        asked, timeout_s = self._resolved(exchange, timeout_s)
-        admitted, stepped = self._admitting.admit_stream(exchange, asked, timeout_s)
-        model, wait_s, _ = admitted
-        if model is asked and self._routing.named(exchange.message.payload.get("model_hint")) is None:
-            counted = self._counting.watch_stream(exchange, model, wait_s)
-            if counted is not None:
-                stepped = functools.partial(_both, stepped, counted)
+        payload = exchange.message.payload
+        if "timeout_ms" in payload:
+            timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
+        asked = self._routing.answers_for(exchange)
+        if asked is not None:
+            # Whoever has decided has let it in, and counts it.
+            return self._begin_here(exchange, asked, timeout_s)
+        named = self._routing.named(payload.get("model_hint"))
+        if named is None:
+            return self._let_in_routed(exchange, timeout_s)
+        admitted, stepped = self._admitting.admit_stream(exchange, named, timeout_s)
+        return self._begin_here(exchange, admitted.model, timeout_s, admitted.wait_s, stepped)
+
+    def _let_in_routed(self, exchange: Exchange, timeout_s: float) -> Coroutine[Any, Any, None] | None:
+        """Begin what the router decides, here or on another node."""
+        features = self._routing.features(exchange)
+        decision = self._routing.decide(features)
+        version = self._routing.version(decision)
+        node: str | None = decision.nodes[0].node
+        place: Place | None = None
+        if self._scheduling.strategy(exchange, decision.model) is not None:
+            place = self._scheduling.place(exchange, decision, features, timeout_s)
+            # Whatever becomes of the stream from here on, its place is given back.
+            exchange.on_end(place.end)
+            node = place.node
+        here = node == self.node_id
+        if not here:
+            self._check_elsewhere(exchange, decision)
+            self._relaying.take(exchange)
+        elsewhere = None if here else node
+        admitted, stepped = self._admitting.admit_stream(exchange, version, timeout_s, elsewhere)
+        wait_s = admitted.wait_s
+        if admitted.model is not version:
+            # Something else answers: it waits for no node, and none is measured by it.
+            if place is not None:
+                place.end(Cancelled("the stream was not let in"))
+            self._relaying.streams.discard(exchange)
+            return self._begin_here(exchange, admitted.model, timeout_s, wait_s, stepped)
+        counted = self._counting.watch_stream(exchange, version, wait_s)
+        if counted is not None:
+            stepped = functools.partial(_both, stepped, counted)
+        if place is not None:
+            stepped = functools.partial(_both, stepped, place.stepped)
+            # At once, so that the choice for the next request knows of it.
+            if node is not None:
+                place.begin(wait_s)
+        if here:
+            return self._begin_here(exchange, version, timeout_s, wait_s, stepped)
+        return self._begin_elsewhere(exchange, decision, version, place, timeout_s, wait_s, stepped)
+
+    def _check_elsewhere(self, exchange: Exchange, decision: Decision) -> None:
+        """One hop, and no second one: another node's stream that is not for this one goes back."""
+        if exchange.connection.peer.role is Role.NODE:
+            node = decision.nodes[0].node
+            raise Unavailable(
+                f"{decision.model}@{decision.version} is for node {node} to answer; ask that one"
+            )
+
+    def _begin_elsewhere(
+        self,
+        exchange: Exchange,
+        decision: Decision,
+        version: ModelVersion,
+        place: Place | None,
+        timeout_s: float,
+        wait_s: float,
+        stepped: Callable[[], None],
+    ) -> Coroutine[Any, Any, None]:
+        """Have another node run it, and pass its steps on; the next one where it does not begin."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+
+        async def ask(asked: Message, node: str, first_s: float) -> None:
+            await self._relaying.ask(exchange, asked, node, first_s, deadline, stepped)
+
+        def here(left_s: float) -> Coroutine[Any, Any, None] | None:
+            self._relaying.streams.discard(exchange)
+            return self._begin_here(exchange, version, left_s, 0.0, stepped)
+
+        if place is None:
+            return self._routed.forward(exchange, decision, ask, timeout_s, wait_s)
+        return self._routed.forward_placed(exchange, decision, place, ask, here, wait_s)
+
+    def _begin_here(
+        self,
+        exchange: Exchange,
+        model: ModelVersion,
+        timeout_s: float,
+        wait_s: float = 0.0,
+        stepped: Callable[[], None] = _nothing,
+    ) -> Coroutine[Any, Any, None] | None:
         info = self.shelf.info(model.digest)
         if info is None or wait_s:
             return self._begin_later(exchange, model, timeout_s, wait_s, stepped)
@@ -104,13 +207,6 @@ class StreamedInference:
         info = await self.shelf.ensure_within(model, timeout_s - wait_s)
         left_s = timeout_s - (asyncio.get_running_loop().time() - began_s)
         self._begin(exchange, model, info, left_s, stepped)
-
-    def _resolved(self, exchange: Exchange, timeout_s: float) -> tuple[ModelVersion, float]:
-        payload = exchange.message.payload
-        model = self._routing.here(exchange)
-        if "timeout_ms" in payload:
-            timeout_s = min(timeout_s, integer(payload, "timeout_ms") / 1000)
-        return model, timeout_s
 
     def _begin(
         self,

@@ -105,6 +105,33 @@ def test_parts_come_in_order_and_then_the_end(client, node, recorder, transport)
     asyncio.run(main())
 
 
+def test_who_passes_parts_on_takes_them_and_says_itself_how_many_more(client, node, recorder):
+    async def main():
+        handler = recorder()
+        near, far = await memory_pair(client, node, acceptor_handler=handler)
+        parts = near.stream(ask(credit=2), timeout_s=30)
+        counter = Counter(await handler.exchanges.get())
+        assert await parts.arrived()
+        assert await parts.arrived()  # it is left where it is
+        await settle()
+        assert [parts.take().payload["number"] for _ in range(2)] == [1, 2]
+        await settle()
+        assert counter.made == 2
+        parts.allow(3)
+        await settle()
+        assert (counter.made, counter.exchange.parts_allowed) == (5, 0)
+        far.abort()
+        await settle()
+        assert [(await parts.arrived(), parts.take().payload["number"])[1] for _ in range(3)] == [3, 4, 5]
+        assert not await parts.arrived()
+        parts.allow(1)
+        with pytest.raises(errors.OutcomeUnknown):
+            await anext(parts)
+        parts.close()
+
+    asyncio.run(main())
+
+
 def test_a_slow_user_holds_up_its_own_producer_and_nobody_else(client, node, recorder):
     async def main():
         handler = recorder()

@@ -186,6 +186,31 @@ def test_a_node_that_fails_is_left_for_the_others_until_there_are_none() -> None
     assert shell.place().node == "n1"
 
 
+def test_a_stream_holds_its_place_to_its_end_and_is_measured_by_its_first_step() -> None:
+    shell = Shell("least_loaded")
+    account = shell.scheduling._strategies.account
+    ends = (None, Cancelled("its reader left"), DeadlineExceeded("it was over"), Unavailable("it was lost"))
+    for number, error in enumerate(ends, 1):
+        place = shell.place("n2")
+        for _ in range(3):
+            shell.clock.now += 0.5
+            place.stepped()
+        shell.clock.now += 3600.0
+        assert shell.in_flight()["n2"] == 1
+        place.end(error)
+        assert shell.in_flight()["n2"] == 0
+        assert account.service_s("n2", "digits", 1.0) == pytest.approx(0.5)
+        known = account.node("n2")
+        assert known is not None
+        # Only one that was lost says anything against the node.
+        assert known.failures == (error is ends[-1]), number
+    # Without a first step it is as for any request: it takes at least so long.
+    place = shell.place("n3", timeout_s=2.0)
+    shell.clock.now += 2.0
+    place.end(Cancelled("no step came in time"))
+    assert account.service_s("n3", "digits", 1.0) > 1.0
+
+
 def test_requests_wait_for_a_free_place_in_the_order_of_their_priorities() -> None:
     async def scenario() -> None:
         shell = Shell("priority_queue")

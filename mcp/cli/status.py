@@ -62,6 +62,14 @@ def trouble_of(cluster: ClusterStatus) -> McpError | None:
     total = len(cluster.voters) or len(cluster.nodes)
     told = f"{len(cluster.reachable)} of {total} nodes answered"
     reasons = "".join(f"; {reason}" for reason in reasons_of(cluster))
+    answered = {node.node for node in cluster.reachable}
+    missing = [voter for voter in cluster.voters if voter not in answered]
+    if cluster.term == 0 and missing:
+        advice = (
+            "and none has ever known a leader: a new cluster begins once all its voters run at the same time"
+        )
+        start = f"start {', '.join(missing)}, or check --connect and the cluster key"
+        return NoLeader(f"{told}, {advice}; {start}{reasons}")
     if not cluster.has_quorum:
         advice = "no majority: start the others, or check --connect and the cluster key"
         return Unavailable(f"{told}, {advice}{reasons}")

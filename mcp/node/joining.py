@@ -28,6 +28,8 @@ LOOK_S = 0.5
 """So often a node looks at what it is in the cluster."""
 LEADERLESS_LOOKS_MIN = 2
 """An election takes less; then the one who leads may be one that this node does not know."""
+UNBEGUN_LOOKS_MIN = 10
+"""Machines that are started one after the other are given so long before somebody is told to be missing."""
 ASK_TIMEOUT_S = 5.0
 """So long it waits to be taken in or promoted, before it asks again."""
 
@@ -70,6 +72,8 @@ class Joining:
         """How many looks in a row found nobody who leads."""
         self._refused = 0
         """How often in a row whoever was asked did not take this node in."""
+        self._missing: list[str] = []
+        """The voters without whom the cluster does not begin, as they were last told of."""
 
     async def run(self) -> None:
         """Look every ``LOOK_S``, for ever."""
@@ -99,8 +103,10 @@ class Joining:
         self._roster.outside = status.standing is Standing.OUTSIDER
         self._roster.removed = self._roster.outside and not self._newcomer
         if before is not self.standing:
-            _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
+            self._tell_standing()
         self._leaderless = 0 if status.leader is not None else self._leaderless + 1
+        if status.term == 0 and self._leaderless >= UNBEGUN_LOOKS_MIN:
+            self._tell_missing(status.voters)
         if status.leader is None and not self._links.up():
             await self._reach_out()
         elif self._leaderless >= LEADERLESS_LOOKS_MIN:
@@ -112,6 +118,33 @@ class Joining:
         if self.standing is Standing.OBSERVER and not self._config.observer:
             await self._roster.change(Promote(self._config.node_id, self.journal), ASK_TIMEOUT_S)
             self.problem = None
+
+    def _tell_standing(self) -> None:
+        node = self._config.node_id
+        if self._roster.removed:
+            _log.warning(
+                "node %s was removed and is no member of the cluster: stop it; to take it in again, empty "
+                "its data directory and start it with --join",
+                node,
+            )
+        elif self._roster.outside:
+            _log.info("node %s is no member of the cluster yet, and asks to be taken in", node)
+        else:
+            article = "an" if self.standing is Standing.OBSERVER else "a"
+            _log.info("node %s is %s %s of the cluster", node, article, self.standing)
+
+    def _tell_missing(self, voters: Sequence[str]) -> None:
+        """Say for whom a cluster waits that never had a leader; nothing else would show why nobody leads."""
+        up = self._links.up()
+        missing = [voter for voter in voters if voter != self._config.node_id and voter not in up]
+        if missing and missing != self._missing:
+            _log.warning(
+                "node %s waits for %s: a new cluster elects its first leader once all its voters run at the "
+                "same time; start them, and check that each is reached at its address in --peers",
+                self._config.node_id,
+                ", ".join(missing),
+            )
+        self._missing = missing
 
     def _is_replaced(self) -> bool:
         """Whether by this node's own log another server is the member of its name.
@@ -199,9 +232,3 @@ class Joining:
         if self.problem is None or self.problem.message != error.message:
             _log.warning("node %s waits to join: %s: %s", self._config.node_id, error.code, error)
         self.problem = error
-
-
-def _article(standing: Standing) -> str:
-    return {Standing.OUTSIDER: "no member"}.get(
-        standing, f"{'an' if standing == 'observer' else 'a'} {standing}"
-    )

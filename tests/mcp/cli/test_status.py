@@ -58,6 +58,18 @@ LEADER, FOLLOWER = node("n1", role="leader"), node("n2")
             *("NO_LEADER", ("3 of 3 nodes answered", "n2: knows no leader")),
         ),
         (
+            [node(name, leader=None, term=0) for name in ("n1", "n2")],
+            *("NO_LEADER", ("2 of 3", "once all its voters run at the same time; start n3")),
+        ),
+        (
+            [node("n1", leader=None, term=0), silent("n2"), silent("n3")],
+            *("NO_LEADER", ("1 of 3", "start n2, n3", "n2: UNAVAILABLE: nobody listens there")),
+        ),
+        (
+            [node(name, leader=None, term=0) for name in ("n1", "n2", "n3")],
+            *("NO_LEADER", ("3 of 3 nodes answered", "an election is under way")),
+        ),
+        (
             [silent("n1"), silent("n2", AuthenticationFailed("no"))],
             "UNAVAILABLE",
             ("n2: AUTHENTICATION_FAILED",),

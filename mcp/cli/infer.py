@@ -17,9 +17,9 @@ from mcp.cli.inputs import INPUT_FORMS, Request, Sources, header_of, request_fro
 from mcp.cli.options import FILE, Command, json_option, option, together
 from mcp.cli.output import duration, print_json, print_parts, table
 from mcp.client.client import Client
-from mcp.client.results import Inference, InferenceRecord, Step
+from mcp.client.results import Inference, InferenceRecord, ModelStatus, Step
 from mcp.clock import SystemClock
-from mcp.errors import InvalidArgument
+from mcp.errors import InvalidArgument, ModelNotFound, Unsupported
 from mcp.wire.tensors import dtype_name
 
 VALUES_SHOWN_CHARS = 60
@@ -59,12 +59,31 @@ async def with_types(client: Client, request: Request) -> Request:
     """Give bare numbers the element types that the model declares, which the cluster is asked for."""
     if not request.untyped:
         return request
-    name, _, version = request.model.partition("@")
-    for known in await client.models():
-        if (known.name == name or name in known.aliases) and version in ("", known.version):
-            declared = known.inputs or ()
-            return typed(request, {str(spec.get("name")): str(spec.get("dtype")) for spec in declared})
-    return typed(request, {})
+    return typed(request, await _declared_types(client, request.model))
+
+
+async def _declared_types(client: Client, hint: str) -> dict[str, str]:
+    """The element types of the inputs of whatever ``hint`` stands for, by input name.
+
+    A family, a task or tags may stand for several models: there only what all of them declare counts.
+    """
+    try:
+        return _types(await client.model(hint))
+    except (ModelNotFound, Unsupported):
+        wanted = set(hint.split(","))
+        several = [
+            _types(model)
+            for model in await client.models()
+            # The name and the aliases are for a node of an earlier version, which tells of no single one.
+            if hint in (model.name, *model.aliases, model.family, model.task)
+            or wanted <= set(model.tags or ())
+        ]
+    alike = set.intersection(*(set(types.items()) for types in several)) if several else set()
+    return dict(alike)
+
+
+def _types(model: ModelStatus) -> dict[str, str]:
+    return {str(spec.get("name")): str(spec.get("dtype")) for spec in model.inputs or ()}
 
 
 @click.command(

@@ -25,6 +25,10 @@ OUTPUT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errn
 """What writing to a full or broken standard output gives; such an error names no file."""
 
 
+MISSPELT: Final = 0.75
+"""How like one of the two options an unknown one has to be for it to be meant (difflib's ratio)."""
+
+
 class Entry(NamedTuple):
     """A subcommand that is not imported yet: where it lives and what the list of commands says of it."""
 
@@ -81,6 +85,19 @@ ALIASES: Final = {"routes": "route"}
 
 class LazyCommands(click.Group):
     """A group whose commands are imported only when one of them is run or explained."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Say where options are written; Click would only name the two that may come before a command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if difflib.get_close_matches(error.option_name, ("--version", "--help"), cutoff=MISSPELT):
+                raise
+            raise click.UsageError(
+                f"there is no option {error.option_name!r} before the command: write a command's options "
+                "behind it, as in 'mcpctl status --json'",
+                ctx,
+            ) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return every command's name, in the order of the help."""

@@ -62,6 +62,13 @@ def trouble_of(cluster: ClusterStatus) -> McpError | None:
     total = len(cluster.voters) or len(cluster.nodes)
     told = f"{len(cluster.reachable)} of {total} nodes answered"
     reasons = "".join(f"; {reason}" for reason in reasons_of(cluster))
+    missing = missing_voters(cluster)
+    if cluster.term == 0 and missing:
+        advice = (
+            "and none has ever known a leader: a new cluster begins once all its voters run at the same time"
+        )
+        start = f"start {', '.join(missing)}, or check --connect and the cluster key"
+        return NoLeader(f"{told}, {advice}; {start}{reasons}")
     if not cluster.has_quorum:
         advice = "no majority: start the others, or check --connect and the cluster key"
         return Unavailable(f"{told}, {advice}{reasons}")
@@ -69,6 +76,17 @@ def trouble_of(cluster: ClusterStatus) -> McpError | None:
         advice = "and none of them leads: an election is under way, or they do not reach one another"
         return NoLeader(f"{told}, {advice}{reasons}")
     return Unavailable(f"{told}, and only {len(cluster.sound)} can take part, no majority{reasons}")
+
+
+def missing_voters(cluster: ClusterStatus) -> list[str]:
+    """Return the voters that neither answered nor have a link to a node that did.
+
+    Before there is a leader only the addresses that were given are known, and the nodes know more.
+    """
+    seen = {node.node for node in cluster.reachable}
+    for node in cluster.reachable:
+        seen |= {peer for peer, link in node.peers.items() if link.connected}
+    return [voter for voter in cluster.voters if voter not in seen]
 
 
 def reasons_of(cluster: ClusterStatus) -> Iterator[str]:

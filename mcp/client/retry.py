@@ -37,6 +37,7 @@ from mcp.errors import (
     OutcomeUnknown,
     ProtocolError,
     RemoteError,
+    ResourceExhausted,
     TooLarge,
     Unavailable,
     VersionConflict,
@@ -95,6 +96,21 @@ def elsewhere_at_once(error: McpError) -> bool:
     if isinstance(error, ModelNotReady | OutcomeUnknown | DeadlineExceeded | Cancelled):
         return True
     return isinstance(error, Unavailable) and not isinstance(error, NoLeader)
+
+
+_OF_ONE_NODE = frozenset({"model_rate", "concurrency", "node", "deadline"})
+"""What one node has counted. Around a client's limit, and the cluster's, there is no way by other nodes."""
+
+
+def of_one_node(error: McpError) -> bool:
+    """Whether ``error`` refuses by a limit that each node has for itself."""
+    return isinstance(error, ResourceExhausted) and error.details.get("reason") in _OF_ONE_NODE
+
+
+def _asked_s(error: McpError) -> float | None:
+    """After how many seconds the node wants to be asked again, if it says so."""
+    asked_s = error.details.get("retry_after_s")
+    return float(asked_s) if isinstance(asked_s, int | float) and asked_s > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +222,12 @@ class Attempts:
         if self._adds_load(error) and not self._budget.withdraw():
             raise self._verdict(error)
         delay_s = self._next_delay(error, others)
-        if now + delay_s >= self.deadline:
-            raise self.out_of_time()
-        return delay_s
+        if now + delay_s < self.deadline:
+            return delay_s
+        if others and self.kind is CallKind.INFER and of_one_node(error):
+            # There is no time to come back to this node, and another one counts by itself.
+            return 0.0
+        raise self.out_of_time(_asked_s(error))
 
     def ended(self, reason: McpError, failure: McpError) -> McpError:
         """The error for a call that ends for a ``reason`` of the client's own, after a ``failure``."""
@@ -231,10 +250,7 @@ class Attempts:
             return 0.0
         delay_s = self._delay_s * (0.5 + 0.5 * self._random.random())
         self._delay_s = min(self._limits.delay_max_s, self._delay_s * 2)
-        asked_s = error.details.get("retry_after_s")
-        if isinstance(asked_s, int | float) and asked_s > 0:
-            return max(delay_s, float(asked_s))
-        return delay_s
+        return max(delay_s, _asked_s(error) or 0.0)
 
     def _verdict(self, error: McpError) -> McpError:
         settled = decided_by_log(error) or isinstance(error, _SETTLES)
@@ -242,8 +258,11 @@ class Attempts:
             return self._unknown(f"then: {error.code}: {error.message}")
         return error
 
-    def out_of_time(self) -> McpError:
-        """The error for a call whose deadline has passed."""
+    def out_of_time(self, come_back_s: float | None = None) -> McpError:
+        """The error for a call whose deadline has passed.
+
+        Or will have passed in ``come_back_s`` seconds, when a node has said to come back: nobody waits then.
+        """
         last = self.last_error
         story = f"; the last attempt: {last.code}: {last.message.rstrip('.')}" if last else ""
         if self.in_doubt:
@@ -253,6 +272,13 @@ class Attempts:
             details["last_code"] = last.code
             if "retry_after_s" in last.details:
                 details["retry_after_s"] = last.details["retry_after_s"]
+        if come_back_s is not None:
+            return DeadlineExceeded(
+                f"the call is given {self._timeout_s:g} s, and there is no use in coming back before "
+                f"{come_back_s:.3g} s{story}. Nothing was changed. Call again then, or allow more time "
+                "(--timeout, timeout_s).",
+                details=details,
+            )
         return DeadlineExceeded(
             f"no answer within {self._timeout_s:g} s{story}. Nothing was changed."
             " See which nodes answer (mcpctl status, or Client.status), or allow more time (--timeout,"

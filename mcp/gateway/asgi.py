@@ -123,7 +123,7 @@ def failure_reply(told: Failure) -> Reply:
 
 def no_path(request: Request, headers: Mapping[str, str]) -> Reply:
     """There is no such path; ``headers`` are told beside."""
-    message = f"no such path: {request.method} {request.url.path:.200}; the routes are in docs/gateway.md"
+    message = f"no such path: {request.method} {request.url.path:.200}; see GET /openapi.json"
     return json_reply({"error": message}, 404, {ERROR_CODE: "NOT_FOUND", **headers})
 
 

@@ -32,6 +32,8 @@ LEADERLESS_LOOKS_MIN = 2
 """An election takes less; then the one who leads may be one that this node does not know."""
 LEADING_LOOKS = 4
 """So many looks apart whoever leads dials a member that should have dialled it, and did not."""
+UNBEGUN_LOOKS_MIN = 10
+"""Machines that are started one after the other are given so long before somebody is told to be missing."""
 ASK_TIMEOUT_S = 5.0
 """So long it waits to be taken in or promoted, before it asks again."""
 
@@ -78,6 +80,8 @@ class Joining:
         """And how many, that this node does."""
         self._refused = 0
         """How often in a row whoever was asked did not take this node in."""
+        self._missing: list[str] = []
+        """The voters without whom the cluster does not begin, as they were last told of."""
 
     async def run(self) -> None:
         """Look every ``LOOK_S``, for ever."""
@@ -107,9 +111,11 @@ class Joining:
         self._roster.outside = status.standing is Standing.OUTSIDER
         self._roster.removed = self._roster.outside and not self._newcomer
         if before is not self.standing:
-            _log.info("node %s is %s of the cluster", self._config.node_id, _article(self.standing))
+            self._tell_standing()
         self._leaderless = 0 if status.leader is not None else self._leaderless + 1
         self._leading = self._leading + 1 if status.leader == self._config.node_id else 0
+        if status.term == 0 and self._leaderless >= UNBEGUN_LOOKS_MIN:
+            self._tell_missing(status.voters)
         if status.leader is None and not self._links.up():
             await self._reach_out(0)
         elif self._leading and self._leading % LEADING_LOOKS == 0:
@@ -126,6 +132,33 @@ class Joining:
             self.problem = None
         if self.moved and status.leader is not None:
             await self._tell_where()
+
+    def _tell_standing(self) -> None:
+        node = self._config.node_id
+        if self._roster.removed:
+            _log.warning(
+                "node %s was removed and is no member of the cluster: stop it; to take it in again, empty "
+                "its data directory and start it with --join",
+                node,
+            )
+        elif self._roster.outside:
+            _log.info("node %s is no member of the cluster yet, and asks to be taken in", node)
+        else:
+            article = "an" if self.standing is Standing.OBSERVER else "a"
+            _log.info("node %s is %s %s of the cluster", node, article, self.standing)
+
+    def _tell_missing(self, voters: Sequence[str]) -> None:
+        """Say for whom a cluster waits that never had a leader; nothing else would show why nobody leads."""
+        up = self._links.up()
+        missing = [voter for voter in voters if voter != self._config.node_id and voter not in up]
+        if missing and missing != self._missing:
+            _log.warning(
+                "node %s waits for %s: a new cluster elects its first leader once all its voters run at the "
+                "same time; start them, and check that each is reached at its address in --peers",
+                self._config.node_id,
+                ", ".join(missing),
+            )
+        self._missing = missing
 
     def _is_replaced(self) -> bool:
         """Whether by this node's own log another server is the member of its name.
@@ -238,9 +271,3 @@ class Joining:
         if self.problem is None or self.problem.message != error.message:
             _log.warning("node %s waits to join: %s: %s", self._config.node_id, error.code, error)
         self.problem = error
-
-
-def _article(standing: Standing) -> str:
-    return {Standing.OUTSIDER: "no member"}.get(
-        standing, f"{'an' if standing == 'observer' else 'a'} {standing}"
-    )

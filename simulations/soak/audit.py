@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mcp.client.client import Client
 from mcp.clock import Clock, new_id
-from mcp.errors import McpError
+from mcp.errors import Busy, McpError
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.wire.handshake import Identity, Role
@@ -91,20 +91,29 @@ async def read_each(supervisor: Supervisor, clock: Clock, record: Record, findin
     """Ask every node by itself for its whole state's digest, every key and every record."""
     promised = list(acknowledged(record))
     async with own_connections(supervisor, clock) as nodes:
-        await _compare_digests(nodes, clock, findings)
+        await compare_digests(nodes, clock, findings)
         for node in nodes:
             await node.compare(findings, promised)
 
 
-async def _compare_digests(nodes: Sequence[OwnAnswers], clock: Clock, findings: Findings) -> None:
+async def compare_digests(nodes: Sequence[OwnAnswers], clock: Clock, findings: Findings) -> None:
+    """Wait until all nodes tell the same log position with the same digest, and note what they told last."""
     deadline = clock.monotonic() + EQUAL_WITHIN_S
     while True:
-        found = [await node.position() for node in nodes]
+        late = clock.monotonic() > deadline
+        try:
+            found = [await node.position() for node in nodes]
+        except Busy:
+            # A node that has just told a digest rests before it computes another, and is asked again.
+            if late:
+                raise
+            await asyncio.sleep(POLL_S)
+            continue
         findings.positions = {node.node: index for node, (index, _) in zip(nodes, found, strict=True)}
         if len(set(found)) == 1:
             findings.digest = found[0][1]
             return
-        if clock.monotonic() > deadline:
+        if late:
             told = ", ".join(
                 f"{node.node} at {at}: {text[:12]}" for node, (at, text) in zip(nodes, found, strict=True)
             )

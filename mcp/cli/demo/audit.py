@@ -11,6 +11,7 @@ from typing import Any, Final
 from mcp.cli.demo.cluster import LocalCluster
 from mcp.cli.demo.workload import Request, Write
 from mcp.clock import Clock, new_id
+from mcp.errors import Busy
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.wire.handshake import Identity, Role
@@ -62,9 +63,16 @@ async def quiet_states(nodes: Sequence[NodeAudit], clock: Clock) -> list[NodeSta
     """
     deadline = clock.monotonic() + QUIET_TIMEOUT_S
     while True:
-        states = [await node.state() for node in nodes]
-        if common_digest(states) is not None or clock.monotonic() > deadline:
-            return states
+        late = clock.monotonic() > deadline
+        try:
+            states = [await node.state() for node in nodes]
+        except Busy:
+            # A node that has just told a digest rests before it computes another, and is asked again.
+            if late:
+                raise
+        else:
+            if late or common_digest(states) is not None:
+                return states
         await asyncio.sleep(QUIET_POLL_S)
 
 

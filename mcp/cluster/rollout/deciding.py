@@ -75,7 +75,7 @@ def decide(plan: Plan, step: int, since_s: float, now: float, new: Figures, old:
     slow = 0 if limit_s is None else new.latencies.above(limit_s)
     answered = new.latencies.count
     told_slow = f"{slow} of {answered} took longer than {_ms(limit_s or 0.0)}, which 1 of 100 may"
-    told_failed = f"{new.failures} of {new.requests} requests failed, and {plan.max_error:.3g} of them may"
+    told_failed = f"{new.failures} of {new.requests} requests failed, and {plan.max_error * 100:.3g} % may"
     if is_certain(new.failures, new.requests, plan.max_error):
         return Verdict(Action.ROLL_BACK, told_failed)
     if answered >= plan.min_requests and is_certain(slow, answered, 1 - QUANTILE):

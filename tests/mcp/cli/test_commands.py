@@ -296,6 +296,20 @@ def test_whole_numbers_in_json_become_what_the_model_takes(
     assert len(answer["outputs"]["label"]) == 1
 
 
+def test_whole_numbers_become_what_the_version_or_the_family_takes_too(
+    run: Run, as_json: Callable[..., Any], tmp_path: Path
+) -> None:
+    described = ("--family", "figures", "--task", "reading", "--tag", "small", "--tag", "grey")
+    for version, *options in [("1",), ("2", "--no-activate")]:
+        assert run("deploy", "figures-model", str(MODEL), "--version", version, *described, *options)[0] == 0
+    (tmp_path / "scan.json").write_text(json.dumps({"image": [[0] * 64]}))
+    hints = ("figures-model@2", "figures-model:2", "figures", "reading", "small,grey")
+    for hint in hints:
+        answer = as_json("infer", hint, "--json-input", str(tmp_path / "scan.json"))
+        assert answer["version"] == ("2" if hint.endswith("2") else "1")
+    run("undeploy", "figures-model")
+
+
 @pytest.mark.usefixtures("digits")
 @pytest.mark.parametrize(
     ("arguments", "status", "code"),

@@ -91,6 +91,18 @@ def test_a_failure_is_an_object_too_for_who_asked_for_json(run: Run, arguments: 
     assert err == f"mcpctl: INVALID_ARGUMENT: {error['message']}\n"
 
 
+@pytest.mark.parametrize("arguments", [("--json", "get", "k"), ("--connect", "h:1", "status"), ("--json",)])
+def test_an_option_before_the_command_is_told_where_it_goes(run: Run, arguments: tuple[str, ...]) -> None:
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert f"no option '{arguments[0]}' before the command: write a command's options behind it" in err
+    assert "--version" not in err
+
+
+def test_a_misspelt_option_of_mcpctl_itself_is_told_as_such(run: Run) -> None:
+    assert "Did you mean '--version'?" in run("--verison")[2]
+
+
 def test_json_may_be_asked_for_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCP_JSON", "yes")
     assert json.loads(run("get")[1])["error"]["code"] == "INVALID_ARGUMENT"

@@ -15,7 +15,7 @@ from mcp.cli.nodes import _row
 from mcp.cli.output import console, fitting, narrower
 from mcp.cli.replaced import replacing_told
 from mcp.cli.status import cluster_json, cluster_parts, nodes_table, problems_told, trouble_of
-from mcp.client.results import ClusterStatus, ModelStatus, NodeStatus, cluster_status
+from mcp.client.results import ClusterStatus, ModelStatus, NodeStatus, PeerStatus, cluster_status
 from mcp.client.views import SeenNode
 from mcp.errors import AuthenticationFailed, McpError, ModelInvalid, Unavailable, VersionMismatch
 
@@ -56,6 +56,29 @@ LEADER, FOLLOWER = node("n1", role="leader"), node("n2")
         (
             [node(name, leader=None, role="candidate") for name in ("n1", "n2", "n3")],
             *("NO_LEADER", ("3 of 3 nodes answered", "n2: knows no leader")),
+        ),
+        (
+            [node(name, leader=None, term=0) for name in ("n1", "n2")],
+            *("NO_LEADER", ("2 of 3", "once all its voters run at the same time; start n3")),
+        ),
+        (
+            [node("n1", leader=None, term=0), silent("n2"), silent("n3")],
+            *("NO_LEADER", ("1 of 3", "start n2, n3", "n2: UNAVAILABLE: nobody listens there")),
+        ),
+        (
+            [
+                node(
+                    "n1",
+                    leader=None,
+                    term=0,
+                    peers={"n2": PeerStatus(True, None), "n3": PeerStatus(False, None)},
+                )
+            ],
+            *("NO_LEADER", ("1 of 3", "start n3, or check")),
+        ),
+        (
+            [node(name, leader=None, term=0) for name in ("n1", "n2", "n3")],
+            *("NO_LEADER", ("3 of 3 nodes answered", "an election is under way")),
         ),
         (
             [silent("n1"), silent("n2", AuthenticationFailed("no"))],

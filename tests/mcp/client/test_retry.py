@@ -172,6 +172,32 @@ def test_out_of_time_hands_on_when_to_come_back() -> None:
     assert "retry_after_s" not in call.out_of_time().details
 
 
+def refused(reason: str) -> e.McpError:
+    return e.ResourceExhausted("rate", details={"retry_after_s": 5.0, "reason": reason})
+
+
+@pytest.mark.parametrize("reason", ["model_rate", "concurrency", "node", "deadline"])
+def test_what_one_node_has_counted_is_asked_of_another_where_there_is_no_time_to_come_back(
+    reason: str,
+) -> None:
+    call = attempts(INFER, 1.0)
+    assert call.failed(refused(reason), 100.0, others=True) == 0.0
+    with pytest.raises(
+        e.DeadlineExceeded, match=r"no use in coming back before 5 s.*RESOURCE_EXHAUSTED: rate"
+    ):
+        call.failed(refused(reason), 100.0, others=False)
+    assert attempts(INFER, 10.0).failed(refused(reason), 100.0, others=True) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(INFER, "client_rate"), (INFER, "cluster_rate"), (COMMAND, "model_rate")]
+)
+def test_who_asks_too_much_has_no_way_around_it(kind: CallKind, reason: str) -> None:
+    with pytest.raises(e.DeadlineExceeded) as final:
+        attempts(kind, 1.0).failed(refused(reason), 100.0, others=True)
+    assert "no answer within" not in str(final.value)
+
+
 def test_the_end_of_a_client_does_not_hide_a_doubt() -> None:
     reason = e.Unavailable("closed")
     assert attempts(COMMAND).ended(reason, e.NoLeader("none")) is reason

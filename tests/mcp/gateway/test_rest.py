@@ -155,6 +155,7 @@ def test_every_mistake_has_its_status_and_one_form(tmp_path: Path) -> None:
                 answer = await gateway.post(path, body, headers)
                 assert (answer.status, answer.headers["mcp-error-code"]) == (status, code), (path, answer)
                 assert list(answer.value) == ["error"]
+                assert ("GET /openapi.json" in answer.error) == (path == "/v2/nope")
                 assert "retry-after" not in answer.headers
             assert (await gateway.get("/v2/models/nope/ready")).status == 404
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -118,6 +119,55 @@ def test_an_observer_serves_and_votes_only_when_it_is_promoted(tmp_path: Path) -
             await agreed(cluster, "n1", "n2")
 
     run(scenario)
+
+
+def test_a_cluster_that_waits_for_a_voter_to_begin_says_for_whom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp.node.joining.LOOK_S", 0.02)
+
+    def told() -> list[str]:
+        said = [record.getMessage() for record in caplog.records]
+        return [
+            line for line in said if "waits for" in line and "all its voters run at the same time" in line
+        ]
+
+    async def scenario() -> None:
+        cluster = InProcessCluster(tmp_path)
+        try:
+            await cluster.start("n1")
+            await until(lambda: any("node n1 waits for n2, n3:" in line for line in told()))
+            await cluster.start("n2")
+            await until(lambda: any("node n1 waits for n3:" in line for line in told()))
+            await until(lambda: any("node n2 waits for n3:" in line for line in told()))
+            assert len(told()) == len(set(told())), "each is told once"
+            await cluster.start("n3")
+            await cluster.elected()
+        finally:
+            for name in list(cluster.running):
+                await cluster.stop(name)
+
+    with caplog.at_level(logging.WARNING, "mcp.node"):
+        run(scenario)
+
+
+def test_a_node_says_in_its_log_what_it_is_and_what_to_do_when_it_is_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path, 1) as cluster, cluster.client() as client:
+            await cluster.join("n2", "n1")
+            await agreed(cluster, "n1", "n2")
+            await until(lambda: "node n2 is a voter of the cluster" in caplog.text)
+            await client.remove("n2", timeout_s=20)
+            await until(lambda: "node n2 was removed and is no member" in caplog.text)
+
+    with caplog.at_level(logging.INFO, "mcp.node"):
+        run(scenario)
+    assert "node n2 is no member of the cluster yet, and asks to be taken in" in caplog.text
+    out = next(record for record in caplog.records if "was removed" in record.getMessage())
+    assert out.levelno == logging.WARNING
+    assert "empty its data directory and start it with --join" in out.getMessage()
 
 
 def test_a_removed_leader_says_so_and_answers_nothing_that_may_be_old(tmp_path: Path) -> None:

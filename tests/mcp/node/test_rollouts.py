@@ -109,7 +109,7 @@ def test_a_version_that_fails_is_rolled_back_by_itself_before_much_has_hit_it(tm
             traffic = Traffic(client)
             ended = await traffic.run(lambda rollout: not rollout.going)
             assert (ended.state, ended.step) == ("rolled back", 0)
-            assert "requests failed, and 0.01 of them may" in ended.reason
+            assert "requests failed, and 1 % may" in ended.reason
             assert traffic.errors == {"INFERENCE_FAILED": traffic.answers["failed"]}
             hit = traffic.answers["failed"] + traffic.answers["2"]
             assert 0 < hit <= 0.05 * traffic.answers.total(), traffic.answers

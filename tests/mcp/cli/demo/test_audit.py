@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
-from mcp.cli.demo.audit import Findings, NodeAudit, NodeState, common_digest, recorded_label
+from mcp.cli.demo.audit import Findings, NodeAudit, NodeState, common_digest, quiet_states, recorded_label
 from mcp.cli.demo.digits import load_digits
 from mcp.cli.demo.workload import Request, Way, Write
 from mcp.client.client import Client
 from mcp.clock import SystemClock, new_id
+from mcp.errors import Busy
+from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.wire.handshake import Identity, Role
 
@@ -99,6 +103,27 @@ def test_states_are_equal_only_at_one_position_with_one_digest() -> None:
     assert common_digest([state, NodeState("n2", 7, "a"), NodeState("n3", 7, "a")]) == "a"
     assert common_digest([state, NodeState("n2", 7, "b"), NodeState("n3", 7, "a")]) is None
     assert common_digest([state, NodeState("n2", 8, "a"), NodeState("n3", 7, "a")]) is None
+
+
+class RestingNode:
+    """A node behind a connection: it rests from its last digest for the first so many questions."""
+
+    def __init__(self, rests: int) -> None:
+        self.rests = rests
+        self.asked = 0
+
+    async def request(self, *_: Any, **__: Any) -> Any:
+        self.asked += 1
+        if self.asked <= self.rests:
+            raise Busy("a digest of the whole state was asked for a moment ago")
+        return SimpleNamespace(message=SimpleNamespace(payload={"applied_index": 7, "state_digest": "a"}))
+
+
+def test_a_node_that_rests_from_its_last_digest_is_asked_again() -> None:
+    nodes = [RestingNode(0), RestingNode(2)]
+    audits = [NodeAudit(f"n{n}", cast(Connection, node), CLOCK) for n, node in enumerate(nodes)]
+    assert common_digest(asyncio.run(quiet_states(audits, CLOCK))) == "a"
+    assert [node.asked for node in nodes] == [3, 3]
 
 
 def test_a_record_without_an_answer_has_no_label() -> None:

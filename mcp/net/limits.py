@@ -24,6 +24,8 @@ class Limits:
     ``connections_max``: clients' connections of one listener; more are answered BUSY. Nodes have as many
     places of their own, so that clients cannot keep them apart.
     ``handshakes_max``: connections of one listener that are in their handshake; the oldest makes room.
+    ``tls_handshakes_max``: connections of one listener that are in their TLS handshake, which comes
+    before; more are closed at once.
     ``handshake_timeout_s``: from the connection to the end of the handshake.
     ``keepalive_s``: silence after which the peer is asked for a sign of life.
     ``dead_after_s``: silence after which the connection is given up.
@@ -37,6 +39,7 @@ class Limits:
     commands_max: int = 256
     connections_max: int = 1024
     handshakes_max: int = 512
+    tls_handshakes_max: int = 256
     handshake_timeout_s: float = 5.0
     keepalive_s: float = 10.0
     dead_after_s: float = 30.0
@@ -75,4 +78,5 @@ def fitting(files_max: int, listeners: int) -> Limits:
         DEFAULT_LIMITS,
         connections_max=min(DEFAULT_LIMITS.connections_max, room // 2),
         handshakes_max=min(DEFAULT_LIMITS.handshakes_max, room // 4),
+        tls_handshakes_max=min(DEFAULT_LIMITS.tls_handshakes_max, room // 8),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -67,13 +68,26 @@ DEFAULT_LIMITS: Final = Limits()
 FILES_KEPT: Final = 256
 """Of the files that a process may open, so many are not for connections that come."""
 
+FILES_ENOUGH: Final = 65_536
+"""What counts where the system sets no limit to open files."""
+
+_NODES_SHARE: Final = 3, 4
+"""Of the files for connections that come, the share of the nodes' own protocol; the gateway has the rest."""
+
+
+def files_max() -> int:
+    """How many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return FILES_ENOUGH if soft == resource.RLIM_INFINITY else soft
+
 
 def fitting(files_max: int, listeners: int) -> Limits:
     """The limits of each of so many listeners in a process that may have ``files_max`` files open.
 
     Whoever connects must not be able to take what the journal and the other nodes need.
     """
-    room = max(16, (files_max - FILES_KEPT) // max(1, listeners))
+    share, of = _NODES_SHARE
+    room = max(16, (files_max - FILES_KEPT) * share // of // max(1, listeners))
     return replace(
         DEFAULT_LIMITS,
         connections_max=min(DEFAULT_LIMITS.connections_max, room // 2),

@@ -126,7 +126,13 @@ class Listener:
     async def _start_tcp(self) -> None:
         host, port = self._address.host, self._address.port
         if self._ssl is not None:
-            server = TlsServer(self._accept, self._ssl, self._limits, self._refuse)
+            server = TlsServer(
+                self._accept,
+                self._ssl,
+                handshakes_max=self._limits.tls_handshakes_max,
+                timeout_s=self._limits.handshake_timeout_s,
+                refused=self._refuse,
+            )
             port = await server.start(host, port)
             self._server = server
         else:

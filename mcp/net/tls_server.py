@@ -15,7 +15,6 @@ import ssl as tls
 from collections.abc import Callable
 from typing import Final
 
-from mcp.net.limits import Limits
 from mcp.net.link import log
 
 _BACKLOG: Final = 256
@@ -28,19 +27,22 @@ _NO_ROOM_PAUSE_S: Final = 1.0
 class TlsServer:
     """Hands connections that finished the TLS handshake to what ``accept`` makes for each.
 
-    ``refused`` is called for each that did not. Beyond ``limits.tls_handshakes_max`` they are closed at once.
+    ``refused`` is called for each that did not. Beyond ``handshakes_max`` in it they are closed at once.
     """
 
     def __init__(
         self,
         accept: Callable[[], asyncio.BaseProtocol],
         context: tls.SSLContext,
-        limits: Limits,
-        refused: Callable[[], object],
+        *,
+        handshakes_max: int,
+        timeout_s: float,
+        refused: Callable[[], object] = lambda: None,
     ) -> None:
         self._accept = accept
         self._context = context
-        self._limits = limits
+        self._handshakes_max = handshakes_max
+        self._timeout_s = timeout_s
         self._refused = refused
         self._sockets: list[socket.socket] = []
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -63,19 +65,22 @@ class TlsServer:
                 except OSError:
                     continue  # the machine knows the name in a family that it does not speak
                 self._sockets.append(sock)
-                sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind(where)
-                sock.listen(_BACKLOG)
+            self._listen()
         except BaseException:
             self.close()
             raise
         if not self._sockets:
             raise OSError(errno.EAFNOSUPPORT, f"no address of {host} is of a family that this machine speaks")
-        self._resume()
         return int(self._sockets[0].getsockname()[1])
+
+    def serve(self, sock: socket.socket) -> None:
+        """Listen at a socket that is bound, and close it in the end. Raises :class:`OSError`."""
+        self._sockets.append(sock)
+        self._listen()
 
     def close(self) -> None:
         """Accept no more, and end the handshakes that are under way."""
@@ -87,6 +92,16 @@ class TlsServer:
         self._sockets.clear()
         for handshake in self._handshakes:
             handshake.cancel()
+
+    async def wait_closed(self) -> None:
+        """Return once the handshakes have ended that were under way."""
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
+
+    def _listen(self) -> None:
+        for sock in self._sockets:
+            sock.setblocking(False)
+            sock.listen(_BACKLOG)
+        self._resume()
 
     def _resume(self) -> None:
         self._paused = None
@@ -116,7 +131,7 @@ class TlsServer:
         self._paused = asyncio.get_running_loop().call_later(_NO_ROOM_PAUSE_S, self._resume)
 
     def _begin(self, sock: socket.socket) -> None:
-        most = self._limits.tls_handshakes_max
+        most = self._handshakes_max
         if len(self._handshakes) >= most:
             sock.close()
             self._refused()
@@ -142,7 +157,7 @@ class TlsServer:
                 self._accept,
                 sock,
                 ssl=self._context,
-                ssl_handshake_timeout=self._limits.handshake_timeout_s,
+                ssl_handshake_timeout=self._timeout_s,
             )
         except OSError as error:
             self._refused()

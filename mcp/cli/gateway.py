@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp.cli.options import option, together
 from mcp.errors import DependencyMissing
+from mcp.net.limits import files_max
 from mcp.net.tls import client_context, server_context
 from mcp.node import Node, NodeConfig
 from mcp.node.config import is_private
@@ -101,12 +102,15 @@ async def gateway(node: Node, settings: GatewaySettings) -> AsyncIterator[dict[s
 def _servers(
     config: NodeConfig, settings: GatewaySettings, operations: Operations, room: Room, observer: Observer
 ) -> Iterator[tuple[str, HttpServer | GrpcServer]]:
+    from mcp.gateway.limits import connections_fitting  # noqa: PLC0415
+
+    most = connections_fitting(files_max())
     if settings.http is not None:
         from mcp.gateway.application import application  # noqa: PLC0415
         from mcp.gateway.server import HttpServer  # noqa: PLC0415
 
         app = application(operations, room, observer=observer)
-        server = HttpServer(app, settings.http, ssl=_to_listen(config))
+        server = HttpServer(app, settings.http, ssl=_to_listen(config), connections_max=most)
         observer.figures.connections["http"] = lambda: server.connections
         yield "http", server
     if settings.grpc is not None:
@@ -115,7 +119,14 @@ def _servers(
         identity = credentials(config.tls_cert, config.tls_key, config.tls_ca)
         yield (
             "grpc",
-            GrpcServer(operations, settings.grpc, room=room, credentials=identity, observer=observer),
+            GrpcServer(
+                operations,
+                settings.grpc,
+                room=room,
+                credentials=identity,
+                observer=observer,
+                connections_max=most,
+            ),
         )
 
 

@@ -32,11 +32,11 @@ from mcp.cli.options import (
     words,
 )
 from mcp.errors import ConfigInvalid
+from mcp.net.limits import FILES_ENOUGH
 from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
 from mcp.node.collector import collect_rarely
 from mcp.node.config import MEMORY_ARENAS, REPLACE_DEAD_AFTER_S_MAX, REPLACE_DEAD_AFTER_S_MIN
-from mcp.node.node import FILES_ENOUGH
 from mcp.node.surroundings import Surroundings
 from mcp.state.commands import SCHEMA_MAX
 

@@ -6,7 +6,8 @@ decides (sizes of keys and values, forms of names) are left to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import sys
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument
@@ -37,9 +38,14 @@ def timeout(timeout_s: float | None, default_s: float) -> float:
     if timeout_s is None:
         return default_s
     valid = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not valid or not 0 < timeout_s < float("inf"):
-        raise InvalidArgument(f"timeout_s is a number of seconds above 0, not {timeout_s!r:.40}")
+    if not valid or not 0 < timeout_s <= sys.float_info.max:  # an integer may be larger than any float
+        raise InvalidArgument(f"timeout_s is a number of seconds above 0, not {_shown(timeout_s)}")
     return float(timeout_s)
+
+
+def _shown(value: object) -> str:
+    # Python refuses to write down an integer of thousands of digits.
+    return "a larger one" if isinstance(value, int) and abs(value) > sys.float_info.max else f"{value!r:.40}"
 
 
 def text(what: str, value: object) -> str:
@@ -54,6 +60,21 @@ def texts(what: str, values: Sequence[str]) -> list[str]:
     if isinstance(values, str):
         raise InvalidArgument(f"{what} are given as a list of texts, not as the text {values!r:.80}")
     return [text(f"each of {what}", value) for value in values]
+
+
+def items(what: str, values: object) -> list[Any]:
+    """A list, or what can be one; not a text. ``what`` names it in the error."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidArgument(f"{what} are given as a list, not as {type(values).__name__}")
+    return list(values)
+
+
+def mapping(what: str, value: object) -> dict[str, Any]:
+    """A map of what can travel. ``what`` names it in the error."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(f"{what} is given as a dict, not as {type(value).__name__}")
+    found: dict[str, Any] = plain(dict(value))
+    return found
 
 
 def only(what: str, given: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class Artefact:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
             raise InvalidArgument(f"the model file {path} cannot be opened: {error.strerror}") from error
+        except ValueError as error:  # a NUL, or a surrogate: no path of any file
+            raise InvalidArgument(f"{str(path)!r:.80} is no path of a file: {error}; give another") from error
         try:
             hasher, size = hashlib.sha256(), 0
             while chunk := os.pread(descriptor, CHUNK_BYTES_MAX, size):

@@ -212,7 +212,7 @@ def _routed_by(session: str | None, headers: Mapping[str, str] | None, priority:
     if session is not None:
         found["session"] = arguments.text("a session", session)
     if headers is not None:
-        found["headers"] = arguments.plain(dict(headers))
+        found["headers"] = arguments.mapping("the set of headers", headers)
     if priority:
         found["priority"] = arguments.plain(priority)
     return found

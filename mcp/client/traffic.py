@@ -119,7 +119,7 @@ class TrafficCalls(Calls):
         Raises ``InvalidArgument`` with the path of a field that is wrong, and for a host or a destination
         that is not deployed.
         """
-        args = {"routes": [arguments.plain(dict(route)) for route in routes]}
+        args = {"routes": [arguments.mapping("a route", each) for each in arguments.items("routes", routes)]}
         return _version(await self._change("routes.apply", args, expected_version, timeout_s))
 
     async def remove_routes(
@@ -149,7 +149,7 @@ class TrafficCalls(Calls):
 
         Raises ``ConfigInvalid`` with the path of a field that is wrong.
         """
-        args = {"limits": None if limits is None else arguments.plain(dict(limits))}
+        args = {"limits": None if limits is None else arguments.mapping("a set of limits", limits)}
         return _version(await self._change("limits.set", args, expected_version, timeout_s))
 
     async def strategies(self, *, timeout_s: float | None = None) -> Strategies:
@@ -202,7 +202,7 @@ class TrafficCalls(Calls):
         ``VersionConflict`` where the model has a route or a rollout that is going on, ``InvalidArgument``.
         """
         plan = {
-            "steps": list(steps),
+            "steps": arguments.items("steps", steps),
             "max_error": max_error,
             "max_p99_ratio": max_p99_ratio,
             "interval_s": interval_s,
@@ -240,7 +240,7 @@ class TrafficCalls(Calls):
         ``request`` is the payload of an ``INFER_REQUEST``, whose tensors need no data. Raises what the
         request would, with ``details["reasons"]`` up to there.
         """
-        payload = arguments.plain(dict(request))
+        payload = arguments.mapping("a request", request)
         answer = await self._call(
             Request(CallKind.READ, "ROUTE_EXPLAIN", payload, trace_id=trace_id), timeout_s
         )

@@ -23,7 +23,13 @@ from mcp.gateway.failures import Failure, failure
 from mcp.gateway.grpc_details import STATUS_DETAILS, retry_info
 from mcp.gateway.grpc_messages import inference_response, read_inference
 from mcp.gateway.grpc_schema import SERVICE, messages
-from mcp.gateway.limits import BODY_BYTES_MAX, REQUESTS_MAX
+from mcp.gateway.limits import (
+    BODY_BYTES_MAX,
+    CONNECTIONS_MAX,
+    GRPC_IDLE_S,
+    HEAD_TIMEOUT_S,
+    REQUESTS_MAX,
+)
 from mcp.gateway.observer import Observer
 from mcp.gateway.operations import Operations
 from mcp.gateway.room import Room
@@ -72,6 +78,8 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", BODY_BYTES_MAX),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
+    ("grpc.server_handshake_timeout_ms", int(HEAD_TIMEOUT_S * 1000)),
+    ("grpc.max_connection_idle_ms", int(GRPC_IDLE_S * 1000)),
 )
 
 
@@ -104,12 +112,14 @@ class GrpcServer:
         room: Room | None = None,
         credentials: Any = None,
         observer: Observer | None = None,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
         self._address = parse_address(address)
         if self._address.scheme is not Scheme.TCP:
             raise ConfigInvalid(f"gRPC is served at host:port, not at {address!r:.200}")
         self._credentials = credentials
+        self._connections_max = connections_max
         self._service = _Service(operations, room or Room(), observer or Observer())
         self._server: Any = None
         self.address = ""
@@ -117,7 +127,8 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen. Raises :class:`~mcp.errors.ConfigInvalid` where that is not possible."""
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=REQUESTS_MAX)
+        options = (*_OPTIONS, ("grpc.max_allowed_incoming_connections", self._connections_max))
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=REQUESTS_MAX)
         server.add_generic_rpc_handlers((self._service.handler(),))
         where = str(self._address)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mcp.net.limits import FILES_KEPT
 from mcp.wire.frame import FRAME_BYTES_MAX
 
 JSON_BYTES_MAX: Final = 4 * 1024**2
@@ -25,7 +26,13 @@ REQUESTS_MAX: Final = 1024
 """Requests with a body that are under way at the same time."""
 
 CONNECTIONS_MAX: Final = 2048
-"""Open connections; a further one is told that it is too much, and closed."""
+"""Open connections of one port; a further one is told that it is too much, and closed."""
+
+TLS_HANDSHAKES_MAX: Final = 256
+"""Connections of HTTP's port that are in their TLS handshake; a further one is closed."""
+
+GRPC_IDLE_S: Final = 300.0
+"""A connection of gRPC's port without a call for so long is ended."""
 
 HEAD_TIMEOUT_S: Final = 10.0
 """From a connection's or a request's first moment until its headers are here."""
@@ -80,3 +87,11 @@ FRESH_S: Final = 1.0
 
 STATUS_TIMEOUT_S: Final = 0.8
 """How long nodes are waited for when they are asked how they are: probes give up after a second."""
+
+
+def connections_fitting(files_max: int) -> int:
+    """How many connections a port may have in a process that may have ``files_max`` files open.
+
+    Each of the two ports has an eighth of what is for connections; the nodes' own protocol has the rest.
+    """
+    return min(CONNECTIONS_MAX, max(16, (files_max - FILES_KEPT) // 8))

@@ -21,8 +21,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp.errors import ConfigInvalid
-from mcp.gateway.limits import CONNECTIONS_MAX, HEAD_TIMEOUT_S, WRITE_TIMEOUT_S
+from mcp.gateway.limits import CONNECTIONS_MAX, HEAD_TIMEOUT_S, TLS_HANDSHAKES_MAX, WRITE_TIMEOUT_S
 from mcp.net.address import Scheme, parse_address
+from mcp.net.tls_server import TlsServer
 
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
@@ -47,24 +48,26 @@ _OVERDUE: Final = _refusal(
 _FAULT_CHARS_MAX: Final = 200
 _FAULTS: Final = {431: "431 Request Header Fields Too Large", 501: "501 Not Implemented"}
 """What h11 tells of a faulty request beside 400."""
-_REFUSED: Final = _refusal(
-    "429 Too Many Requests",
-    "BUSY",
-    f"connections_max={CONNECTIONS_MAX} are open; come back in a while",
-    "Retry-After: 1",
-)
 
 
 class HttpServer:
     """Serves an ASGI application at ``address`` (``host:port``), with TLS where a context is given."""
 
-    def __init__(self, app: Any, address: str, *, ssl: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        address: str,
+        *,
+        ssl: ssl.SSLContext | None = None,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
         """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
         self._address = parse_address(address)
         if self._address.scheme is not Scheme.TCP:
             raise ConfigInvalid(f"HTTP is served at host:port, not at {address!r:.200}")
         self._app = app
         self._ssl = ssl
+        self._connections_max = connections_max
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self.address = ""
@@ -82,7 +85,7 @@ class HttpServer:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         config = uvicorn.Config(
             self._app,
-            http=_Protocol,
+            http=_protocol(self._connections_max),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -97,7 +100,7 @@ class HttpServer:
         )
         config.load()
         config.ssl = self._ssl
-        self._server = _Server(config)
+        self._server = _Server(config, self._connections_max)
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[listening]))
         begun = asyncio.ensure_future(self._server.begun.wait())
         await asyncio.wait((self._serving, begun), return_when=asyncio.FIRST_COMPLETED)
@@ -140,8 +143,9 @@ class HttpServer:
 class _Server(uvicorn.Server):
     """Tells when it listens, and leaves the process's signals to whoever runs it."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections_max: int) -> None:
         super().__init__(config)
+        self.connections_max = connections_max
         self.begun = asyncio.Event()
 
     @contextlib.contextmanager
@@ -149,13 +153,36 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        if self.config.ssl is None:
+            await super().startup(sockets=sockets)
+        else:  # uvicorn has no bound for how many TLS handshakes are under way, and gives each a minute
+            await super().startup(sockets=[])
+            self._serve_tls(self.config.ssl, sockets or [])
         self.begun.set()
+
+    def _serve_tls(self, context: ssl.SSLContext, sockets: list[socket.socket]) -> None:
+        def connection() -> asyncio.Protocol:
+            make: Any = self.config.http_protocol_class
+            made: asyncio.Protocol = make(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        server: Any = TlsServer(
+            connection,
+            context,
+            handshakes_max=min(TLS_HANDSHAKES_MAX, max(1, self.connections_max // 2)),
+            timeout_s=HEAD_TIMEOUT_S,
+        )
+        self.servers.append(server)
+        for sock in sockets:
+            server.serve(sock)
 
 
 class _Protocol(H11Protocol):
     """One connection, with bounds."""
 
+    connections_max = CONNECTIONS_MAX
     _begun = False
     _head_due: asyncio.TimerHandle | None = None
     _write_due: asyncio.TimerHandle | None = None
@@ -166,8 +193,8 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS_MAX:
-            transport.write(_REFUSED)
+        if len(self.connections) > self.connections_max:
+            transport.write(_too_many(self.connections_max))
             transport.close()
             return
         self._watch_head()
@@ -233,6 +260,15 @@ class _Protocol(H11Protocol):
             self.transport.abort()
 
 
+def _protocol(most: int) -> type[_Protocol]:
+    """The class for a server with at most so many connections: uvicorn hands nothing of ours to it."""
+
+    class Bounded(_Protocol):
+        connections_max = most
+
+    return Bounded
+
+
 class _Connection(h11.Connection):
     """Reads a client's requests, and keeps what was wrong with the one that is none."""
 
@@ -260,6 +296,11 @@ def _check_framing(request: h11.Request) -> None:
         raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding in one request; send one of them")
     if request.http_version < b"1.1":
         raise h11.RemoteProtocolError("Transfer-Encoding is not of HTTP/1.0; send Content-Length")
+
+
+def _too_many(most: int) -> bytes:
+    message = f"connections_max={most} are open; come back in a while"
+    return _refusal("429 Too Many Requests", "BUSY", message, "Retry-After: 1")
 
 
 def _invalid(fault: h11.RemoteProtocolError | None) -> bytes:

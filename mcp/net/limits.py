@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -24,6 +25,8 @@ class Limits:
     ``connections_max``: clients' connections of one listener; more are answered BUSY. Nodes have as many
     places of their own, so that clients cannot keep them apart.
     ``handshakes_max``: connections of one listener that are in their handshake; the oldest makes room.
+    ``tls_handshakes_max``: connections of one listener that are in their TLS handshake, which comes
+    before; more are closed at once.
     ``handshake_timeout_s``: from the connection to the end of the handshake.
     ``keepalive_s``: silence after which the peer is asked for a sign of life.
     ``dead_after_s``: silence after which the connection is given up.
@@ -37,6 +40,7 @@ class Limits:
     commands_max: int = 256
     connections_max: int = 1024
     handshakes_max: int = 512
+    tls_handshakes_max: int = 256
     handshake_timeout_s: float = 5.0
     keepalive_s: float = 10.0
     dead_after_s: float = 30.0
@@ -64,15 +68,29 @@ DEFAULT_LIMITS: Final = Limits()
 FILES_KEPT: Final = 256
 """Of the files that a process may open, so many are not for connections that come."""
 
+FILES_ENOUGH: Final = 65_536
+"""What counts where the system sets no limit to open files."""
+
+_NODES_SHARE: Final = 3, 4
+"""Of the files for connections that come, the share of the nodes' own protocol; the gateway has the rest."""
+
+
+def files_max() -> int:
+    """How many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return FILES_ENOUGH if soft == resource.RLIM_INFINITY else soft
+
 
 def fitting(files_max: int, listeners: int) -> Limits:
     """The limits of each of so many listeners in a process that may have ``files_max`` files open.
 
     Whoever connects must not be able to take what the journal and the other nodes need.
     """
-    room = max(16, (files_max - FILES_KEPT) // max(1, listeners))
+    share, of = _NODES_SHARE
+    room = max(16, (files_max - FILES_KEPT) * share // of // max(1, listeners))
     return replace(
         DEFAULT_LIMITS,
         connections_max=min(DEFAULT_LIMITS.connections_max, room // 2),
         handshakes_max=min(DEFAULT_LIMITS.handshakes_max, room // 4),
+        tls_handshakes_max=min(DEFAULT_LIMITS.tls_handshakes_max, room // 8),
     )

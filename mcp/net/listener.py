@@ -20,6 +20,7 @@ from mcp.net.interface import Handler
 from mcp.net.limits import DEFAULT_LIMITS, Limits
 from mcp.net.link import log
 from mcp.net.memory import MemoryNetwork
+from mcp.net.tls_server import TlsServer
 from mcp.wire.handshake import NONCE_BYTES, AcceptorHandshake, Established, Identity, PeerLimits, Role
 
 _SOCKET_MODE = 0o600
@@ -55,7 +56,7 @@ class Listener:
         self._limits = limits
         self._clock = clock or SystemClock()
         self._network = network
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
         self._socket_file: os.stat_result | None = None
         self._bound: Address | None = None
         self._connections: dict[Connection, None] = {}
@@ -123,16 +124,21 @@ class Listener:
         self._bound = self._address
 
     async def _start_tcp(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._accept,
-            self._address.host,
-            self._address.port,
-            ssl=self._ssl,
-            backlog=_BACKLOG,
-            ssl_handshake_timeout=self._limits.handshake_timeout_s if self._ssl is not None else None,
-        )
-        port = self._server.sockets[0].getsockname()[1]
+        host, port = self._address.host, self._address.port
+        if self._ssl is not None:
+            server = TlsServer(
+                self._accept,
+                self._ssl,
+                handshakes_max=self._limits.tls_handshakes_max,
+                timeout_s=self._limits.handshake_timeout_s,
+                refused=self._refuse,
+            )
+            port = await server.start(host, port)
+            self._server = server
+        else:
+            plain = await asyncio.get_running_loop().create_server(self._accept, host, port, backlog=_BACKLOG)
+            port = plain.sockets[0].getsockname()[1]
+            self._server = plain
         self._bound = replace(self._address, port=port)
 
     async def _start_unix(self) -> None:
@@ -160,6 +166,9 @@ class Listener:
             found = os.stat(self._address.path)
             if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                 os.unlink(self._address.path)
+
+    def _refuse(self) -> None:
+        self.refused += 1
 
     def _accept(self) -> Connection:
         limits = self._limits

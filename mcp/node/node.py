@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import resource
 import ssl
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,7 +32,7 @@ from mcp.net.address import Address, Scheme, parse_address
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.exchange import Exchange
-from mcp.net.limits import DEFAULT_LIMITS, Limits, fitting
+from mcp.net.limits import DEFAULT_LIMITS, Limits, files_max, fitting
 from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.node.assembly import Assembly
@@ -52,8 +51,6 @@ SWEEP_S = 600.0
 DIAL_TIMEOUT_S = 2.0
 PORT_TRIES = 8
 """So many free ports are tried where one is asked for that is free for connections and for datagrams."""
-FILES_ENOUGH = 65_536
-"""What counts where the system sets no limit to open files."""
 HAND_OVER_S = 1.0
 """A node that stops while it leads waits at most so long for another to take over."""
 SHUT_OUT_S = 10.0
@@ -300,7 +297,7 @@ class Node:
         context = self._tls_to_listen()
         if context is not None and self.config.tls_ca is None:
             _log.warning("TLS without an authority (tls_ca): nobody who connects is asked for a certificate")
-        limits = fitting(_files_max(), len(self.config.listen))
+        limits = fitting(files_max(), len(self.config.listen))
         bound = [await self._listen_at(parts, address, context, limits) for address in self.config.listen]
         if self._memory_address not in self.config.listen:
             await self._listen_at(parts, self._memory_address, None, DEFAULT_LIMITS)
@@ -491,12 +488,6 @@ class Node:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _files_max() -> int:
-    """How many files this process may have open."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return FILES_ENOUGH if soft == resource.RLIM_INFINITY else soft
 
 
 def _cancelling() -> bool:

@@ -259,6 +259,16 @@ def test_mistakes_are_found_before_anything_is_sent(cluster_of: Any) -> None:
                 client.deploy("m", b""),
                 client.deploy("m", "/no/such/file.onnx"),
                 client.deploy("m", b"x", aliases="one"),
+                client.deploy("m", "no\0path"),
+                client.deploy("m", "\ud800"),
+                client.infer("m", np.zeros(1), headers="x-a"),  # type: ignore[arg-type]
+                client.apply_routes([1]),  # type: ignore[list-item]
+                client.apply_routes(1),  # type: ignore[arg-type]
+                client.apply_routes({"host": "m"}),  # type: ignore[arg-type]
+                client.set_limits("none"),  # type: ignore[arg-type]
+                client.explain("m"),  # type: ignore[arg-type]
+                client.begin_rollout("m", "2", steps=100),  # type: ignore[arg-type]
+                client.begin_rollout("m", "2", steps="5"),  # type: ignore[arg-type]
             ]
             for call in wrong:
                 with pytest.raises(InvalidArgument):

@@ -234,7 +234,9 @@ def test_one_address_may_be_given_as_a_text() -> None:
     assert arguments.addresses(["h:1", "h:1", "unix:///x"]) == ["h:1", "unix:///x"]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, float("inf"), float("nan"), "1", True])
+@pytest.mark.parametrize(
+    "wrong", [0, -1, float("inf"), float("nan"), pytest.param(10**9999, id="huge"), "1", True]
+)
 def test_a_timeout_is_a_number_of_seconds(wrong: Any) -> None:
     with pytest.raises(InvalidArgument):
         arguments.timeout(wrong, 1.0)

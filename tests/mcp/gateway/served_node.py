@@ -80,7 +80,12 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway_of(
-    node: Node, *, room: Room | None = None, control: bool = False, body_timeout_s: float = TIMEOUT_S
+    node: Node,
+    *,
+    room: Room | None = None,
+    control: bool = False,
+    body_timeout_s: float = TIMEOUT_S,
+    **server_options: Any,
 ) -> AsyncIterator[Gateway]:
     """The gateway of a node that runs."""
     async with node.client() as client:
@@ -88,7 +93,7 @@ async def gateway_of(
         operations = Operations(client, node=node.config.node_id, control=control)
         observer = Observer(functools.partial(node.status, with_digest=False))
         app = application(operations, room, body_timeout_s, observer)
-        server = HttpServer(app, "127.0.0.1:0")
+        server = HttpServer(app, "127.0.0.1:0", **server_options)
         await server.start()
         observer.figures.connections["http"] = lambda: server.connections
         try:

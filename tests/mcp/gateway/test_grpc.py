@@ -153,9 +153,11 @@ def test_every_status_of_http_has_one_of_grpc_and_too_much_is_not_broken() -> No
 
 
 @asynccontextmanager
-async def called(gateway: Gateway, room: Room | None = None) -> AsyncIterator[tuple[str, Any]]:
+async def called(
+    gateway: Gateway, room: Room | None = None, **options: Any
+) -> AsyncIterator[tuple[str, Any]]:
     """A server's address, and a function that calls an RPC of it."""
-    server = GrpcServer(gateway.operations, "127.0.0.1:0", room=room)
+    server = GrpcServer(gateway.operations, "127.0.0.1:0", room=room, **options)
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
 
@@ -219,6 +221,25 @@ def test_too_much_is_resource_exhausted_and_who_gives_up_takes_the_run_along(tmp
             assert dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
             busy.cancel()
             await until(lambda: running() == 0 and room.requests == 0)
+
+    asyncio.run(scenario())
+
+
+def test_connections_that_say_nothing_are_few(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path) as gateway,
+            called(gateway, connections_max=3) as (address, call),
+        ):
+            host, _, port = address.rpartition(":")
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(12)]
+            ended = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
+            await until(lambda: sum(each.done() for each in ended) >= 9)
+            assert sum(each.done() for each in ended) == 9
+            for _, writer in silent:
+                writer.close()
+            await asyncio.gather(*ended, return_exceptions=True)
+            await call("ServerLive", M["ServerLiveRequest"](), "ServerLiveResponse", wait_for_ready=True)
 
     asyncio.run(scenario())
 

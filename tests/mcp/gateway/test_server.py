@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import random
 import signal
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from served_node import Gateway, ask, gateway_of, serving
 
 from mcp.errors import ConfigInvalid
 from mcp.gateway import server as server_module
 from mcp.gateway.server import HttpServer
+from mcp.net.tls import server_context
 from simulations.in_process import until
 
 SEED = 20260
@@ -23,6 +30,28 @@ SEED = 20260
 async def opened(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, _, port = gateway.address.rpartition(":")
     return await asyncio.open_connection(host, int(port))
+
+
+def tls_contexts(path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """For a client that trusts whoever answers, and for a server, with a certificate made here."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "h")])
+    begun = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(begun)
+        .not_valid_after(begun + datetime.timedelta(days=36500))
+        .sign(key, hashes.SHA256())
+    )
+    (path / "h.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (path / "h.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    near = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    near.check_hostname, near.verify_mode = False, ssl.CERT_NONE
+    return near, server_context(path / "h.crt", path / "h.key")
 
 
 async def exchanged(gateway: Gateway, data: bytes, *, whole: bool = False) -> bytes:
@@ -152,11 +181,9 @@ def test_random_bytes_and_broken_requests_are_never_an_error_of_ours(
     asyncio.run(scenario())
 
 
-def test_a_connection_too_many_is_told_429(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 2)
-
+def test_a_connection_too_many_is_told_429(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with serving(tmp_path) as gateway:
+        async with serving(tmp_path, connections_max=2) as gateway:
             held = [await opened(gateway) for _ in range(2)]
             answer = await exchanged(gateway, b"", whole=True)
             assert answer.startswith(b"HTTP/1.1 429 ")
@@ -167,6 +194,32 @@ def test_a_connection_too_many_is_told_429(tmp_path: Path, monkeypatch: pytest.M
             request = b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n"
             while not (await exchanged(gateway, request)).startswith(b"HTTP/1.1 200 "):
                 pass
+
+    asyncio.run(scenario())
+
+
+def test_tls_handshakes_that_never_end_are_few_and_soon_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "TLS_HANDSHAKES_MAX", 2)
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT_S", 1.0)
+    near, far = tls_contexts(tmp_path)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, ssl=far) as gateway:
+            host, _, port = gateway.address.rpartition(":")
+            silent = [await opened(gateway) for _ in range(2)]
+            for _ in range(3):
+                assert await exchanged(gateway, b"", whole=True) == b"", "closed at once"
+            for reader, writer in silent:
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(reader.read(), 10) == b""
+                writer.close()
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=near, server_hostname="h")
+            writer.write(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+            await opened(gateway)  # it stops in time, with a handshake under way
 
     asyncio.run(scenario())
 

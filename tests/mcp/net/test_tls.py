@@ -1,9 +1,13 @@
 """TLS and mutual TLS, with certificates made here."""
 
 import asyncio
+import contextlib
 import datetime
+import errno
 import ipaddress
+import logging
 import os
+import socket
 
 import pytest
 from cryptography import x509
@@ -12,10 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from mcp import errors
+from mcp.net import tls_server
 from mcp.net.dial import connect
+from mcp.net.limits import Limits
 from mcp.net.listener import Listener
 from mcp.net.tls import client_context, server_context
 from mcp.wire.messages import Message
+from simulations.in_process import until
 
 ECHO = Message("ECHO", {}, "i")
 
@@ -142,3 +149,106 @@ def test_files_that_are_missing_or_wrong_are_named(files, tmp_path):
     with pytest.raises(errors.ConfigInvalid, match="neither"):
         client_context(certificate=files / "client.crt")
     assert client_context().get_ca_certs() is not None
+
+
+@contextlib.asynccontextmanager
+async def listening(files, node, recorder, **limits):
+    listener = Listener("127.0.0.1:0", node, recorder(), ssl=server(files), limits=Limits(**limits))
+    await listener.start()
+    try:
+        yield listener, listener.bound_address
+    finally:
+        await listener.close()
+
+
+async def served(files, client, where):
+    connection = await connect(where, client, ssl=client_context(authority=files / "ca.crt"), timeout_s=10)
+    assert (await connection.request(ECHO, timeout_s=10)).message.type == "ECHOED"
+    connection.close()
+    await connection.wait_closed()
+
+
+async def told_to_go(reader):
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+def with_each_loop(main):
+    asyncio.run(main())
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.run(main())
+
+
+def test_tls_handshakes_that_never_end_are_few_and_the_next_is_refused_at_once(
+    client, node, recorder, files, caplog
+):
+    async def main():
+        caplog.clear()
+        limits = {"tls_handshakes_max": 3, "handshake_timeout_s": 600}
+        async with listening(files, node, recorder, **limits) as (listener, where):
+            silent = [await asyncio.open_connection(where.host, where.port) for _ in range(3)]
+            await until(lambda: listener._server.handshakes == 3)
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection(where.host, where.port)
+                await told_to_go(reader)
+                writer.close()
+            assert (listener.refused, listener.accepted, listener._server.handshakes) == (5, 0, 3)
+            silent[0][1].close()  # whoever leaves makes room
+            await until(lambda: listener._server.handshakes == 2)
+            await served(files, client, where)
+            assert listener.refused == 6
+        for reader, writer in silent[1:]:
+            await told_to_go(reader)
+            writer.close()
+
+    caplog.set_level(logging.WARNING)
+    with_each_loop(main)
+    assert caplog.text.count("tls_handshakes_max=3") == 1, "not once for each that is refused"
+
+
+def test_a_tls_handshake_that_is_slow_or_garbage_gives_its_place_back(client, node, recorder, files):
+    async def main():
+        limits = {"tls_handshakes_max": 1, "handshake_timeout_s": 0.3}
+        async with listening(files, node, recorder, **limits) as (listener, where):
+            for said in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096)):
+                reader, writer = await asyncio.open_connection(where.host, where.port)
+                writer.write(said)
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+                await until(lambda: not listener._server.handshakes)
+            assert listener.refused == 4
+            await asyncio.wait_for(served(files, client, where), 10)
+
+    with_each_loop(main)
+
+
+def test_a_process_without_files_accepts_again_when_it_has_some(
+    client, node, recorder, files, monkeypatch, caplog
+):
+    class Full(socket.socket):
+        """A socket whose process has no files left, for a while."""
+
+        attempts = 0
+
+        def accept(self):
+            Full.attempts += 1
+            if Full.attempts <= 2:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    async def main():
+        Full.attempts = 0
+        listener = Listener("127.0.0.1:0", node, recorder(), ssl=server(files))
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Full)
+            await listener.start()
+        await served(files, client, listener.bound_address)
+        await listener.close()
+        assert Full.attempts >= 3
+
+    monkeypatch.setattr(tls_server, "_NO_ROOM_PAUSE_S", 0.05)
+    with_each_loop(main)
+    assert "no connection can be accepted" in caplog.text

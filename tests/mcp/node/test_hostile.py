@@ -28,9 +28,10 @@ from mcp.errors import (
     StorageLocked,
     TooLarge,
 )
-from mcp.net.limits import DEFAULT_LIMITS, FILES_KEPT, fitting
+from mcp.gateway.limits import CONNECTIONS_MAX, connections_fitting
+from mcp.net.limits import DEFAULT_LIMITS, FILES_ENOUGH, FILES_KEPT, fitting
 from mcp.node.config import NodeConfig
-from mcp.node.node import FILES_ENOUGH, Node
+from mcp.node.node import Node
 from simulations.in_process import until
 
 KEY = b"the key of this cluster, and no other"
@@ -273,3 +274,7 @@ def test_whoever_connects_cannot_take_the_files_that_a_node_needs() -> None:
     assert 2 * (few.connections_max + few.handshakes_max) + FILES_KEPT <= 1024
     assert many == DEFAULT_LIMITS
     assert fitting(10, 1).connections_max > 0
+    alone, port = fitting(1024, 1), connections_fitting(1024)
+    strangers = alone.connections_max + alone.handshakes_max + alone.tls_handshakes_max
+    assert strangers + 2 * port + port // 2 + FILES_KEPT <= 1024, "of the nodes' port and both of the gateway"
+    assert connections_fitting(FILES_ENOUGH) == CONNECTIONS_MAX

@@ -85,9 +85,9 @@ class Counting:
         """Of the rollouts that are going on, and of no other."""
 
     def watch(self, exchange: Exchange, model: ModelVersion, wait_s: float) -> None:
-        """Count a request that begins after ``wait_s``, if its version is one of a rollout's."""
+        """Count a request that begins after ``wait_s``, if its version is one that a rollout gave it."""
         figures = self.figures(model)
-        if figures is not None:
+        if figures is not None and not self._names_its_version(exchange):
             began_s = asyncio.get_running_loop().time() + wait_s
             exchange.on_end(functools.partial(_ended, figures, began_s))
 
@@ -95,11 +95,15 @@ class Counting:
         self, exchange: Exchange, model: ModelVersion, wait_s: float
     ) -> Callable[[], None] | None:
         """As :meth:`watch`, a stream; gives what is to be called with each step, if anything is."""
-        if self.figures(model) is None:
+        if self.figures(model) is None or self._names_its_version(exchange):
             return None
         stream = _Stream(self, model, asyncio.get_running_loop().time() + wait_s)
         exchange.on_end(stream.ended)
         return stream.stepped
+
+    def _names_its_version(self, exchange: Exchange) -> bool:
+        hint = exchange.message.payload.get("model_hint")
+        return type(hint) is str and self._state.models.pinned(hint) is not None
 
     def figures(self, model: ModelVersion) -> Figures | None:
         """Where a request for this version is counted now; ``None``: it is none of a rollout's."""

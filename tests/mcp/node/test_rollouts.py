@@ -175,16 +175,22 @@ def test_streams_count_too_and_lead_a_version_to_its_end(
     run(scenario)
 
 
-def test_a_stream_that_names_its_version_is_not_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", [None, "round_robin"])
+def test_what_names_its_version_is_not_counted(tmp_path: Path, strategy: str | None) -> None:
+    """A strategy has the router look at every request, also at one that leaves it nothing to decide."""
+
     async def scenario() -> None:
         async with serving(tmp_path, 1, GOOD) as (cluster, client):
+            if strategy is not None:
+                await client.set_strategy("table", strategy)
             await client.begin_rollout("table", "2", **QUICK)
             counting = cluster.running["n1"]._running().counting
             for name, counted in (("table@2", 0), ("table@1", 0), ("table", 1)):
                 steps = client.stream(name, {"index": np.array([4])}, carry={}, steps=1)
                 assert len([step async for step in steps]) == 1
+                await client.infer(name, np.array([4]))
                 (tally,) = counting.tallies().values()
-                assert tally.new.requests + tally.old.requests == counted
+                assert tally.new.requests + tally.old.requests == 2 * counted
 
     run(scenario)
 

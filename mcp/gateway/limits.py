@@ -29,7 +29,7 @@ CONNECTIONS_MAX: Final = 2048
 """Open connections of one port; a further one is told that it is too much, and closed."""
 
 TLS_HANDSHAKES_MAX: Final = 256
-"""Connections of HTTP's port that are in their TLS handshake; a further one is closed."""
+"""Connections of HTTP's port that are in their TLS handshake; beyond that the oldest makes room."""
 
 GRPC_IDLE_S: Final = 300.0
 """A connection of gRPC's port without a call for so long is ended."""

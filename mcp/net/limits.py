@@ -26,7 +26,7 @@ class Limits:
     places of their own, so that clients cannot keep them apart.
     ``handshakes_max``: connections of one listener that are in their handshake; the oldest makes room.
     ``tls_handshakes_max``: connections of one listener that are in their TLS handshake, which comes
-    before; more are closed at once.
+    before; the oldest makes room.
     ``handshake_timeout_s``: from the connection to the end of the handshake.
     ``keepalive_s``: silence after which the peer is asked for a sign of life.
     ``dead_after_s``: silence after which the connection is given up.

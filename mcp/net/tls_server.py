@@ -2,7 +2,8 @@
 
 The loop's own server makes the state of a handshake (some 300 KiB with its buffers) for whoever connects,
 tells nobody of one that fails, and has no bound but the files that the process may open. Here a connection
-is accepted first and counted, so that what is beyond the limit is closed before anything is made for it.
+is accepted first and counted. Beyond the limit the oldest handshake makes room, as beyond that of the
+protocol's own: it has had the most time, and whoever only fills the places keeps nobody out who is quick.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _NO_ROOM_PAUSE_S: Final = 1.0
 class TlsServer:
     """Hands connections that finished the TLS handshake to what ``accept`` makes for each.
 
-    ``refused`` is called for each that did not. Beyond ``handshakes_max`` in it they are closed at once.
+    ``refused`` is called for each that did not. Beyond ``handshakes_max`` in it the oldest is closed.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class TlsServer:
         self._timeout_s = timeout_s
         self._refused = refused
         self._sockets: list[socket.socket] = []
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+        """The oldest first."""
+        self._dropped: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self._told = False
 
@@ -95,7 +98,7 @@ class TlsServer:
 
     async def wait_closed(self) -> None:
         """Return once the handshakes have ended that were under way."""
-        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        await asyncio.gather(*self._handshakes, *self._dropped, return_exceptions=True)
 
     def _listen(self) -> None:
         for sock in self._sockets:
@@ -131,23 +134,29 @@ class TlsServer:
         self._paused = asyncio.get_running_loop().call_later(_NO_ROOM_PAUSE_S, self._resume)
 
     def _begin(self, sock: socket.socket) -> None:
-        most = self._handshakes_max
-        if len(self._handshakes) >= most:
-            sock.close()
-            self._refused()
-            level = logging.DEBUG if self._told else logging.WARNING
-            self._told = True
-            log.log(level, "tls_handshakes_max=%d TLS handshakes are under way: the next is refused", most)
-            return
-        if len(self._handshakes) <= most // 2:
+        if len(self._handshakes) >= self._handshakes_max:
+            self._drop_oldest()
+        elif len(self._handshakes) <= self._handshakes_max // 2:
             self._told = False
         sock.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._shake_hands(sock))
-        self._handshakes.add(task)
+        self._handshakes[task] = None
         task.add_done_callback(lambda ended: self._end(ended, sock))
 
+    def _drop_oldest(self) -> None:
+        most = self._handshakes_max
+        level = logging.DEBUG if self._told else logging.WARNING
+        self._told = True
+        log.log(level, "tls_handshakes_max=%d TLS handshakes are under way: the oldest makes room", most)
+        oldest = next(iter(self._handshakes))
+        del self._handshakes[oldest]
+        self._dropped.add(oldest)
+        oldest.cancel()
+        self._refused()
+
     def _end(self, handshake: asyncio.Task[None], sock: socket.socket) -> None:
-        self._handshakes.discard(handshake)
+        self._handshakes.pop(handshake, None)
+        self._dropped.discard(handshake)
         if handshake.cancelled():  # perhaps before its first step, in which the loop takes the socket over
             sock.close()
 

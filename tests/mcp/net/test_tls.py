@@ -181,31 +181,33 @@ def with_each_loop(main):
         uvloop.run(main())
 
 
-def test_tls_handshakes_that_never_end_are_few_and_the_next_is_refused_at_once(
+def test_tls_handshakes_that_never_end_are_few_and_the_oldest_makes_room(
     client, node, recorder, files, caplog
 ):
     async def main():
         caplog.clear()
         limits = {"tls_handshakes_max": 3, "handshake_timeout_s": 600}
         async with listening(files, node, recorder, **limits) as (listener, where):
-            silent = [await asyncio.open_connection(where.host, where.port) for _ in range(3)]
-            await until(lambda: listener._server.handshakes == 3)
-            for _ in range(5):
-                reader, writer = await asyncio.open_connection(where.host, where.port)
+            silent = []
+            for number in range(1, 9):
+                silent.append(await asyncio.open_connection(where.host, where.port))
+                await until(lambda: listener._server.handshakes + listener.refused == len(silent))
+                assert listener._server.handshakes == min(number, 3)
+            for reader, _ in silent[:5]:
                 await told_to_go(reader)
-                writer.close()
-            assert (listener.refused, listener.accepted, listener._server.handshakes) == (5, 0, 3)
-            silent[0][1].close()  # whoever leaves makes room
-            await until(lambda: listener._server.handshakes == 2)
+            # Whoever is quick is served, however many only fill the places.
             await served(files, client, where)
-            assert listener.refused == 6
-        for reader, writer in silent[1:]:
-            await told_to_go(reader)
+            await told_to_go(silent[5][0])
+            assert (listener.refused, listener._server.handshakes) == (6, 2)
+            silent[6][1].close()  # and whoever leaves makes room
+            await until(lambda: listener._server.handshakes == 1)
+        await told_to_go(silent[7][0])
+        for _, writer in silent:
             writer.close()
 
     caplog.set_level(logging.WARNING)
     with_each_loop(main)
-    assert caplog.text.count("tls_handshakes_max=3") == 1, "not once for each that is refused"
+    assert caplog.text.count("tls_handshakes_max=3") == 1, "not once for each that makes room"
 
 
 def test_a_tls_handshake_that_is_slow_or_garbage_gives_its_place_back(client, node, recorder, files):

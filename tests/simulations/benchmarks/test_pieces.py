@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from simulations.benchmarks import guard
 from simulations.benchmarks.boundary.knee import P99_FACTOR_MAX, Knee, Step, knee
 from simulations.benchmarks.boundary.picture import NEEDS, draw
+from simulations.benchmarks.boundary.suite import Size, raised
 from simulations.benchmarks.commit.callers import misfits
 from simulations.benchmarks.needs import BENCH, Need, lacking, modules
+from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.protobuf import blob, fields, integer, varint
 from simulations.benchmarks.serving.clients.http import Connection, JsonAsker, ServerError, content_length
 from simulations.benchmarks.serving.loaders import h2load_window, wrk_window
@@ -186,6 +188,33 @@ def test_the_knee_is_the_last_load_before_latency_or_errors_break(beyond: Step, 
 def test_without_a_break_there_is_no_cliff_and_without_a_start_no_knee() -> None:
     assert knee(LIGHT) == Knee(400, None)
     assert knee([step(100, failed=1), step(200)]) is None
+
+
+STALL = step(400, p99=0.3)
+
+
+@pytest.mark.parametrize(
+    ("answers", "loads", "at"),
+    [
+        ([STALL, step(400), step(800)], [400, 400, 800], 800),
+        ([STALL, STALL], [400, 400], 200),
+        ([step(400, failed=1)], [400], 200),
+    ],
+)
+def test_one_stall_is_no_knee(answers: list[Step], loads: list[float], at: float) -> None:
+    """What was not carried is offered once more, unless requests failed, and the second time counts."""
+    coming = iter([step(100), step(200), *answers])
+    offered: list[float] = []
+
+    async def offer(rate: float) -> Window:
+        offered.append(rate)
+        return next(coming).window
+
+    size = Size(first=100.0, factor=2.0, steps_max=4, seconds=1.0, beyond=0)
+    found = knee(asyncio.run(raised(offer, size, Steps(quiet=True))))
+    assert offered == [100, 200, *loads]
+    assert found is not None
+    assert found.offered == at
 
 
 @pytest.mark.skipif(lacking("pictures", NEEDS) is not None, reason="matplotlib is not installed")

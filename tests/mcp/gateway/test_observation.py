@@ -107,6 +107,11 @@ def test_followers_and_links_are_told_of_too(tmp_path: Path) -> None:
             leader = cluster.running[await cluster.elected()]
             async with gateway_of(leader) as gateway:
                 await until(lambda: all(p["match"] for p in leader.status()["peers"].values()))
+                gossiping = leader._running().gossiping
+                await until(lambda: gossiping.figures()["members"]["alive"] == 3)
+                await until(
+                    lambda: all(gossiping.figures()[way]["datagram"] > (0, 0) for way in ("sent", "received"))
+                )
                 _, samples = await scraped(gateway)
                 for peer in set(cluster.running) - {leader.config.node_id}:
                     assert value(samples, "mcp_consensus_peer_connected", peer=peer) == 1

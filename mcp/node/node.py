@@ -251,14 +251,14 @@ class Node:
         await refuse_to_be_a_second(visit, self._clock, starter)
 
     async def _begin(self) -> None:
-        """Take part."""
+        """Take part. Others may send already: nothing is waited for before the driver has started."""
         parts = self._running()
         parts.membership.address = parts.joining.address = self.address
-        if self.config.engine != "solo":
-            parts.joining.moved = await asyncio.to_thread(has_moved, self.config.data_dir, self.address)
         parts.driver.start()
         parts.links.start()
         self._stack.push_async_callback(parts.links.stop)
+        if self.config.engine != "solo":
+            parts.joining.moved = await asyncio.to_thread(has_moved, self.config.data_dir, self.address)
         if self.config.engine == "solo":
             await parts.membership.step()
         joining = asyncio.ensure_future(parts.joining.run())

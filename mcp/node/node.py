@@ -254,11 +254,11 @@ class Node:
         """Take part. Others may send already: nothing is waited for before the driver has started."""
         parts = self._running()
         parts.membership.address = parts.joining.address = self.address
+        if self.config.engine != "solo":  # on the loop, for that reason: it is one small file
+            parts.joining.moved = has_moved(self.config.data_dir, self.address)
         parts.driver.start()
         parts.links.start()
         self._stack.push_async_callback(parts.links.stop)
-        if self.config.engine != "solo":
-            parts.joining.moved = await asyncio.to_thread(has_moved, self.config.data_dir, self.address)
         if self.config.engine == "solo":
             await parts.membership.step()
         joining = asyncio.ensure_future(parts.joining.run())

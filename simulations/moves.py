@@ -15,6 +15,9 @@ WISHES_MAX = 4
 VOTERS_LEAST = 2
 """Nobody is removed below this."""
 
+RELOCATING = 0.25
+"""In so many of the runs nodes come back at other addresses."""
+
 
 class Kind(enum.StrEnum):
     """What may be wished."""
@@ -71,3 +74,19 @@ def plan_with_members(
         draw, names, seconds=seconds, patience_s=patience_s, kinds=drawn, count=draw.choice(counts)
     )
     return FaultPlan(tuple(sorted((*kept, *more.faults), key=lambda fault: (fault.at_s, fault.kind))))
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """Begins at ``at_s``, in virtual seconds, or when the last is over. ``pick`` decides who, from 0 to 1."""
+
+    at_s: float
+    pick: float
+
+
+def draw_relocations(draw: random.Random, founders: int, seconds: float) -> tuple[Relocation, ...]:
+    """Those of one run: mostly none. A founder that is alone stays, for clients know of no other."""
+    if draw.random() >= RELOCATING or founders == 1:
+        return ()
+    times = sorted(draw.uniform(0.05, 0.9) * seconds for _ in range(draw.choice((1, 2, 4, 8))))
+    return tuple(Relocation(at_s, draw.random()) for at_s in times)

@@ -43,24 +43,28 @@ Fired = Callable[[FaultKind], None]
 
 
 class Host:
-    """One machine's place in the network. ``up``: it has power. Processes on it come and go."""
+    """One machine's place in the network. ``up``: it has power. Processes on it come and go.
+
+    ``address``: under which others reach it; at first that is its name.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.address = name
         self.up = True
         self.processes: list[HostNetwork] = []
 
-    def listener(self, address: str) -> tuple[HostNetwork, ProtocolFactory] | None:
-        """Who accepts connections to ``address`` here."""
+    def listener(self) -> tuple[HostNetwork, ProtocolFactory] | None:
+        """Who accepts connections here."""
         for process in self.processes:
-            if address in process.listening:
-                return process, process.listening[address]
+            if self.address in process.listening:
+                return process, process.listening[self.address]
         return None
 
     def ear(self) -> tuple[HostNetwork, Heard] | None:
         """Who hears datagrams here."""
         for process in self.processes:
-            if (heard := process.heard_at(self.name)) is not None:
+            if (heard := process.heard_at(self.address)) is not None:
                 return process, heard
         return None
 
@@ -266,9 +270,9 @@ class HostNetwork(MemoryNetwork):
 
     def connect(self, name: str, factory: ProtocolFactory) -> asyncio.BufferedProtocol:
         """Begin a connection to another machine. Whether anybody answers shows later."""
-        target = self.streams.hosts.get(name)
+        target = self.streams.reached_at(name)
         if target is None:
-            raise ConnectionRefusedError(f"there is no machine {name}")
+            raise ConnectionRefusedError(f"there is no machine at {name}")
         outgoing, incoming = self.streams.pipes(self.host, target)
         end = StreamEnd(self, factory(), f"memory://{name}", incoming, outgoing)
         outgoing.send(SYN, self.loop.world_now())
@@ -303,6 +307,7 @@ class Streams:
         self.world = world
         self.fired = fired
         self.hosts: dict[str, Host] = {}
+        self._addresses: dict[str, Host] = {}
         self.bytes_sent = 0
         self._random: random.Random = world.stream("streams")
         self._datagrams: random.Random = world.stream("datagrams")
@@ -317,7 +322,19 @@ class Streams:
 
     def host(self, name: str) -> Host:
         """The machine of that name."""
-        return self.hosts.setdefault(name, Host(name))
+        if name not in self.hosts:
+            self.hosts[name] = self._addresses[name] = Host(name)
+        return self.hosts[name]
+
+    def reached_at(self, address: str) -> Host | None:
+        """The machine that is reached at ``address``; ``None``: nobody is there any more."""
+        return self._addresses.get(address)
+
+    def relocate(self, host: Host, address: str) -> None:
+        """From now on the machine is reached at ``address``, and not where it was."""
+        del self._addresses[host.address]
+        host.address = address
+        self._addresses[address] = host
 
     def path(self, source: str, target: str) -> Path:
         """The way from one machine to another."""
@@ -339,12 +356,12 @@ class Streams:
     def accept(self, pipe: Pipe) -> None:
         """A connection has reached its target."""
         assert pipe.back is not None
-        found = pipe.target.listener(pipe.target.name)
+        found = pipe.target.listener()
         if found is None:
             pipe.back.send(RESET, self.world.now)
             return
         process, factory = found
-        end = StreamEnd(process, None, f"memory://{pipe.source.name}", pipe, pipe.back)
+        end = StreamEnd(process, None, f"memory://{pipe.source.address}", pipe, pipe.back)
         end.pause_reading()
         process.loop.call_soon(end.accepted, factory)
 
@@ -373,10 +390,10 @@ class Streams:
 
     def datagram(self, source: Host, target: str, data: bytes, now: float) -> None:
         """A datagram leaves ``source``."""
-        host = self.hosts.get(target)
+        host = self.reached_at(target)
         if host is None or not source.up:
             return
-        path, draw = self.path(source.name, target), self._datagrams.random
+        path, draw = self.path(source.name, host.name), self._datagrams.random
         at = now + self._delay_s * (0.5 + draw())
         if not path.clean:
             if path.loss and draw() < path.loss:
@@ -386,8 +403,8 @@ class Streams:
                 self.fired(FaultKind.DELAY)
                 at += path.delay_s * (0.5 + 0.5 * draw())
             if draw() < DATAGRAM_TWICE:
-                self.world.at(at + draw() ** 4, self._heard, path, host, source.name, data)
-        self.world.at(at, self._heard, path, host, source.name, data)
+                self.world.at(at + draw() ** 4, self._heard, path, host, source.address, data)
+        self.world.at(at, self._heard, path, host, source.address, data)
 
     def _heard(self, path: Path, host: Host, source: str, data: bytes) -> None:
         if path.blockers:

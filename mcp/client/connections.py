@@ -130,6 +130,11 @@ class Connections:
         """The address of some open connection."""
         return next((address for address, node in self._open.items() if not node.closed), None)
 
+    def ask_last(self, address: str) -> None:
+        """Have :attr:`any_open` name another one while there is one: this one knows nothing new."""
+        if address in self._open:
+            self._open[address] = self._open.pop(address)
+
     def at_hand(self, address: str) -> NodeConnection | None:
         """The connection to ``address``, if there is one."""
         node = self._open.get(address)

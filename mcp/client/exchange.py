@@ -363,8 +363,7 @@ class Exchange:
         if reason is None:
             return error
         refusals[address] = reason
-        if set(self.routing.addresses) <= refusals.keys() and (named := answers.members_named(error)):
-            self.routing.learn(named)
+        self.routing.hear(answers.members_named(error))
         return reason if set(self.routing.addresses) <= refusals.keys() else error
 
     async def attempt(self, request: Request, address: str, timeout_s: float, trace_id: str = "") -> Answer:
@@ -554,12 +553,16 @@ class Exchange:
             return
         finally:
             self._refresh = None
+        if status.is_outsider:  # the members that it knows are those of before
+            self._connections.ask_last(address)
+            self.routing.refresh_failed()
         self.learn([status])
         self._connections.forget(self.routing.addresses)
         self._connections.warm(self.routing.to_connect(self.clock.monotonic()))
 
     def learn(self, statuses: Sequence[NodeStatus]) -> None:
         """Take in the members, and who leads, as nodes tell it."""
+        statuses = [status for status in statuses if not status.is_outsider]
         members = [(m.node, m.address) for status in statuses for m in status.members if m.address]
         members += [(s.leader, s.leader_address) for s in statuses if s.leader and s.leader_address]
         if members:

@@ -222,13 +222,18 @@ class NodeStatus:
         return self.error is None
 
     @property
+    def is_outsider(self) -> bool:
+        """Whether it is no member, yet or any more: what it says of the others is of before."""
+        return self.standing == "outsider"
+
+    @property
     def problem(self) -> str | None:
         """What keeps the node from taking part, in a few words; ``None`` where nothing does."""
         if self.error is not None:
             return f"{self.error.code}: {self.error.message}"
         if self.storage != "ok":
             return f"storage {self.storage}"
-        if self.standing == "outsider":
+        if self.is_outsider:
             return "is no member of the cluster"
         if self.leader is None:
             return "knows no leader"
@@ -281,7 +286,7 @@ def newest_first(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:
     """The nodes, those that know most first; who is no member may know of things that are long past."""
     return sorted(
         nodes,
-        key=lambda node: (node.standing != "outsider", node.applied_index, node.term),
+        key=lambda node: (not node.is_outsider, node.applied_index, node.term),
         reverse=True,
     )
 

@@ -292,6 +292,11 @@ class Routing:
         for node_id, address in sorted(told.items()):
             self._learn_one(node_id, address)
 
+    def hear(self, members: Iterable[tuple[str, str]]) -> None:
+        """Take in ``(node id, address)`` as one tells it who may not know better: nobody is forgotten."""
+        for node_id, address in members:
+            self._learn_one(node_id, address)
+
     def _learn_one(self, node_id: str, address: str) -> None:
         known = self._nodes.get(address)
         if known:

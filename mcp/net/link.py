@@ -195,6 +195,8 @@ class Link(asyncio.BufferedProtocol):
             self._refuse_peer(error)
         finally:
             self._handling = False
+        if self._state not in _READING:
+            reader.skip()  # nobody wants it any more, and room for what comes behind it there has to be
         if not self._settled:
             self._flush()
 

@@ -75,7 +75,7 @@ class Joining:
         self.journal = journal
         self._newcomer = self._noted_newcomer = newcomer
         self._leaderless = 0
-        """How many looks in a row found nobody who leads."""
+        """How many looks in a row found nobody who leads and is linked to."""
         self._leading = 0
         """And how many, that this node does."""
         self._refused = 0
@@ -112,11 +112,13 @@ class Joining:
         self._roster.removed = self._roster.outside and not self._newcomer
         if before is not self.standing:
             self._tell_standing()
-        self._leaderless = 0 if status.leader is not None else self._leaderless + 1
+        # One that is known and not linked to may be another by now, and would not find a node that has moved.
+        led = status.leader == self._config.node_id or self._links.connected(status.leader or "")
+        self._leaderless = 0 if led else self._leaderless + 1
         self._leading = self._leading + 1 if status.leader == self._config.node_id else 0
         if status.term == 0 and self._leaderless >= UNBEGUN_LOOKS_MIN:
             self._tell_missing(status.voters)
-        if status.leader is None and not self._links.up():
+        if not led and not self._links.up():
             await self._reach_out(0)
         elif self._leading and self._leading % LEADING_LOOKS == 0:
             await self._reach_out(self._leading // LEADING_LOOKS)
@@ -130,7 +132,7 @@ class Joining:
         if self.standing is Standing.OBSERVER and not self._config.observer:
             await self._roster.change(Promote(self._config.node_id, self.journal), ASK_TIMEOUT_S)
             self.problem = None
-        if self.moved and status.leader is not None:
+        if self.moved and led:
             await self._tell_where()
 
     def _tell_standing(self) -> None:

@@ -105,11 +105,13 @@ class Roster:
     def outsiders_refusal(self) -> Unavailable:
         """What an outsider answers to whoever wants something of the cluster.
 
-        Its ``details`` have the ``members`` as this node knew them, as clients learn them.
+        Its ``details`` have the ``members`` as this node heard of them last, as clients learn them.
         """
         if not self.removed:
             return Unavailable("this node is no member of the cluster; ask another one")
-        members = [{"node": node, "address": places[0]} for node, places in self.peers().items() if places]
+        known = {node: places[0] for node, places in self.peers().items() if places} | self._hints
+        known.pop(self._config.node_id, None)
+        members = [{"node": node, "address": known[node]} for node in sorted(known)]
         asked = ", ".join(f"{member['node']} at {member['address']}" for member in members)
         return Unavailable(
             f"node {self._config.node_id} was removed and is no member of the cluster; ask another one"

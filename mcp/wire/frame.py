@@ -289,6 +289,11 @@ class FrameReader:
         """Count ``size`` bytes that were written at the front of ``get_buffer()``."""
         self._end += size
 
+    def skip(self) -> None:
+        """Forget what was received and not handed out. No frame can be read any more."""
+        self._start = self._end
+        self._needed = HEADER_BYTES
+
     def next_frame(self) -> Frame | None:
         """The next complete frame, or ``None`` when more bytes are needed.
 

@@ -42,6 +42,7 @@ from simulations.nodes.ledger import GRANTS_FIT, SAME_COMMANDS, SAME_STATES, Led
 from simulations.nodes.machine import STARTS_AGAIN, STOPS_FOR_FAULTS, Machine, State
 from simulations.nodes.operator import SETTLED_S, Operator, configuration
 from simulations.nodes.owner import DECIDE_ALIKE, RETURNED_S, Owner, scheduled, unreturned
+from simulations.nodes.relocation import Relocations, unknown
 from simulations.nodes.replacing import AFTER_THE_TIME, Replacements
 from simulations.nodes.rollouts import ENDED_S, ONE_STATE, unended
 from simulations.nodes.scenario import Scenario
@@ -106,6 +107,7 @@ class Cluster:
         self.ledger = self._make_ledger()
         self.replacements = Replacements(scenario.replace_dead_after_s, self.fail, self.done)
         self.machines = {name: Machine(name, self) for name in (*scenario.nodes, *scenario.fresh)}
+        self.relocations = Relocations(self, scenario.relocations, stays=scenario.nodes[0])
         self.chaos = Chaos(self.world, cast(Network, self.streams), self.machines, scenario.plan, self.fired)
         self._leaders: dict[int, str] = {}
         self._turns_most = 0
@@ -200,20 +202,21 @@ class Cluster:
             self._outside.call_soon(self._begin_operator)
         if self.declares:
             self._outside.call_soon(self._begin_owner)
-        self._advance(self.scenario.seconds)
+        self._advance(self.scenario.seconds, self.relocations.look)
         self._recover()
         self._look_at_the_end()
         self._stop()
         self._check()
 
-    def _advance(self, until: float) -> None:
-        """Let time pass, and look now and then."""
+    def _advance(self, until: float, also: Callable[[], None] = lambda: None) -> None:
+        """Let time pass, and look now and then; ``also`` is called after each look."""
         world = self.world
         while world.now < until:
             if int(world.now / COLLECT_S) != int((world.now + LOOK_S) / COLLECT_S):
                 gc.collect()
             world.run(min(until, world.now + LOOK_S))
             self._look()
+            also()
             if self.problems:
                 raise self.problems[0]
 
@@ -342,6 +345,8 @@ class Cluster:
         operator = self.operator
         if operator is not None:
             self._wait_while(lambda: operator.waiting() or self._differing(), MEMBERS_S)
+        if self.scenario.relocations:
+            self._wait_while(lambda: unknown(self.machines), MEMBERS_S)
         self.views_s = self._wait_while(lambda: views.differing(self.machines.values()), VIEWS_S)
         self._wait_while(lambda: unended(machine.parts for machine in self._whole), ENDED_S)
         self._wait_while(lambda: unreturned(machine.parts for machine in self._whole), RETURNED_S)

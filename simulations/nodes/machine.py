@@ -122,12 +122,14 @@ class Machine:
         self.paused = 0
         self.schema_max = SCHEMA_MAX
         """What the version that is installed here executes; for the processes to come."""
+        self.address = name
+        """Where it is reached once it starts again."""
         self.enlisted = name in around.scenario.nodes
         """Whether it has been started for the first time: those that join are later."""
         self.observer = False
         """Whether whoever joins here is to observe."""
         self.seeds: tuple[str, ...] = ()
-        """Members that whoever joins here is told of; nobody: it begins the cluster with the founders."""
+        """Where whoever joins here is told that members are; none: it begins with the founders."""
         self.incarnation: int | None = None
         """The number of the journal that is on its disk; ``None`` before there is one."""
         self.clock = Clock(around.world)
@@ -168,6 +170,9 @@ class Machine:
             return
         around = self._around
         self.state, self._host.up = State.UP, True
+        if self.address != self._host.address:
+            around.streams.relocate(self._host, self.address)
+            around.done["starts elsewhere"] += 1
         self.lives += 1
         self._failures_before = self.disk.failures
         loop = VirtualLoop(
@@ -185,15 +190,19 @@ class Machine:
     def _node(self, network: HostNetwork) -> Node:
         scenario = self._around.scenario
         timing = scenario.timing
+        own = f"memory://{self.address}"
+        # Nobody tells a node where the others have moved to.
         founders = {name: f"memory://{name}" for name in scenario.nodes if not self.seeds}
+        founders |= {self.name: own} if self.name in founders else {}
         config = NodeConfig(
             self.name,
             self._around.path / self.name,
-            listen=(),
+            # Where its name leads to, a node listens in any case.
+            listen=() if self.address == self.name else (own,),
             voters=founders,
-            join=tuple(f"memory://{name}" for name in self.seeds),
+            join=tuple(f"memory://{address}" for address in self.seeds),
             observer=self.observer,
-            advertise=f"memory://{self.name}",
+            advertise=own,
             election_timeout_min_s=timing.election_timeout_min_s,
             election_timeout_max_s=timing.election_timeout_max_s,
             heartbeat_s=timing.heartbeat_s,
@@ -258,6 +267,12 @@ class Machine:
         if process is self.process:
             self._end("has stopped in order", tell=True)
             self.start_later()
+
+    def relocate(self, address: str) -> None:
+        """It is stopped, and starts on its disk at another address: another machine, as others see it."""
+        self.address = address
+        self._around.world.tell(self.name, f"moves to {address}")
+        self.stop_in_order()
 
     def start_later(self) -> None:
         """As its supervisor does."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,7 +118,7 @@ class Operator:
             if move.kind is Kind.JOIN and len(now.voters) + coming >= VOTERS_MAX:
                 return
             self._wish(Wish(move.kind, name))
-            self._machines[name].enlist(seeds, observer=move.kind is Kind.OBSERVE)
+            self._machines[name].enlist(self._addresses(seeds), observer=move.kind is Kind.OBSERVE)
             return
         busy = {wish.name for wish in self._wishes}
         names = [m.name for m in now.members if m.name not in busy and (m.votes or move.kind is Kind.REMOVE)]
@@ -132,7 +132,10 @@ class Operator:
             self._wish(Wish(move.kind, name))
             self._around.done["disks emptied"] += 1
             self._upheaval()
-            self._machines[name].empty_disk(seeds)
+            self._machines[name].empty_disk(self._addresses(seeds))
+
+    def _addresses(self, names: Sequence[str]) -> list[str]:
+        return [self._machines[name].address for name in names]
 
     def _begin_removal(self, name: str, now: Configuration) -> None:
         removing = sum(wish.kind is Kind.REMOVE for wish in self._wishes)

@@ -14,7 +14,15 @@ from consensus.ports import DriverLimits
 from consensus.transfer import TransferLimits
 from mcp.node.config import REPLACE_DEAD_AFTER_S_MIN, REPLACE_ELECTIONS_MIN, NodeLimits
 from simulations.faults import Fault, FaultKind, FaultPlan
-from simulations.moves import Kind, Move, draw_moves, fresh_nodes, plan_with_members
+from simulations.moves import (
+    Kind,
+    Move,
+    Relocation,
+    draw_moves,
+    draw_relocations,
+    fresh_nodes,
+    plan_with_members,
+)
 
 SECONDS = 20.0
 """How long a run is under fire, in virtual seconds."""
@@ -104,6 +112,8 @@ class Scenario:
     """Whether somebody declares rules, routes and limits meanwhile."""
     failing: float = 0.0
     """The share of the second version's runs that fail: a rollout of it has something to roll back for."""
+    relocations: tuple[Relocation, ...] = ()
+    """Who comes back at another address."""
     replace_dead_after_s: float | None = None
     """After what time the nodes replace a dead voter; ``None``: never."""
 
@@ -123,7 +133,9 @@ class Scenario:
             fresh = fresh_nodes(moves, len(scenario.nodes))
             plan = _plan_with_members(draw, scenario, fresh)
             scenario = replace(scenario, moves=moves, fresh=fresh, plan=plan)
-        return _with_replacement(random.Random(f"{seed}/node replacement"), scenario)
+        scenario = _with_replacement(random.Random(f"{seed}/node replacement"), scenario)
+        draw = random.Random(f"{seed}/node relocation")
+        return replace(scenario, relocations=draw_relocations(draw, len(scenario.nodes), scenario.seconds))
 
     @classmethod
     def draw_fixed(cls, seed: int, *, seconds: float = SECONDS) -> Scenario:

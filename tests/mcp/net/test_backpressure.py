@@ -210,3 +210,27 @@ def test_a_large_buffer_is_handed_over_in_slices_as_they_are_taken():
     assert positions == sorted(positions)
     assert positions[0] == 0
     assert positions[-1] == outbox.queued == outbox.handed
+
+
+def test_an_end_that_closes_takes_whatever_still_comes(client, node, recorder):
+    """It waits until its answers are read: meanwhile there is room for what nobody reads any more."""
+
+    async def main():
+        near, far = await memory_pair(client, node, acceptor_handler=recorder())
+        near._transport.pause_reading()
+        requests = [asyncio.ensure_future(near.request(ECHO, timeout_s=30)) for _ in range(1000)]
+        await settle()
+        large = Message("ECHO", {}, "large")
+        requests.append(asyncio.ensure_future(near.request(large, [bytes(1_000_000)], timeout_s=30)))
+        await asyncio.sleep(0)
+        far.close()
+        for _ in range(100):
+            room = far.get_buffer(-1)
+            assert len(room)
+            far.buffer_updated(len(room))
+        assert not far.closed.done()
+        near._transport.resume_reading()
+        await far.closed
+        await asyncio.gather(*requests, return_exceptions=True)
+
+    asyncio.run(main())

@@ -458,7 +458,7 @@ def test_through_a_node_that_was_removed_members_are_found_or_it_is_said_at_once
                 await elsewhere.put("key", 2, timeout_s=20)
             cast(Any, cluster.running[gone])._parts.roster.peers = dict
             alone = cluster.client(gone)
-            alone._exchange.routing.learn = lambda _: None  # type: ignore[method-assign]
+            alone._exchange.routing.hear = lambda _: None  # type: ignore[method-assign]
             async with alone:
                 began = asyncio.get_running_loop().time()
                 for call in (alone.put("key", 3, timeout_s=600), alone.get("key", timeout_s=600)):

@@ -46,6 +46,7 @@ from simulations.nodes.relocation import Relocations, unknown
 from simulations.nodes.replacing import AFTER_THE_TIME, Replacements
 from simulations.nodes.rollouts import ENDED_S, ONE_STATE, unended
 from simulations.nodes.scenario import Scenario
+from simulations.nodes.streamed import STREAMS_ARE_WHOLE, StreamReader, unfinished
 from simulations.nodes.workload import CALLS_END, NO_DEFECTS, ClientTasks
 from simulations.streams import HostNetwork, Streams
 from simulations.verdict import Outcome, Verdict
@@ -121,6 +122,7 @@ class Cluster:
         self.declares = scenario.declares
         self.owner: Owner | None = None
         """Where the seed has rules, routes and limits declared."""
+        self._readers: list[StreamReader] = []
         self._working: list[asyncio.Task[None]] = []
 
     # -- what machines and clients tell -------------------------------------------------------------
@@ -259,6 +261,9 @@ class Cluster:
         self._clients.append(tasks)
         for worker in range(1, load.workers + 1):
             self._working.append(self._outside.create_task(tasks.work(worker)))
+        if self.scenario.streams:
+            self._readers.append(StreamReader(tasks, self))
+            self._working.append(self._outside.create_task(self._readers[-1].run()))
         first = self._outside.create_task(tasks.deploy("1")) if name == "c1" else None
         if first is not None:
             self._working += [first, self._outside.create_task(self._upgrade(tasks, first))]
@@ -349,6 +354,7 @@ class Cluster:
             self._wait_while(lambda: unknown(self.machines), MEMBERS_S)
         self.views_s = self._wait_while(lambda: views.differing(self.machines.values()), VIEWS_S)
         self._wait_while(lambda: unended(machine.parts for machine in self._whole), ENDED_S)
+        self._wait_while(lambda: unfinished(machine.parts for machine in self._whole), ENDED_S)
         self._wait_while(lambda: unreturned(machine.parts for machine in self._whole), RETURNED_S)
         self.done.update(scheduled(machine.parts for machine in self._whole))
 
@@ -530,6 +536,7 @@ class Cluster:
             DECIDE_ALIKE: self.owner.compared if self.owner else 0,
             GRANTS_FIT: self.ledger.counts["shares granted"],
             views.SAME_VIEWS: sum(machine.parts is not None for machine in self.machines.values()),
+            STREAMS_ARE_WHOLE: sum(reader.checked for reader in self._readers),
             ONE_STATE: self.ledger.rollouts.changes,
             AFTER_THE_TIME: self.replacements.checked,
         }

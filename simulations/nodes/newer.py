@@ -77,7 +77,7 @@ class Deletions:
             )
         outcome: Done = Unknown("which version it had is not told")
         try:
-            await tasks._timed(TIMEOUT_S, lambda s: tasks.client.delete_prefix(PREFIX, timeout_s=s))
+            await tasks.timed(TIMEOUT_S, lambda s: tasks.client.delete_prefix(PREFIX, timeout_s=s))
         except McpError as error:
             around.refused(tasks, error, "delete prefix")
             if error.outcome_known:
@@ -143,7 +143,7 @@ class Declarations:
     async def _declare(self, tasks: ClientTasks, kind: str) -> bool:
         declare = functools.partial(self._declared[kind], tasks.client)
         try:
-            await tasks._timed(TIMEOUT_S, declare)
+            await tasks.timed(TIMEOUT_S, declare)
         except (NotFound, VersionConflict):
             pass  # it came as far as the log, where there was nothing to end
         except McpError as error:

@@ -36,6 +36,9 @@ FAILING = 0.4
 """In so many of those the second version of the model fails now and then, or always."""
 FAILING_SHARES = (0.3, 1.0)
 
+STREAMING = 0.25
+"""In so many of the runs clients read streams of steps."""
+
 REPLACEMENTS = 0.3
 """In so many of the runs dead voters are replaced, if the nodes are not too patient for that."""
 REPLACED_AFTER_S_MAX = 7.0
@@ -114,6 +117,8 @@ class Scenario:
     """The share of the second version's runs that fail: a rollout of it has something to roll back for."""
     relocations: tuple[Relocation, ...] = ()
     """Who comes back at another address."""
+    streams: bool = False
+    """Whether clients read streams of steps, too."""
     replace_dead_after_s: float | None = None
     """After what time the nodes replace a dead voter; ``None``: never."""
 
@@ -135,7 +140,9 @@ class Scenario:
             scenario = replace(scenario, moves=moves, fresh=fresh, plan=plan)
         scenario = _with_replacement(random.Random(f"{seed}/node replacement"), scenario)
         draw = random.Random(f"{seed}/node relocation")
-        return replace(scenario, relocations=draw_relocations(draw, len(scenario.nodes), scenario.seconds))
+        relocations = draw_relocations(draw, len(scenario.nodes), scenario.seconds)
+        streams = random.Random(f"{seed}/node streams").random() < STREAMING
+        return replace(scenario, relocations=relocations, streams=streams)
 
     @classmethod
     def draw_fixed(cls, seed: int, *, seconds: float = SECONDS) -> Scenario:

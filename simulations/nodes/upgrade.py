@@ -173,7 +173,7 @@ class Upgrade(Cluster):
         if isinstance(error, Unsupported):
             self.done["refused for now"] += 1
         else:
-            tasks._told(error, what)
+            tasks.told(error, what)
 
     def taken(self) -> None:
         """A call for what is newer was answered."""

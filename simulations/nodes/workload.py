@@ -141,14 +141,14 @@ class ClientTasks:
         await asyncio.sleep(max(0.0, at_s - self._around.world.now))
         while not self.stopping and self.deployed != version:
             try:
-                deployment = await self._timed(
+                deployment = await self.timed(
                     10.0,
                     lambda s: self.client.deploy(
                         models.NAME, models.versions()[version], version=version, timeout_s=s
                     ),
                 )
             except McpError as error:
-                self._told(error, "deploy")
+                self.told(error, "deploy")
                 await asyncio.sleep(0.2)
                 continue
             self.deployed = version
@@ -247,11 +247,11 @@ class ClientTasks:
         mark = self._mark(who) + ("!" if self._random.random() < 0.1 else "")
         asked = self._executed.begin(mark)
         try:
-            place = await self._timed(
+            place = await self.timed(
                 None, lambda s: self.client.execute(tally.NAME, mark.encode(), timeout_s=s)
             )
         except McpError as error:
-            self._told(error, "execute")
+            self.told(error, "execute")
             self._executed.end(asked, None, unknown=not error.outcome_known)
         else:
             self._executed.end(asked, place)
@@ -301,11 +301,11 @@ class ClientTasks:
     async def _infer_one(self, who: str) -> None:
         sample, known = self._random.randrange(models.SAMPLES), self.deployed
         try:
-            told = await self._timed(
+            told = await self.timed(
                 None, lambda s: self.client.infer(models.NAME, models.inputs(sample), timeout_s=s)
             )
         except McpError as error:
-            self._told(error, "infer")
+            self.told(error, "infer")
             return
         self._around.done["infer"] += 1
         check_answer(self._around, who, told, sample)
@@ -331,7 +331,7 @@ class ClientTasks:
         number = history.invoke(who, call, world.now, session=self.name, request=request)
         told, outcome = None, None
         try:
-            told = await self._timed(timeout_s, ask)
+            told = await self.timed(timeout_s, ask)
         except McpError as error:
             outcome = self._outcome(call, error)
         history.complete(number, Ok(result(told)) if outcome is None else outcome, world.now)
@@ -343,18 +343,19 @@ class ClientTasks:
         if isinstance(call, Fetch) and type(error) is NotFound:
             return Ok(Absent())
         name = type(call).__name__
-        self._told(error, name)
+        self.told(error, name)
         if isinstance(call, Get | Fetch) or error.outcome_known:
             return Failed(error.code)
         return Unknown(error.code)
 
-    def _told(self, error: McpError, what: str) -> None:
+    def told(self, error: McpError, what: str) -> None:
         """Note an error that a client was told."""
         self._around.done[f"{what.lower()} {error.code}"] += 1
         if type(error) is McpError or isinstance(error, DEFECTS):
             self._around.fail(Violation(NO_DEFECTS, f"{what}: {error.code}: {error}"))
 
-    async def _timed(self, timeout_s: float | None, ask: Callable[[float], Awaitable[Any]]) -> Any:
+    async def timed(self, timeout_s: float | None, ask: Callable[[float], Awaitable[Any]]) -> Any:
+        """Ask for something within ``timeout_s``, or a drawn one, and look whether it ends by then."""
         timeout_s = self._random.choice(self._load.timeouts_s) if timeout_s is None else timeout_s
         begun = self._around.world.now
         try:

@@ -68,6 +68,8 @@ NODES: Final = {
     "the limit at most: so it holds without a look at the log for each request.",
     "every living node sees the same living nodes": "Gossip that goes on brings all views together: those "
     "who are there, no others, each with what it says of itself now.",
+    "a stream's steps come in order, of one version": "A stream is one node's run of one version: whatever "
+    "befalls it, what was read of it is its beginning.",
     "a rollout has one state at a log position": "A step of a rollout is one entry: the record and the "
     "weights change with it, on every node alike.",
     "a voter is replaced only after the declared time": "The node that leads has heard nothing of it for so "

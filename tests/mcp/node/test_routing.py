@@ -18,6 +18,7 @@ from mcp.cluster.router.routes import RouteSet
 from mcp.cluster.router.virtual_service import routes_from_virtual_service
 from mcp.errors import (
     ConfigInvalid,
+    DeadlineExceeded,
     InputInvalid,
     InvalidArgument,
     McpError,
@@ -273,6 +274,27 @@ def test_a_stream_is_routed_too(tmp_path: Path) -> None:
             steps = [step async for step in stream]
             assert [step.number for step in steps] == [1, 2, 3]
             assert metric(cluster, "inference_routed_total") == 1
+
+    run(scenario)
+
+
+def test_a_routes_timeout_is_for_the_whole_of_a_stream(tmp_path: Path) -> None:
+    fibonacci = (Path(__file__).parents[2] / "executor" / "models" / "fibonacci.onnx").read_bytes()
+
+    async def scenario() -> None:
+        async with in_process_cluster(tmp_path, 1) as cluster, cluster.client() as client:
+            await client.deploy("fibonacci", fibonacci, version="1", timeout_s=30)
+            weighted = [{"model": "fibonacci", "version": "1", "weight": 100}]
+            entries = [{"destinations": weighted, "timeout_s": 0.3}]
+            await client.apply_routes([{"host": "fibonacci", "entries": entries}])
+            start = {"state": np.array([[0, 1]]), "limit": np.array([[10**18]])}
+            stream = client.stream(
+                "fibonacci", start, carry={"next": "state"}, steps=1_000_000, ahead=1, timeout_s=600
+            )
+            await anext(stream)
+            await until(lambda: not cluster.running["n1"]._running().streamed.streams)
+            with pytest.raises(DeadlineExceeded):
+                assert not [step async for step in stream if step.number > 2]
 
     run(scenario)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +36,15 @@ FUNCTION_LINES_MAX = 60
 Source = tuple[str, ast.Module]
 
 
-def sources(packages: tuple[str, ...] = PACKAGES) -> Iterator[Source]:
-    for package in packages:
-        for path in sorted((REPOSITORY / package).rglob("*.py")):
-            yield path.relative_to(REPOSITORY).as_posix(), ast.parse(path.read_bytes(), filename=str(path))
+@functools.cache
+def sources(packages: tuple[str, ...] = PACKAGES) -> tuple[Source, ...]:
+    paths = [path for package in packages for path in sorted((REPOSITORY / package).rglob("*.py"))]
+    return tuple((path.relative_to(REPOSITORY).as_posix(), parsed(path)) for path in paths)
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes(), filename=str(path))
 
 
 def imports(tree: ast.AST) -> Iterator[str]:

@@ -83,9 +83,14 @@ class Pool(Protocol):
 
 
 class Ticket(Protocol):
-    """A request that has been taken and not answered yet."""
+    """A request that has been taken and not answered yet.
+
+    ``waited_s``, once it is answered: how long it waited before its run, in seconds, beyond what it takes to
+    be run together with others.
+    """
 
     rows: int
+    waited_s: float
 
 
 @runtime_checkable
@@ -114,6 +119,9 @@ class BatchingPool(Protocol):
 
     def figures(self, key: str) -> dict[str, Any]:
         """What waits for a model and what became of the requests for it."""
+
+    def rows_cap(self, key: str) -> int:
+        """How many rows of several requests a model's runs have at most just now; 0: not known."""
 
     def run_totals(self) -> dict[str, tuple[int, float]]:
         """By model how many runs there were, and how many seconds they took together."""

@@ -148,6 +148,10 @@ class InferencePool:
             waiting, running = self._batcher.depth(key)
             return {"queued": waiting, "running": running, **self._batcher.figures(key).to_plain()}
 
+    def rows_cap(self, key: str) -> int:
+        """How many rows a run of a model has at most just now, for its latency bound; 0: not known."""
+        return self._batcher.rows_cap(key)
+
     def run_totals(self) -> dict[str, tuple[int, float]]:
         """By model how many runs there were, on the spot or in a thread, and their seconds together."""
         with self._lock:

@@ -51,7 +51,7 @@ HELD_GAPS: Final = 2.0
 class _Model:
     """What waits for one model, by lane, and how many runs of it are under way."""
 
-    __slots__ = ("batches", "bytes", "figures", "forgotten", "lanes", "name", "requests")
+    __slots__ = ("batches", "bytes", "figures", "forgotten", "lanes", "name", "requests", "rows_cap")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -61,6 +61,7 @@ class _Model:
         self.lanes: OrderedDict[LaneKey, Lane] = OrderedDict()
         self.batches: dict[Batch, None] = {}
         self.figures = Figures()
+        self.rows_cap = 0
 
 
 class Batcher:
@@ -200,7 +201,9 @@ class Batcher:
         for request in batch.requests:
             request.batch = None
         if elapsed_s is not None:
-            self._lane(batch.lane).ran(batch.rows, elapsed_s)
+            lane = self._lane(batch.lane)
+            lane.ran(batch.rows, elapsed_s)
+            model.rows_cap = lane.rows_cap
         self._drop_if_forgotten(model)
 
     def answered(self, request: Request) -> None:
@@ -255,6 +258,11 @@ class Batcher:
         """How many requests wait for a model, and how many runs of it are under way."""
         known = self._models.get(model)
         return (0, 0) if known is None else (known.requests, len(known.batches))
+
+    def rows_cap(self, model: str) -> int:
+        """How many rows the model's runs have at most, by the one that ended last; 0: not known."""
+        known = self._models.get(model)
+        return 0 if known is None else known.rows_cap
 
     def forget(self, name: str) -> None:
         """Drop what is known about a model's runs, for one that is gone or replaced; what waits stays."""
@@ -371,6 +379,7 @@ class Batcher:
         taken, late = lane.take(now)
         for request in (*taken, *late):
             request.waiting = False
+            request.waited_s = lane.waited_s(request, now)
             self._taken_out(model, request)
         model.figures.late_refused += len(late)
         self.late += late

@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Final
 
 from executor.batching.estimates import Arrivals, ServiceTimes
+
+COMPANY_SHARE: Final = 0.25
+"""This part of a full run's time is what it costs to run in company, and no waiting.
+
+With none of it the first few that wait behind a run would be too many, and batches never grow: a lone run
+takes at least a sixth of a full one's time, or the batches grow anyway. With all of it batches are full, and
+everybody waits for two of them.
+"""
 
 
 class LaneKey:
@@ -27,7 +36,8 @@ class LaneKey:
 class Request:
     """One request on its way. ``deadline_s`` is on the clock of ``now``; infinity is none.
 
-    ``calls`` is how many inferences it has. Subclass it to carry what the caller needs.
+    ``calls`` is how many inferences it has. ``waited_s`` is known once it is in a batch: how long it waited
+    beyond what it costs to run in company. Subclass it to carry what the caller needs.
     """
 
     __slots__ = (
@@ -39,6 +49,7 @@ class Request:
         "lane",
         "rows",
         "size_bytes",
+        "waited_s",
         "waiting",
     )
 
@@ -58,6 +69,7 @@ class Request:
         self.deadline_s = deadline_s
         self.calls = 1
         self.arrived_s = 0.0
+        self.waited_s = 0.0
         self.waiting = False
         self.batch: Batch | None = None
 
@@ -159,6 +171,15 @@ class Lane:
             within = self.times.rows_within(bound_s)
             self.rows_cap = most if within >= most else max(1, int(within))
         self.cap_s = self.times.expected_s(max(1, self.rows_cap))
+
+    def waited_s(self, request: Request, now: float) -> float:
+        """How long a request that is taken now has waited, beyond :data:`COMPANY_SHARE` of a full run.
+
+        Whoever comes during a run and is in the next one has stood behind nobody, and the more of them there
+        are the more are run at once: that says nothing of there being too many.
+        """
+        company_s = COMPANY_SHARE * self.cap_s if self.rows_cap > 1 else 0.0
+        return max(0.0, now - request.arrived_s - company_s)
 
     def take(self, now: float) -> tuple[list[Request], list[Request]]:
         """Take the requests of the next batch, of at most ``rows_cap`` rows, and those that are too late.

@@ -6,7 +6,7 @@ by default half as long as they are worked on, and longer with few workers: 1/2 
 It holds about 1.5 c + 2 under way, however many are sent (additive increase, multiplicative decrease: Chiu
 and Jain, "Analysis of the Increase and Decrease Algorithms", Computer Networks and ISDN Systems 17, 1989; on
 the queueing delay, and in proportion to the excess: Cho et al., "Overload Control for microsecond-scale RPCs
-with Breakwater", OSDI 2020, section 4).
+with Breakwater", OSDI 2020, section 4). Until it has been too many for the first time it grows in proportion.
 
 Who calls can say how long a request waited before it was worked on. Where that is not known it is the latency
 less that of requests that found nothing under way; if none did for long, the limit goes down to one for a few
@@ -45,6 +45,8 @@ The fewer workers there are, the longer requests wait for chance alone, long bef
 """
 _DECREASE: Final = 0.3
 """How strongly the limit follows an excess of waiting; never below half at once."""
+_START: Final = 0.25
+"""Until requests wait too long for the first time the limit grows by this part of itself."""
 _BASE_CALLS: Final = 50
 """The latency without waiting is the mean of about so many."""
 _PROBING_SHARE: Final = 0.1
@@ -98,6 +100,8 @@ class AdaptiveLimit:
         self._limit = float(config.initial)
         self.in_flight = 0
         """Requests under way."""
+        self._starting = True
+        """Nobody has waited too long yet."""
         self._shares = [1.0] * PRIORITIES
         self._squeezed = False
         self._work_s: float | None = None
@@ -245,7 +249,8 @@ class AdaptiveLimit:
             # Judged by too few latencies without waiting: those that lack are measured first.
             self._probe(config.baseline_calls - self._base_calls, now)
         elif wait_s > target_s:
+            self._starting = False
             self._limit *= max(0.5, 1.0 - _DECREASE * (wait_s - target_s) / target_s)
         elif self._peak >= self._limit - 1:
-            self._limit += max(1.0, math.sqrt(self._limit) / 2)
+            self._limit += max(1.0, self._limit * _START if self._starting else math.sqrt(self._limit) / 2)
         self._limit = min(max(self._limit, config.least), config.most)

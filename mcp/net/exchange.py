@@ -43,6 +43,7 @@ class Exchange:
         "message",
         "note",
         "segments",
+        "waited_s",
     )
 
     def __init__(
@@ -59,6 +60,8 @@ class Exchange:
         self.deadline = deadline
         self.note: object = None
         """The handler's own: what it wants to know of the request when it answers."""
+        self.waited_s: float | None = None
+        """How long the request waited before it was worked on, once whoever does that has told it."""
         self._stream = stream
         self._answered = False
         self._cancelled = False

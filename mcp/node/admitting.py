@@ -115,7 +115,7 @@ class Admitting:
             if other is None:
                 raise verdict.error
             return other
-        exchange.on_end(functools.partial(ended, verdict, now + verdict.wait_s))
+        exchange.on_end(functools.partial(ended, verdict, exchange, now + verdict.wait_s))
         return Admitted(model, verdict.wait_s)
 
     def admit_stream(
@@ -137,7 +137,7 @@ class Admitting:
             if found is None:
                 raise verdict.error
             admitted, verdict = found
-        place = StreamPlace(verdict, now + verdict.wait_s)
+        place = StreamPlace(verdict, exchange, now + verdict.wait_s)
         exchange.on_end(place.ended)
         return Admitted(admitted, verdict.wait_s), place.stepped
 

@@ -124,7 +124,7 @@ class Fallbacks:
             other = self._state.models.active(str(step_taken.model))
             assert other is not None
             ticket = decision.ticket
-            exchange.on_end(functools.partial(ended, ticket, now + ticket.wait_s))
+            exchange.on_end(functools.partial(ended, ticket, exchange, now + ticket.wait_s))
             self._by_another(exchange)
             return Admitted(other, ticket.wait_s)
         if step_taken.kind == "cached":

@@ -35,6 +35,7 @@ from mcp.node.scheduling import Place, Scheduling
 from mcp.node.shelf import Shelf
 from mcp.node.translation import translated
 from mcp.state.models import ModelVersion
+from mcp.wire.handshake import Role
 from mcp.wire.messages import Message
 from mcp.wire.tensors import pack_all, unpack_all
 
@@ -303,7 +304,13 @@ class DirectInference:
         wanted: list[str] | None,
         timeout_s: float,
     ) -> None:
-        done = functools.partial(self._done, exchange, model)
+        taken: Arrays | Ticket | None = None
+
+        def done(outputs: Arrays | None, error: BaseException | None) -> None:
+            if taken is not None and not isinstance(taken, dict):
+                exchange.waited_s = taken.waited_s
+            self._done(exchange, model, outputs, error)
+
         client = exchange.connection.peer.node_id
         calls = len(exchange.message.payload.get("stacked", _ONE))
         try:
@@ -311,6 +318,7 @@ class DirectInference:
         except McpError as error:
             raise naming(model, error) from error
         if isinstance(taken, dict):
+            exchange.waited_s = 0.0
             self._reply(exchange, model, taken)
         else:
             self.waiting += 1
@@ -395,7 +403,7 @@ class DirectInference:
     def _payload(
         self, exchange: Exchange, model: ModelVersion, specs: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        return {
+        payload = {
             "model": model.name,
             "version": model.version,
             "node": self._node_id,
@@ -403,10 +411,13 @@ class DirectInference:
             "queue": self.waiting,
             "rows_max": self._rows_max(exchange, model),
         }
+        if exchange.waited_s is not None and exchange.connection.peer.role is Role.NODE:
+            payload["waited_s"] = exchange.waited_s
+        return payload
 
     def _rows_max(self, exchange: Exchange, model: ModelVersion) -> int:
         """How many rows a client may join; 0 where the router decides, for it decides on one inference."""
-        return 0 if exchange.note is BY_ROUTER else self._shelf.rows_max(model)
+        return 0 if exchange.note is BY_ROUTER else self._shelf.rows_worth_joining(model)
 
     def _check_rows(self, rows: int, model: ModelVersion, outputs: Mapping[str, NDArray[Any]]) -> None:
         for name, array in outputs.items():

@@ -146,7 +146,10 @@ class Routed:
         if connection is None:
             raise unreachable(node)
         answer = await connection.request(asked, exchange.segments, timeout_s=timeout_s)
-        payload = answer.message.payload
+        payload = dict(answer.message.payload)
+        waited_s = payload.pop("waited_s", None)
+        if type(waited_s) is float and waited_s >= 0:
+            exchange.waited_s = waited_s
         self.forwarded_total += 1
         exchange.reply(exchange.message.reply(answer.message.type, payload), answer.segments, plain=True)
         if keep is not None:

@@ -198,6 +198,12 @@ class Shelf:
         options = self.options_of(model)
         return 0 if self._runtime.not_joined(model.digest, options) is not None else options.rows_max
 
+    def rows_worth_joining(self, model: ModelVersion) -> int:
+        """How many rows a client had better join: more would be one run, which takes too long; 0: none."""
+        most = self.rows_max(model)
+        cap = self._batching_pool.rows_cap(model.digest) if self._batching_pool is not None and most else 0
+        return min(most, cap) if cap else most
+
     def changes_rows(self, model: ModelVersion, reason: str) -> None:
         """A run has shown that results cannot be told apart once inferences are joined."""
         self._runtime.changes_rows(model.digest, f"it does not give a row for each row: {reason}")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from executor.inspection import ModelInfo
+from executor.interface import Ticket
 from mcp.cluster.router.decision import Decision
 from mcp.errors import Busy, Cancelled, DeadlineExceeded, InvalidArgument, McpError, Unavailable
 from mcp.net.exchange import Exchange
@@ -304,12 +305,20 @@ class _Stream:
             self._stop = task.cancel
             task.add_done_callback(self._done_by_task)
             return
+        taken: Arrays | Ticket | None = None
+
+        def done(outputs: Arrays | None, error: BaseException | None) -> None:
+            if not self._steps.number and taken is not None and not isinstance(taken, dict):
+                self._exchange.waited_s = taken.waited_s
+            self._done(outputs, error)
+
         try:
-            taken = shelf.submit(self._model, self._steps.inputs, self._wanted, left_s, client, self._done)
+            taken = shelf.submit(self._model, self._steps.inputs, self._wanted, left_s, client, done)
         except McpError as error:
             self._fail(error)
             return
         if isinstance(taken, dict):
+            self._exchange.waited_s = self._exchange.waited_s or 0.0
             self._stepped(taken)
         else:
             self._stop = functools.partial(shelf.cancel, taken)

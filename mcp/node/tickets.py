@@ -36,10 +36,11 @@ CALLERS: Final = (
 class StreamPlace:
     """What a stream holds from where it was let in to its end."""
 
-    __slots__ = ("_began_s", "_first_s", "_ticket")
+    __slots__ = ("_began_s", "_exchange", "_first_s", "_ticket")
 
-    def __init__(self, ticket: Ticket, began_s: float) -> None:
+    def __init__(self, ticket: Ticket, exchange: Exchange, began_s: float) -> None:
         self._ticket = ticket
+        self._exchange = exchange
         self._began_s = began_s
         self._first_s: float | None = None
 
@@ -56,13 +57,18 @@ class StreamPlace:
             first_s = max(0.0, now - self._began_s)
         elif isinstance(error, DeadlineExceeded):
             error = Cancelled("the stream's time was over, which is no fault of a step")
-        self._ticket.done(outcome_of(error), first_s, now)
+        self._ticket.done(outcome_of(error), first_s, now, _waited(self._exchange, first_s))
 
 
-def ended(ticket: Ticket, began_s: float, error: McpError | None) -> None:
+def ended(ticket: Ticket, exchange: Exchange, began_s: float, error: McpError | None) -> None:
     """A request that was let in, and began at ``began_s``, has ended."""
     now = asyncio.get_running_loop().time()
-    ticket.done(outcome_of(error), max(0.0, now - began_s), now)
+    latency_s = max(0.0, now - began_s)
+    ticket.done(outcome_of(error), latency_s, now, _waited(exchange, latency_s))
+
+
+def _waited(exchange: Exchange, latency_s: float) -> float | None:
+    return None if exchange.waited_s is None else min(exchange.waited_s, latency_s)
 
 
 def request_of(exchange: Exchange, model: ModelVersion, deadline_s: float, node: str | None) -> Request:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mcp.cli.output import print_json, print_parts, table
 from mcp.errors import McpError
-from simulations.benchmarks import direct, disturbance, failover, guard
+from simulations.benchmarks import direct, disturbance, failover, guard, overload
 from simulations.benchmarks.boundary import suite as boundary
 from simulations.benchmarks.commit import suite as commit
 from simulations.benchmarks.device import suite as device
@@ -86,6 +86,12 @@ SUITES: Final[dict[str, Suite]] = {
         6,
         lambda steps, _: scheduling.measure(scheduling.FULL, steps),
         lambda steps, _: scheduling.measure(scheduling.QUICK, steps),
+    ),
+    "overload": Suite(
+        "a node that is asked for five times what it can do: what is still answered, and how soon",
+        3,
+        lambda steps, _: overload.measure(overload.FULL, steps),
+        lambda steps, _: overload.measure(overload.QUICK, steps),
     ),
     "device": Suite(
         "models on a CUDA device against the processor of the same machine",

@@ -16,6 +16,7 @@ import click
 from mcp.flow.admission import Admission, Request, Ticket
 from mcp.flow.config import FlowConfig, from_plain
 from mcp.flow.outcome import Outcome
+from simulations.overload.batching import Batched, BatchingServer
 from simulations.overload.server import Scenario, Server, Service
 
 LOADS: Final = (0.5, 0.8, 1.0, 1.5, 2.0, 5.0)
@@ -25,17 +26,18 @@ USUAL_LOAD: Final = 0.8
 ROUNDS: Final = 20
 
 
-def measured(scenario: Scenario, config: FlowConfig | None) -> dict[str, Any]:
+def measured(scenario: Scenario | Batched, config: FlowConfig | None) -> dict[str, Any]:
     """One run as plain values; goodput as a share of what the workers can do."""
-    server = Server(scenario, config)
-    figures = server.run()
-    capacity = scenario.workers / scenario.work_s
+    if isinstance(scenario, Batched):
+        figures, capacity = BatchingServer(scenario, config).run(), scenario.capacity
+    else:
+        figures, capacity = Server(scenario, config).run(), scenario.workers / scenario.work_s
     return {
         "load": scenario.load,
         "goodput_share": round(figures.goodput / capacity, 3),
         "late_share": round(figures.late / max(1, figures.late + figures.good), 3),
         "refused_share": [
-            round(figures.refused_share(priority), 3) for priority in range(len(scenario.priorities))
+            round(figures.refused_share(priority), 3) for priority in range(len(figures.offered))
         ],
         "p50_ms": round(figures.quantile_s(0.5) * 1000, 2),
         "p99_ms": round(figures.quantile_s(0.99) * 1000, 2),
@@ -116,7 +118,7 @@ def overload(workers: int, service: Service, seconds: float, seed: int, cost: bo
         click.echo(json.dumps(costs) if as_json else "\n".join(lines))
         return
     usual = Scenario(load=1.0, workers=workers, service=service, seconds=seconds, seed=seed)
-    wanted = {
+    wanted: dict[str, tuple[Scenario | Batched, FlowConfig | None]] = {
         "with admission": (usual, FlowConfig()),
         "with admission that is not told how long requests waited": (
             _with(usual, tells_waits=False),
@@ -127,6 +129,10 @@ def overload(workers: int, service: Service, seconds: float, seed: int, cost: bo
             FlowConfig(),
         ),
         "without admission": (usual, None),
+        "with admission, requests run together as nodes do it": (
+            Batched(load=1.0, workers=workers, seconds=seconds, seed=seed),
+            FlowConfig(),
+        ),
     }
     found = {
         title: [measured(_with(scenario, load=load), config) for load in LOADS]
@@ -145,8 +151,8 @@ def overload(workers: int, service: Service, seconds: float, seed: int, cost: bo
         )
 
 
-def _with(scenario: Scenario, **changes: Any) -> Scenario:
-    return Scenario(**{**asdict(scenario), **changes})
+def _with(scenario: Any, **changes: Any) -> Any:
+    return type(scenario)(**{**asdict(scenario), **changes})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,9 @@ LAYERS: Final = {
     "medium": (512, 2048, 2048, 512),
     "large": (1024, 4096, 4096, 1024),
 }
+CONVOLUTIONS: Final = "convolutions"
+CHANNELS, SIDE, DEPTH = 32, 32, 60
+"""Of the model with convolutions: every row costs as much as the first, and far more than to ask for it."""
 NAMES: Final = ("tiny", "medium", "digits")
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -58,9 +62,10 @@ def subjects(names: tuple[str, ...], folder: Path) -> tuple[list[Subject], list[
     """Make the models that are asked for in ``folder``; and say what cannot be made here."""
     found, missing = [], []
     for name in names:
-        lack = lacking(f"the {name} model", modules("onnx")) if name in LAYERS else None
+        lack = None if name == "digits" else lacking(f"the {name} model", modules("onnx"))
         if lack is None:
-            found.append(_digits(folder) if name == "digits" else _dense(name, folder))
+            made = {"digits": _digits, CONVOLUTIONS: _convolutions}.get(name, functools.partial(_dense, name))
+            found.append(made(folder))
         else:
             missing.append(lack)
     return found, missing
@@ -76,7 +81,7 @@ def _digits(folder: Path) -> Subject:
 def _dense(name: str, folder: Path) -> Subject:
     """Layers of Gemm and Relu, with weights from a seed; any number of rows in, as many out."""
     onnx: Any = importlib.import_module("onnx")
-    make, numpy_helper, float32 = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+    make, numpy_helper = onnx.helper, onnx.numpy_helper
     generator, widths = np.random.default_rng(7), LAYERS[name]
     nodes, weights, value = [], [], "x"
     for number, (wide, to) in enumerate(pairwise(widths), start=1):
@@ -91,15 +96,44 @@ def _dense(name: str, folder: Path) -> Subject:
         if not last:
             nodes.append(make.make_node("Relu", [out], [f"r{number}"]))
             value = f"r{number}"
+    path = _save(name, nodes, weights, (widths[0], widths[-1]), folder)
+    return Subject(name, path, generator.standard_normal((ROWS, widths[0])).astype(np.float32))
+
+
+def _convolutions(folder: Path) -> Subject:
+    """Layers of Conv and Relu on pictures of one channel, with weights from a seed; the channels' means."""
+    onnx: Any = importlib.import_module("onnx")
+    make, from_array, generator = (
+        onnx.helper.make_node,
+        onnx.numpy_helper.from_array,
+        np.random.default_rng(7),
+    )
+    weights = [from_array(np.array([-1, 1, SIDE, SIDE], np.int64), "shape")]
+    nodes, value, channels = [make("Reshape", ["x", "shape"], ["pictures"])], "pictures", 1
+    for number in range(DEPTH):
+        kernel = generator.standard_normal((CHANNELS, channels, 3, 3)) / (9 * channels) ** 0.5
+        weights.append(from_array(kernel.astype(np.float32), f"w{number}"))
+        nodes.append(make("Conv", [value, f"w{number}"], [f"c{number}"], pads=[1, 1, 1, 1]))
+        nodes.append(make("Relu", [f"c{number}"], [f"r{number}"]))
+        value, channels = f"r{number}", CHANNELS
+    nodes += [make("GlobalAveragePool", [value], ["means"]), make("Flatten", ["means"], ["y"])]
+    path = _save(CONVOLUTIONS, nodes, weights, (SIDE * SIDE, CHANNELS), folder)
+    return Subject(CONVOLUTIONS, path, generator.standard_normal((ROWS, SIDE * SIDE)).astype(np.float32))
+
+
+def _save(name: str, nodes: list[Any], weights: list[Any], widths: tuple[int, int], folder: Path) -> Path:
+    """A model from ``x`` [n, width] to ``y`` [n, width], as a file."""
+    onnx: Any = importlib.import_module("onnx")
+    make, float32 = onnx.helper, onnx.TensorProto.FLOAT
     graph = make.make_graph(
         nodes,
         name,
         [make.make_tensor_value_info("x", float32, ["n", widths[0]])],
-        [make.make_tensor_value_info("y", float32, ["n", widths[-1]])],
+        [make.make_tensor_value_info("y", float32, ["n", widths[1]])],
         weights,
     )
     path = folder / f"{name}.onnx"
     onnx.save(
         make.make_model(graph, opset_imports=[make.make_opsetid("", OPSET)], ir_version=IR_VERSION), path
     )
-    return Subject(name, path, generator.standard_normal((ROWS, widths[0])).astype(np.float32))
+    return path

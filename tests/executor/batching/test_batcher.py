@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executor.batching.batcher import REFUSALS_MAX, Batcher
-from executor.batching.lanes import LaneKey, Request
+from executor.batching.lanes import COMPANY_SHARE, LaneKey, Request
 from executor.batching.options import BatchLimits, BatchOptions
 from executor.errors import DeadlineExceeded, QueueFull
 
@@ -79,6 +79,40 @@ def test_a_model_that_is_slow_with_one_row_may_take_twice_as_long():
     now = learned(batcher, fixed_s=0.45, per_row_s=0.1)
     added(batcher, *[request() for _ in range(8)], now=now)
     assert batcher.take(now).rows == 6  # 1.05 s, and one row takes 0.55
+
+
+def test_how_many_rows_a_run_has_is_known_once_it_has_ended():
+    batcher = batcher_of()
+    assert batcher.rows_cap("a") == 0
+    learned(batcher, fixed_s=0.004, per_row_s=0.002)
+    assert batcher.rows_cap("a") == 4
+    batcher.forget("a")
+    assert batcher.rows_cap("a") == 0
+
+
+def test_to_wait_for_a_run_that_one_is_not_in_is_part_of_running_in_company():
+    batcher = batcher_of(workers_per_model_max=1)
+    now = learned(batcher, fixed_s=0.004, per_row_s=0.0005)
+    (first,) = added(batcher, request(), now=now)
+    batch = batcher.take(now)
+    (soon, late) = added(batcher, request(), request(client="d", rows=8), now=now)
+    batcher.finished(batch, 0.0045)
+    full_s = 0.004 + 8 * 0.0005
+    batch = batcher.take(now + 0.0045)
+    assert [each.waited_s for each in (first, soon)] == [0.0, pytest.approx(0.0045 - COMPANY_SHARE * full_s)]
+    batcher.finished(batch, 0.0045)
+    batcher.take(now + 0.009)
+    assert late.waited_s == pytest.approx(0.009 - COMPANY_SHARE * full_s)
+
+
+def test_who_runs_alone_has_waited_all_the_time_that_it_did():
+    batcher = batcher_of(workers_per_model_max=1)
+    added(batcher, request(ALONE))
+    batch = batcher.take(0.0)
+    (second,) = added(batcher, request(ALONE))
+    batcher.finished(batch, 0.5)
+    batcher.take(0.5)
+    assert second.waited_s == 0.5
 
 
 def test_a_batch_that_did_not_run_waits_again():

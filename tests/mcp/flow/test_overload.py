@@ -17,6 +17,7 @@ from mcp.flow.concurrency import BELIEVED_S, PRIORITIES, AdaptiveLimit, Concurre
 from mcp.flow.config import FlowConfig
 from mcp.flow.outcome import Outcome
 from simulations.overload.__main__ import admission_cost_us, compared, measured, overload
+from simulations.overload.batching import Batched
 from simulations.overload.server import Scenario, Server, Service
 
 LOADS = (0.8, 1.0, 2.0, 5.0)
@@ -42,6 +43,37 @@ def test_it_holds_too_where_nobody_says_how_long_requests_waited() -> None:
     said = compared(rows(FlowConfig(), workers=4, work_s=0.04, tells_waits=False))
     assert said["goodput_to_peak"] >= 0.9
     assert said["p99_to_usual"] <= 2.0
+
+
+def batched(**scenario: Any) -> list[dict[str, Any]]:
+    return [measured(Batched(load=load, **scenario), FlowConfig()) for load in (0.8, 2.0, 5.0)]
+
+
+MODELS = {
+    "its weights take long to read": {"fixed_s": 0.007, "each_s": 0.0008, "seconds": 6.0, "warm_up_s": 3.0},
+    "every row costs": {"fixed_s": 0.0005, "each_s": 0.0075, "seconds": 20.0, "warm_up_s": 4.0},
+    "quick": {"fixed_s": 0.001, "each_s": 0.00015, "seconds": 1.0, "warm_up_s": 2.0},
+    "slow": {"fixed_s": 0.05, "each_s": 0.02, "seconds": 60.0, "warm_up_s": 10.0},
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_it_holds_too_where_requests_run_together(model: str, workers: int) -> None:
+    """To wait for company is no overload: the more come at once, the more are done at once."""
+    found = batched(workers=workers, **MODELS[model])
+    said = compared(found)
+    assert said["goodput_to_peak"] >= 0.9
+    assert said["p99_to_usual"] <= 2.0
+    assert found[-1]["goodput_share"] >= 0.9, "of what full batches can do"
+    assert found[0]["refused_share"][0] <= 0.05
+
+
+def test_one_that_knows_latencies_alone_keeps_batches_small() -> None:
+    """What nodes did before they told how long requests waited: this is what the others are held against."""
+    found = batched(tells_waits=False, **MODELS["its weights take long to read"])
+    assert found[-1]["goodput_share"] < 0.5
+    assert found[0]["refused_share"][0] > 0.5, "below what can be done"
 
 
 def test_without_admission_goodput_collapses() -> None:
@@ -89,7 +121,7 @@ def test_the_script_prints_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)["results"]
     assert set(found["with admission"]) == {"rows", "goodput_to_peak", "p99_to_usual"}
-    assert len(found) == 4
+    assert len(found) == 5
     assert "of the peak's goodput" in CliRunner().invoke(overload, ["--seconds", "1"]).output
     cost = CliRunner().invoke(overload, ["--cost"])
     assert "admit" in cost.output

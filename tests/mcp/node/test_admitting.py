@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mcp.client.client import Client
 from mcp.client.exchange import Request
@@ -136,6 +137,47 @@ def test_a_place_is_given_back_however_a_request_ends(tmp_path: Path) -> None:
             await asyncio.gather(task, return_exceptions=True)
 
     run(scenario)
+
+
+def listening(heard: list[float | None], done: Callable[..., None]) -> Callable[..., None]:
+    def listens(*how: Any) -> None:
+        heard.append(how[-1])
+        done(*how)
+
+    return listens
+
+
+def test_it_is_told_how_long_requests_waited_and_so_learns_what_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of those that another node has answered: it says so."""
+    told: dict[str, list[float | None]] = {}
+
+    async def scenario() -> None:
+        async with serving(tmp_path, 3) as (cluster, client):
+            await client.set_limits({"default_model": {"breaker": None}})
+            await client.set_rules(["when header.place == two use digits@1 on node:n2"])
+            for name in cluster.names:
+                async with cluster.client(name) as other:
+                    await other.get("nothing", consistency="linearizable")
+                    await asked(other)
+                    limit = admitting(cluster, name).admission
+                    assert limit is not None
+                    learns = limit._models["digits"].concurrency
+                    assert learns is not None
+                    heard = told.setdefault(name, [])
+                    done = learns.done
+                    monkeypatch.setattr(
+                        learns,
+                        "done",
+                        lambda *how, heard=heard, done=done: heard.append(how[-1]) or done(*how),
+                    )
+                    answers = [await asked(other, headers={"place": "two"}), await asked(other)]
+                    assert answers == ["digits", "digits"]
+
+    run(scenario)
+    assert {name: len(heard) for name, heard in told.items()} == {"n1": 2, "n2": 2, "n3": 2}
+    assert all(type(waited_s) is float for heard in told.values() for waited_s in heard)
 
 
 def test_a_model_that_fails_is_not_asked_for_a_while_and_another_answers_instead(tmp_path: Path) -> None:

@@ -422,13 +422,14 @@ def test_of_a_stream_the_first_step_tells_how_long_a_request_takes(
     seen: list[Any] = []
     at = [10.0]
     monkeypatch.setattr(asyncio, "get_running_loop", lambda: SimpleNamespace(time=lambda: at[0]))
-    place = StreamPlace(cast(Any, Held), 10.0)
+    exchange = cast(Any, SimpleNamespace(waited_s=0.125))
+    place = StreamPlace(cast(Any, Held), exchange, 10.0)
     for at[0] in (10.5, 70.0, 500.0):
         place.stepped()
     place.ended(error)
-    late = StreamPlace(cast(Any, Held), 400.0)
+    late = StreamPlace(cast(Any, Held), cast(Any, SimpleNamespace(waited_s=None)), 400.0)
     late.ended(DeadlineExceeded("not even one step"))
-    assert seen == [(outcome, 0.5, 500.0), (Outcome.TIMED_OUT, 100.0, 500.0)]
+    assert seen == [(outcome, 0.5, 500.0, 0.125), (Outcome.TIMED_OUT, 100.0, 500.0, None)]
 
 
 # -- submissions to the log ---------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from executor.onnx import providers_available
 from mcp.cli.demo.workload import Write
-from simulations.benchmarks import direct, disturbance, failover, in_process
+from simulations.benchmarks import direct, disturbance, failover, in_process, overload
 from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, tables, verdicts
 from simulations.benchmarks.cluster import bench, timed_write
 from simulations.benchmarks.commit import lone
@@ -37,6 +37,7 @@ from simulations.benchmarks.processor_time import process_s, tree_s
 from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.scheduling import suite as scheduling
 from simulations.benchmarks.scheduling.paced import run_s
+from simulations.benchmarks.windows import Window
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SILENT = Steps(quiet=True)
@@ -82,6 +83,24 @@ def test_scheduling_offers_all_strategies_the_same_and_compares_every_answer() -
     assert isinstance(shares[0], float)
     assert 15 < shares[0] < 50
     assert [bar.at_least for bar in report.bars] == [True, True]
+
+
+def test_overload_offers_more_than_can_be_done_and_names_what_was_refused_otherwise() -> None:
+    report = asyncio.run(overload.measure(overload.Size(rounds=1, seconds=0.3), SILENT))
+    if report.missing:
+        assert "onnx" in report.missing[0]
+        return
+    assert report.correct, report.wrong
+    assert [row[0] for row in report.grids[0].rows] == ["0.8 x", "1.2 x", "5 x"]
+    assert report.figures[0].median > 1
+    assert [bar.at_least for bar in report.bars] == [True, False]
+
+
+def test_a_failure_that_is_no_refusal_is_seen() -> None:
+    refused = "ResourceExhausted: as many requests are under way as can be; retry after 0.05 s"
+    told = {refused: 7, "others": 3, "Unavailable: gone": 1, "ResourceExhausted: too much": 1}
+    window = Window(1.0, 1, None, 0.0, failed=told)
+    assert overload.unfit(window) == ["Unavailable: gone", "ResourceExhausted: too much"]
 
 
 def test_direct_compares_every_answer_with_the_model_in_process() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from mcp.errors import ConfigInvalid, DeadlineExceeded, InvalidArgument, McpError
+from mcp.errors import Busy, ConfigInvalid, DeadlineExceeded, InvalidArgument, McpError
 from mcp.gateway.context import read_context
 from mcp.gateway.described import server_metadata
 from mcp.gateway.failures import Failure, failure
@@ -32,6 +32,7 @@ from mcp.gateway.limits import (
     CONNECTIONS_MAX,
     GRPC_IDLE_S,
     HEAD_TIMEOUT_S,
+    STREAMS_MAX,
 )
 from mcp.gateway.observer import Observer
 from mcp.gateway.operations import Operations
@@ -118,6 +119,7 @@ class GrpcServer:
         observer: Observer | None = None,
         connections_max: int = CONNECTIONS_MAX,
         body_timeout_s: float = BODY_TIMEOUT_S,
+        streams_max: int = STREAMS_MAX,
     ) -> None:
         """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
         self._address = parse_address(address)
@@ -125,7 +127,13 @@ class GrpcServer:
             raise ConfigInvalid(f"gRPC is served at host:port, not at {address!r:.200}")
         self._credentials = credentials
         self._connections_max = connections_max
-        self._service = _Service(operations, room or Room(), observer or Observer(), body_timeout_s)
+        self._service = _Service(
+            operations,
+            room or Room(),
+            observer or Observer(),
+            body_timeout_s=body_timeout_s,
+            streams_max=streams_max,
+        )
         self._server: Any = None
         self.address = ""
         """Where it listens, ``host:port``, once it does."""
@@ -158,11 +166,21 @@ class GrpcServer:
 class _Service:
     """The RPCs: a message in, a message out."""
 
-    def __init__(self, operations: Operations, room: Room, observer: Observer, body_timeout_s: float) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        room: Room,
+        observer: Observer,
+        *,
+        body_timeout_s: float,
+        streams_max: int,
+    ) -> None:
         self._operations = operations
         self._observer = observer
         self._room = room
         self._body_timeout_s = body_timeout_s
+        self._streams_max = streams_max
+        self._streams = 0
         self._messages = messages()
 
     def handler(self) -> Any:
@@ -193,9 +211,8 @@ class _Service:
                     context.set_trailing_metadata(trace)
                     seen.status = "OK"
                     return told
-                code = CODES[told.status]
-                seen.status, seen.code = code.name, told.code
-                await context.abort(code, told.message, (*_metadata(told, code.value[0]), *trace))
+                seen.status, seen.code = CODES[told.status].name, told.code
+                await _abort(context, told, trace)
                 raise AssertionError("abort raises")
 
         return answer
@@ -225,9 +242,18 @@ class _Service:
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """One answer to each request, in their order; what one fails with is told and ends nothing."""
+        if self._streams >= self._streams_max:
+            busy = (
+                f"streams_max={self._streams_max} streams are open; come back later, or send single requests"
+            )
+            await _abort(context, failure(Busy(busy)))
         response = self._messages["ModelStreamInferResponse"]
-        async for data in requests:
-            yield response(**await self._streamed(data, context))
+        self._streams += 1
+        try:
+            async for data in requests:
+                yield response(**await self._streamed(data, context))
+        finally:
+            self._streams -= 1
 
     async def _streamed(self, data: bytes, context: Any) -> dict[str, Any]:
         identifier = ""
@@ -307,6 +333,12 @@ class _Service:
 def _defect(name: str, error: Exception) -> Failure:
     _log.error("%s", name, exc_info=error)
     return failure(McpError(f"a defect of this server: {type(error).__name__}"))
+
+
+async def _abort(context: Any, told: Failure, trace: tuple[tuple[str, str], ...] = ()) -> None:
+    """End a call with its failure. Raises what gRPC raises."""
+    code = CODES[told.status]
+    await context.abort(code, told.message, (*_metadata(told, code.value[0]), *trace))
 
 
 def _serialized(message: Any) -> bytes:

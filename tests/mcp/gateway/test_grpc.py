@@ -300,6 +300,36 @@ def test_a_stream_goes_on_after_a_request_that_failed(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_streams_that_rest_are_few_and_one_that_ends_makes_room(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path) as gateway,
+            called(gateway, streams_max=2) as (address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            await gateway.deploy("dense")
+            begin = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+
+            async def used() -> Any:
+                stream = begin()
+                await stream.write(dense().SerializeToString())
+                await stream.read()
+                return stream
+
+            first, second = await used(), await used()
+            with pytest.raises(grpc.aio.AioRpcError, match="streams_max=2") as refused:
+                await used()
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert dict(refused.value.trailing_metadata())["mcp-error-code"] == "BUSY"
+            await second.done_writing()
+            assert await second.read() is grpc.aio.EOF
+            third = await used()
+            for stream in (first, third):
+                stream.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_an_address_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as gateway, called(gateway) as (address, _):

@@ -195,6 +195,8 @@ class Link(asyncio.BufferedProtocol):
             self._refuse_peer(error)
         finally:
             self._handling = False
+        if self._state not in _READING:
+            reader.discard()  # or the buffer would fill up, and the transport take that for a defect
         if not self._settled:
             self._flush()
 

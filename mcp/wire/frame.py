@@ -289,6 +289,11 @@ class FrameReader:
         """Count ``size`` bytes that were written at the front of ``get_buffer()``."""
         self._end += size
 
+    def discard(self) -> None:
+        """Forget what was received and not handed out, when nothing is read any more but the end."""
+        self._start = self._end
+        self._needed = HEADER_BYTES
+
     def next_frame(self) -> Frame | None:
         """The next complete frame, or ``None`` when more bytes are needed.
 

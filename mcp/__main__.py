@@ -14,6 +14,8 @@ _SHADOWED = (
     "and install message-coordination-protocol there"
 )
 
+_INTERRUPTED = 130  # mcp.cli.exits, which is not imported by then
+
 
 def main() -> None:
     """Run the command line and leave the process with its exit status."""
@@ -26,6 +28,8 @@ def main() -> None:
         sys.exit(_SHADOWED)
     except (ImportError, SystemExit):
         sys.exit(_SHADOWED)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     sys.exit(run())
 
 

@@ -22,6 +22,7 @@ ASYNCIO_HOMES = (
     "mcp/node/",
     "mcp/cli/",
     "mcp/gateway/asgi.py",
+    "mcp/gateway/grpc_server.py",
     "mcp/gateway/operations.py",
     "mcp/gateway/server.py",
     "consensus/driver.py",

@@ -37,7 +37,7 @@ def read_text(where: str, chars_max: int = DOCUMENT_CHARS_MAX, advice: str = "")
         raise InvalidArgument(f"{where} is not text in UTF-8") from error
     if len(text) > chars_max:
         raise InvalidArgument(f"{where} is longer than {chars_max} characters{advice}")
-    return text
+    return text.removeprefix("\ufeff")  # some editors begin every file with this mark
 
 
 def is_rules(text: str) -> bool:

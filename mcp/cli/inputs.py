@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from mcp.cli.documents import read_text
+from mcp.cli.documents import named, read_text
 from mcp.clock import SystemClock, new_id
 from mcp.errors import InvalidArgument
 from mcp.wire.json_codec import JSON_BYTES_MAX, message_from_json
@@ -241,7 +241,9 @@ def _described_array(name: str, item: Mapping[str, Any]) -> Array:
 
 def request_message(where: str) -> Message:
     """Read an INFER_REQUEST from a file of JSON. Raises :class:`~mcp.errors.InvalidArgument`."""
-    message = message_from_json(_text(where), new_id=new_id(SystemClock()))
+    text = _text(where)
+    with named(where):
+        message = message_from_json(text, new_id=new_id(SystemClock()))
     if message.type != "INFER_REQUEST":
         raise InvalidArgument(f"{where} is a {message.type!r}; an INFER_REQUEST is expected")
     return message

@@ -77,7 +77,7 @@ def _row(node: SeenNode) -> dict[str, str | Text]:
         "state": Text(node.state, style=_STATE_STYLE.get(node.state, "")),
         "for": duration(node.age_s),
         "standing": node.role or _said(card, "standing").replace("outsider", "none"),
-        "models": str(len(models)) if isinstance(models, Mapping) else "",
+        "models": str(_models(card, models)) if isinstance(models, Mapping) else "",
         "on": ",".join(map(str, card["providers"])) if isinstance(card.get("providers"), list) else "",
         "cores": _said(card, "cores"),
         "cpu": f"{load['cpu']} %" if _is_count(load.get("cpu")) else "",
@@ -86,6 +86,12 @@ def _row(node: SeenNode) -> dict[str, str | Text]:
         "labels": _labels(labels) if isinstance(labels, Mapping) else "",
         "address": node.address,
     }
+
+
+def _models(card: Mapping[str, Any], listed: Mapping[str, Any]) -> int:
+    """How many versions are ready there: a card lists as many as fit, and says how many others there are."""
+    left_out = card.get("models_left_out")
+    return len(listed) + (int(left_out or 0) if _is_count(left_out) else 0)
 
 
 def _labels(labels: Mapping[str, Any]) -> str:

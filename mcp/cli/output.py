@@ -68,7 +68,20 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     invocation = context.find_object(Invocation) if context is not None else None
     if invocation is not None:
         invocation.answered = True
-    click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent, default=str))
+    told = plain(value)
+    text = json.dumps(told, ensure_ascii=False, allow_nan=False, indent=indent, default=str)
+    if not text.isascii() and not _is_unicode(text):
+        # A name of a file or an argument that is no UTF-8: written as it is, it would be no JSON.
+        text = json.dumps(told, allow_nan=False, indent=indent, default=str)
+    click.echo(text)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table(*columns: str, title: str | None = None) -> Table:

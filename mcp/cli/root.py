@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
 import click
@@ -178,6 +179,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     the traceback only where ``--traceback`` asked for it. With ``--json`` it is also an object on standard
     output, unless the command has printed its answer already.
     """
+    open_closed_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     invocation = Invocation()
     try:
@@ -194,6 +196,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return failed(error, as_json=wants_json(error, invocation, given))
     return status if isinstance(status, int) else exits.SUCCESS
+
+
+def open_closed_streams() -> None:
+    """Open the standard streams that whoever started this process has closed, to nothing.
+
+    Otherwise the next files have their numbers, such as the journal, and whatever a library writes to
+    standard error would go into it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # The streams before it are open, so that it gets the lowest number, which is its own.
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (for good)
 
 
 def wants_json(error: Exception, invocation: Invocation, given: Sequence[str]) -> bool:

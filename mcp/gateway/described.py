@@ -57,22 +57,36 @@ def is_ready(model: ModelStatus, version: str | None, status: ClusterStatus) -> 
     """Whether a node that answers can run it now; versions beside the active one are loaded when asked."""
     if version not in (None, model.version):
         return bool(status.reachable)
-    return any(each.name == model.name and each.ready for node in status.reachable for each in node.models)
+    return any(each.ready for each in _told(model.name, status))
+
+
+def _told(name: str, status: ClusterStatus) -> list[ModelStatus]:
+    """What the nodes that answer say of a model."""
+    return [each for node in status.reachable for each in node.models if each.name == name]
 
 
 def repository_index(models: Sequence[ModelStatus], status: ClusterStatus) -> list[dict[str, str]]:
     """Every version of every model with its ``state``: READY, LOADING or UNAVAILABLE, and why."""
+    # By name, once: with a thousand models, looking each up among all of every node holds up the loop.
+    told: dict[str, list[ModelStatus]] = {model.name: [] for model in models}
+    for node in status.reachable:
+        for each in node.models:
+            told.get(each.name, []).append(each)
+    answering = bool(status.reachable)
     return [
-        {"name": model.name, "version": version, **_state(model, version, status)}
+        {
+            "name": model.name,
+            "version": version,
+            **_state(told[model.name], active=version == model.version, answering=answering),
+        }
         for model in models
         for version in model.versions
     ]
 
 
-def _state(model: ModelStatus, version: str, status: ClusterStatus) -> dict[str, str]:
-    if is_ready(model, version, status):
+def _state(told: Sequence[ModelStatus], *, active: bool, answering: bool) -> dict[str, str]:
+    if any(each.ready for each in told) if active else answering:
         return {"state": "READY", "reason": ""}
-    told = [each for node in status.reachable for each in node.models if each.name == model.name]
     problem = next((each.problem for each in told if each.problem is not None), None)
     if problem is not None:
         return {"state": "UNAVAILABLE", "reason": f"{problem.code}: {problem.message}"}

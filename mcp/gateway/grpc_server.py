@@ -6,6 +6,7 @@ Every RPC that is here is listed in :data:`RPCS`. Errors have the status of gRPC
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from mcp.errors import ConfigInvalid, InvalidArgument, McpError
+from mcp.errors import Busy, ConfigInvalid, DeadlineExceeded, InvalidArgument, McpError
 from mcp.gateway.context import read_context
 from mcp.gateway.described import server_metadata
 from mcp.gateway.failures import Failure, failure
@@ -25,10 +26,13 @@ from mcp.gateway.grpc_messages import inference_response, read_inference
 from mcp.gateway.grpc_schema import SERVICE, messages
 from mcp.gateway.limits import (
     BODY_BYTES_MAX,
+    BODY_TIMEOUT_S,
+    CALLS_MAX,
+    CALLS_PER_CONNECTION_MAX,
     CONNECTIONS_MAX,
     GRPC_IDLE_S,
     HEAD_TIMEOUT_S,
-    REQUESTS_MAX,
+    STREAMS_MAX,
 )
 from mcp.gateway.observer import Observer
 from mcp.gateway.operations import Operations
@@ -80,6 +84,7 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.server_handshake_timeout_ms", int(HEAD_TIMEOUT_S * 1000)),
     ("grpc.max_connection_idle_ms", int(GRPC_IDLE_S * 1000)),
+    ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
 )
 
 
@@ -113,6 +118,8 @@ class GrpcServer:
         credentials: Any = None,
         observer: Observer | None = None,
         connections_max: int = CONNECTIONS_MAX,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+        streams_max: int = STREAMS_MAX,
     ) -> None:
         """Raises :class:`~mcp.errors.InvalidArgument` for what is no ``host:port``."""
         self._address = parse_address(address)
@@ -120,7 +127,13 @@ class GrpcServer:
             raise ConfigInvalid(f"gRPC is served at host:port, not at {address!r:.200}")
         self._credentials = credentials
         self._connections_max = connections_max
-        self._service = _Service(operations, room or Room(), observer or Observer())
+        self._service = _Service(
+            operations,
+            room or Room(),
+            observer or Observer(),
+            body_timeout_s=body_timeout_s,
+            streams_max=streams_max,
+        )
         self._server: Any = None
         self.address = ""
         """Where it listens, ``host:port``, once it does."""
@@ -128,7 +141,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Listen. Raises :class:`~mcp.errors.ConfigInvalid` where that is not possible."""
         options = (*_OPTIONS, ("grpc.max_allowed_incoming_connections", self._connections_max))
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=REQUESTS_MAX)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS_MAX)
         server.add_generic_rpc_handlers((self._service.handler(),))
         where = str(self._address)
         try:
@@ -153,10 +166,21 @@ class GrpcServer:
 class _Service:
     """The RPCs: a message in, a message out."""
 
-    def __init__(self, operations: Operations, room: Room, observer: Observer) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        room: Room,
+        observer: Observer,
+        *,
+        body_timeout_s: float,
+        streams_max: int,
+    ) -> None:
         self._operations = operations
         self._observer = observer
         self._room = room
+        self._body_timeout_s = body_timeout_s
+        self._streams_max = streams_max
+        self._streams = 0
         self._messages = messages()
 
     def handler(self) -> Any:
@@ -164,7 +188,8 @@ class _Service:
         handlers = {}
         for name in RPCS:
             # Messages are parsed in the handlers: gRPC tells those that cannot be as an error of the server.
-            handlers[name] = grpc.unary_unary_rpc_method_handler(
+            # And they are read there, for gRPC waits without end for the one message of a unary call.
+            handlers[name] = grpc.stream_unary_rpc_method_handler(
                 self._answering(name, getattr(self, f"_{name}")), None, _serialized
             )
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream, None, _serialized)
@@ -176,31 +201,59 @@ class _Service:
         except DecodeError as error:
             raise InvalidArgument(f"the request is no {name}: {error}") from None
 
-    def _answering(self, name: str, method: Method) -> Method:
-        async def answer(data: bytes, context: Any) -> Any:
+    def _answering(self, name: str, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answer(_requests: Any, context: Any) -> Any:
             with self._observer.request(PROTOCOL, name, _carrier(context)) as seen:
                 trace = tuple(seen.headers.items())
-                try:
-                    message = await method(self._parsed(f"{name}Request", data), context)
+                # An aborted call is kept, with this frame, until garbage is looked for: no request is in it.
+                told = await self._answered(name, method, context)
+                if not isinstance(told, Failure):
                     context.set_trailing_metadata(trace)
                     seen.status = "OK"
-                    return message
-                except McpError as error:
-                    told = failure(error)
-                except Exception as error:
-                    told = _defect(name, error)
-                code = CODES[told.status]
-                seen.status, seen.code = code.name, told.code
-                await context.abort(code, told.message, (*_metadata(told, code.value[0]), *trace))
+                    return told
+                seen.status, seen.code = CODES[told.status].name, told.code
+                await _abort(context, told, trace)
                 raise AssertionError("abort raises")
 
         return answer
 
+    async def _answered(self, name: str, method: Method, context: Any) -> Any:
+        """The answer, or the failure."""
+        try:
+            return await method(self._parsed(f"{name}Request", await self._read(context)), context)
+        except McpError as error:
+            return failure(error)
+        except Exception as error:
+            return _defect(name, error)
+
+    async def _read(self, context: Any) -> bytes:
+        """The one message of a call. Raises :class:`~mcp.errors.McpError` where it does not come."""
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                data = await context.read()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the request did not come within {self._body_timeout_s:g} s; send it with its call"
+            ) from None
+        if data is grpc.aio.EOF:
+            raise InvalidArgument("the call ended without a request; send one message")
+        read: bytes = data
+        return read
+
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """One answer to each request, in their order; what one fails with is told and ends nothing."""
+        if self._streams >= self._streams_max:
+            busy = (
+                f"streams_max={self._streams_max} streams are open; come back later, or send single requests"
+            )
+            await _abort(context, failure(Busy(busy)))
         response = self._messages["ModelStreamInferResponse"]
-        async for data in requests:
-            yield response(**await self._streamed(data, context))
+        self._streams += 1
+        try:
+            async for data in requests:
+                yield response(**await self._streamed(data, context))
+        finally:
+            self._streams -= 1
 
     async def _streamed(self, data: bytes, context: Any) -> dict[str, Any]:
         identifier = ""
@@ -280,6 +333,12 @@ class _Service:
 def _defect(name: str, error: Exception) -> Failure:
     _log.error("%s", name, exc_info=error)
     return failure(McpError(f"a defect of this server: {type(error).__name__}"))
+
+
+async def _abort(context: Any, told: Failure, trace: tuple[tuple[str, str], ...] = ()) -> None:
+    """End a call with its failure. Raises what gRPC raises."""
+    code = CODES[told.status]
+    await context.abort(code, told.message, (*_metadata(told, code.value[0]), *trace))
 
 
 def _serialized(message: Any) -> bytes:

@@ -28,6 +28,18 @@ REQUESTS_MAX: Final = 1024
 CONNECTIONS_MAX: Final = 2048
 """Open connections of one port; a further one is told that it is too much, and closed."""
 
+CALLS_PER_CONNECTION_MAX: Final = REQUESTS_MAX
+"""Calls that are under way on one connection of gRPC's port; its client has further ones wait.
+
+No fewer, for a client that has not heard of the limit yet is refused what is over it.
+"""
+
+CALLS_MAX: Final = 4 * REQUESTS_MAX
+"""Calls that are under way on gRPC's port, with those whose request has not come and streams that rest."""
+
+STREAMS_MAX: Final = CALLS_MAX // 2
+"""Streams of those: they may rest for as long as their client likes, and others need room beside them."""
+
 TLS_HANDSHAKES_MAX: Final = 256
 """Connections of HTTP's port that are in their TLS handshake; beyond that the oldest makes room."""
 

@@ -43,7 +43,7 @@ class Observation:
         if self._observer.node is None:
             return json_reply({"live": True})
         try:
-            storage = self._observer.node()["storage"]
+            storage = self._observer.node(with_models=False)["storage"]
         except McpError as error:
             return json_reply({"live": False, "error": error.message}, _BROKEN)
         if storage.startswith("failed"):
@@ -56,7 +56,7 @@ class Observation:
             reason = await self._operations.not_ready()
             return _readiness({}, reason)
         try:
-            status = self._observer.node()
+            status = self._observer.node(with_models=False)
         except McpError as error:
             return _readiness({}, error.message)
         position = {

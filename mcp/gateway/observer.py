@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mcp.client.tracing import traced
 from mcp.clock import Clock, SystemClock
@@ -24,8 +24,15 @@ _log = logging.getLogger("mcp.gateway")
 GONE: Final = "gone"
 """The status of a request whose client did not wait for an answer."""
 
-NodeReport = Callable[[], Mapping[str, Any]]
-"""Gives what the node says of itself, the payload of ``STATUS_RESULT``; raises ``McpError`` if it cannot."""
+
+class NodeReport(Protocol):
+    """Gives what the node says of itself, the payload of ``STATUS_RESULT``; raises ``McpError`` if it cannot.
+
+    Without ``with_models`` it has none of them: that is enough for probes, and cheap however many there are.
+    """
+
+    def __call__(self, *, with_models: bool = True) -> Mapping[str, Any]:
+        """See the class."""
 
 
 @dataclass(slots=True)

@@ -50,6 +50,7 @@ from mcp.node.routed import Routed
 from mcp.node.routing import Routing
 from mcp.node.scheduling import Scheduling
 from mcp.node.shelf import Shelf
+from mcp.node.stamps import Stamps
 from mcp.node.storage import NodeFiles
 from mcp.node.streaming import StreamedInference
 from mcp.node.submitting import Submitting
@@ -251,7 +252,7 @@ class Assembly:
             files.snapshots,
             self.ordered,
             self.links,
-            wall=self._clock.wall,
+            wall=Stamps(self._clock, lambda: self.state.time_s).now,
             stopwatch=self._clock.monotonic,
             generator=generator,
             limits=self.config.consensus_limits,

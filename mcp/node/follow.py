@@ -129,13 +129,11 @@ class Follower:
 
     def _follow_models(self) -> None:
         self._shelf.keep_only(self._state.models.digests())
-        for model in self._state.models.all():
-            for version in model.versions.values():
-                if self._shelf.info(version.digest) is None:
-                    others = [node for node in version.holders if node != self._node_id]
-                    self._shelf.want(version.digest, version.size, others)
-                else:
-                    self.announce(version.digest)
+        for digest, size, holders in self._state.models.artefacts():
+            if self._shelf.info(digest) is None:
+                self._shelf.want(digest, size, [node for node in holders if node != self._node_id])
+            elif self._node_id not in holders:
+                self.announce(digest)
 
     async def _announce(self, digest: str) -> None:
         try:

@@ -129,12 +129,14 @@ class Node:
             **settings,
         )
 
-    def status(self, *, with_digest: bool = True) -> dict[str, Any]:
+    def status(self, *, with_digest: bool = True, with_models: bool = True) -> dict[str, Any]:
         """What this node says of itself: the payload of ``STATUS_RESULT``.
 
-        With its digest that costs a pass over the whole state. Raises ``Unavailable`` while it does not run.
+        With its digest that costs a pass over the whole state, with its models one over those. Raises
+        ``Unavailable`` while it does not run.
         """
-        return self._running().report.status(with_digest=with_digest, rested=False)
+        report = self._running().report
+        return report.status(with_digest=with_digest, with_models=with_models, rested=False)
 
     @property
     def position(self) -> tuple[int, int]:

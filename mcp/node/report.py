@@ -31,8 +31,10 @@ class Report:
         self._digest: tuple[int, str] | None = None
         self._digest_again_s = 0.0
 
-    def status(self, *, with_digest: bool = False, rested: bool = True) -> dict[str, Any]:
-        """Plain values; indexes count log entries from 1.
+    def status(
+        self, *, with_digest: bool = False, with_models: bool = True, rested: bool = True
+    ) -> dict[str, Any]:
+        """Plain values; indexes count log entries from 1. Without ``with_models``, ``models`` are none.
 
         ``with_digest`` adds ``state_digest``: nodes whose ``applied_index`` is equal hold equal states
         exactly when these are equal. It costs a pass over the whole state, so :class:`Busy` is raised
@@ -63,17 +65,8 @@ class Report:
                 }
                 for peer in parts.roster.peers()
             },
-            "members": [
-                {
-                    "node": m.node,
-                    "address": m.address,
-                    "state": "up" if m.up else "down",
-                    "schema": m.schema,
-                    "executors": list(m.executors),
-                }
-                for m in parts.state.members.all()
-            ],
-            "models": self._models(),
+            "members": self._members(),
+            "models": self._models() if with_models else [],
             "rollouts": parts.rollouts.to_plain(),
             "replacing": parts.replacing.to_plain(),
             "journal": parts.joining.journal,
@@ -98,6 +91,18 @@ class Report:
             return self._parts.membership.address
         member = self._parts.state.members.get(node)
         return member.address if member is not None else self._parts.roster.address_of(node)
+
+    def _members(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "node": m.node,
+                "address": m.address,
+                "state": "up" if m.up else "down",
+                "schema": m.schema,
+                "executors": list(m.executors),
+            }
+            for m in self._parts.state.members.all()
+        ]
 
     def _models(self) -> list[dict[str, Any]]:
         shelf = self._parts.shelf

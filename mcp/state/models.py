@@ -116,6 +116,8 @@ class Models:
         self._limits = limits
         self._models: dict[str, Model] = {}
         self._aliases: dict[str, str] = {}
+        # By digest the names and labels that have it: nodes ask for each of them, again and again.
+        self._labels: dict[str, dict[tuple[str, str], None]] = {}
 
     def __len__(self) -> int:
         return len(self._models)
@@ -133,16 +135,20 @@ class Models:
 
     def is_referenced(self, digest: str) -> bool:
         """Say whether any version has this digest."""
-        return bool(self._with_digest(digest))
+        return digest in self._labels
 
     def digests(self) -> set[str]:
         """Return the digests of all versions of all models."""
-        return {version.digest for model in self._models.values() for version in model.versions.values()}
+        return set(self._labels)
+
+    def artefacts(self) -> list[tuple[str, int, tuple[str, ...]]]:
+        """Return digest, size in bytes and holders of everything that versions stand for, each once."""
+        found = [(digest, self._one(digest)) for digest in self._labels]
+        return [(digest, version.size, version.holders) for digest, version in found]
 
     def holders(self, digest: str) -> tuple[str, ...]:
         """Return the nodes that hold these bytes, in the order of their ids."""
-        versions = self._with_digest(digest)
-        return versions[0].holders if versions else ()
+        return self._one(digest).holders if digest in self._labels else ()
 
     def resolve(self, hint: str) -> ModelVersion:
         """Find the version that a hint means.
@@ -220,6 +226,8 @@ class Models:
         gone = list(model.versions.values()) if version is None else [version]
         self.revision += 1
         events: list[Event] = [ModelUndeployed(v.name, v.version, v.digest) for v in gone]
+        for each in gone:
+            self._forget(each)
         rest = {v: kept for v, kept in model.versions.items() if kept not in gone}
         if not rest:
             del self._models[model.name]
@@ -263,8 +271,19 @@ class Models:
         version = self.resolve(args["hint"])
         return self._models[version.name].to_wire(version)
 
-    def _with_digest(self, digest: str) -> list[ModelVersion]:
-        return [v for model in self._models.values() for v in model.versions.values() if v.digest == digest]
+    def _one(self, digest: str) -> ModelVersion:
+        """A version with that digest, which there is: all that have it are equal in size and holders."""
+        name, label = next(iter(self._labels[digest]))
+        return self._models[name].versions[label]
+
+    def _index(self, version: ModelVersion) -> None:
+        self._labels.setdefault(version.digest, {})[version.name, version.version] = None
+
+    def _forget(self, version: ModelVersion) -> None:
+        labels = self._labels[version.digest]
+        del labels[version.name, version.version]
+        if not labels:
+            del self._labels[version.digest]
 
     def _named(self, args: dict[str, Any]) -> tuple[Model, ModelVersion | None]:
         """Find the model, and the version that is named (``None``: none is)."""
@@ -340,6 +359,7 @@ class Models:
             versions={**model.versions, label: version},
             last_number=max(model.last_number, _number(label)),
         )
+        self._index(version)
         self._add_aliases(name, manifest.aliases)
         self._set_holders(version.digest, version.holders)
         return events
@@ -382,9 +402,10 @@ class Models:
 
     def _set_holders(self, digest: str, holders: tuple[str, ...]) -> None:
         self.holders_revision += 1
-        for version in self._with_digest(digest):
-            if version.holders != holders:
-                self._models[version.name].versions[version.version] = replace(version, holders=holders)
+        for name, label in self._labels[digest]:
+            versions = self._models[name].versions
+            if versions[label].holders != holders:
+                versions[label] = replace(versions[label], holders=holders)
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal models."""
@@ -400,6 +421,8 @@ class Models:
         for name, active, aliases, versions, last_number in plain:
             by_label = {fields[1]: _version(fields) for fields in versions}
             models._models[name] = Model(name, active, tuple(aliases), by_label, last_number)
+            for version in by_label.values():
+                models._index(version)
             models._aliases.update(dict.fromkeys(aliases, name))
         return models
 

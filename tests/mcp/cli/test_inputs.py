@@ -83,6 +83,22 @@ def test_a_request_file_names_model_input_and_deadline(tmp_path: Path) -> None:
     assert request_from("other", Sources(request=str(path))).model == "other"
 
 
+def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(REQUEST), encoding="utf-8-sig")
+    assert request_from(None, Sources(request=str(file))).model == "glm-large"
+    file.write_text('{"x": [[1.5]]}', encoding="utf-8-sig")
+    assert arrays(json_file=str(file))["x"].tolist() == [[1.5]]
+
+
+def test_a_request_file_that_is_no_message_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    for text, words in (("spec: {}", "no JSON message"), ("{}", '"mcp_version" is missing')):
+        file.write_text(text)
+        with pytest.raises(InvalidArgument, match=rf"request.json: .*{words}"):
+            request_from(None, Sources(request=str(file)))
+
+
 def test_a_request_file_with_tensors(tmp_path: Path) -> None:
     inputs = [{"name": "image", "dtype": "FP32", "shape": [1, 2], "data": [1, 2]}]
     path = tmp_path / "request.json"

@@ -219,3 +219,13 @@ def test_nodes_have_the_standing_that_the_members_list_gives_them() -> None:
     assert standing("voter", "voter") == "voter"
     assert standing("", "outsider") == "none"
     assert standing("", "observer") == "observer"
+
+
+def test_nodes_count_the_models_that_their_cards_have_no_room_for() -> None:
+    def models(card: dict[str, Any]) -> str:
+        return str(_row(SeenNode("n1", "a:1", "alive", 1.0, card, {}, "voter"))["models"])
+
+    assert models({"models": {"a@1": 3, "b@1": 4}}) == "2"
+    assert models({"models": {"a@1": 3, "b@1": 4}, "models_left_out": 814}) == "816"
+    assert models({"models": {"a@1": 3}, "models_left_out": "many"}) == "1"
+    assert models({}) == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from mcp.client.results import ClusterStatus, ModelStatus, NodeStatus
@@ -95,3 +97,21 @@ def test_so_many_models_are_counted_and_no_more() -> None:
     for number in range(MODELS_COUNTED_MAX + 5):
         counted.failed(f"m{number}", None, 0.0, exists=True)
     assert len(counted._counts) == MODELS_COUNTED_MAX
+
+
+class Looked(list[ModelStatus]):
+    """Counts how often it is gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[ModelStatus]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_the_index_goes_once_through_what_a_node_tells_however_many_models_there_are() -> None:
+    models = [ModelStatus(f"m{at}", "1", ["1"], "d" * 64, [], []) for at in range(9)]
+    looked = Looked(ModelStatus(f"m{at}", "1", ["1"], "d" * 64, [], [], ready=at < 5) for at in range(9))
+    index = repository_index(models, cluster(NodeStatus("n1", "n1", models=looked)))
+    assert [entry["state"] for entry in index] == ["READY"] * 5 + ["LOADING"] * 4
+    assert looked.times == 1

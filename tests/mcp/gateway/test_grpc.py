@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from mcp.gateway.failures import STATUS, failure  # noqa: E402
 from mcp.gateway.grpc_messages import inference_response, read_inference  # noqa: E402
 from mcp.gateway.grpc_schema import SERVICE, messages  # noqa: E402
 from mcp.gateway.grpc_server import CODES, GrpcServer  # noqa: E402
-from mcp.gateway.limits import OBJECTS_MAX  # noqa: E402
+from mcp.gateway.limits import CALLS_PER_CONNECTION_MAX, OBJECTS_MAX  # noqa: E402
+from mcp.gateway.observer import Observer, Seen  # noqa: E402
 from mcp.gateway.room import Room  # noqa: E402
 from simulations.in_process import until  # noqa: E402
 
@@ -297,6 +300,36 @@ def test_a_stream_goes_on_after_a_request_that_failed(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_streams_that_rest_are_few_and_one_that_ends_makes_room(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path) as gateway,
+            called(gateway, streams_max=2) as (address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            await gateway.deploy("dense")
+            begin = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+
+            async def used() -> Any:
+                stream = begin()
+                await stream.write(dense().SerializeToString())
+                await stream.read()
+                return stream
+
+            first, second = await used(), await used()
+            with pytest.raises(grpc.aio.AioRpcError, match="streams_max=2") as refused:
+                await used()
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert dict(refused.value.trailing_metadata())["mcp-error-code"] == "BUSY"
+            await second.done_writing()
+            assert await second.read() is grpc.aio.EOF
+            third = await used()
+            for stream in (first, third):
+                stream.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_an_address_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as gateway, called(gateway) as (address, _):
@@ -306,3 +339,80 @@ def test_an_address_that_cannot_be_used_is_told(tmp_path: Path) -> None:
                 GrpcServer(gateway.operations, "unix:///tmp/x")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("requests", "status", "words"),
+    [
+        ([], "INVALID_ARGUMENT", "the call ended without a request"),
+        (None, "DEADLINE_EXCEEDED", "the request did not come within 0.05 s"),
+    ],
+)
+def test_a_call_whose_request_does_not_come_is_ended(
+    requests: list[bytes] | None, status: str, words: str, tmp_path: Path
+) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path) as gateway,
+            called(gateway, body_timeout_s=0.05) as (address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            rpc = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+            with pytest.raises(grpc.aio.AioRpcError, match=words) as refused:
+                await rpc(never() if requests is None else iter(requests))
+        assert refused.value.code().name == status
+        assert dict(refused.value.trailing_metadata())["mcp-error-code"] == status
+
+    asyncio.run(scenario())
+
+
+class Arriving(Observer):
+    """Counts the calls that have come."""
+
+    came = 0
+
+    @contextmanager
+    def request(self, protocol: str, operation: str, carrier: Mapping[str, str]) -> Iterator[Seen]:
+        self.came += 1
+        with super().request(protocol, operation, carrier) as seen:
+            yield seen
+
+
+def test_calls_without_requests_on_one_connection_leave_room_for_others(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        observer = Arriving()
+        async with serving(tmp_path) as gateway, called(gateway, observer=observer) as (address, call):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
+                rpc = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+                held = [rpc() for _ in range(CALLS_PER_CONNECTION_MAX)]
+                await until(lambda: observer.came == CALLS_PER_CONNECTION_MAX)
+                await call("ServerLive", M["ServerLiveRequest"](), "ServerLiveResponse")
+                for each in held:
+                    each.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_refused_requests_do_not_stay_in_memory_until_garbage_is_looked_for(tmp_path: Path) -> None:
+    body = message(model_name="nope", raw_input_contents=[bytes(2 * 1024**2)])
+
+    async def scenario() -> int:
+        async with serving(tmp_path) as gateway, called(gateway) as (_, call):
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(8):
+                with pytest.raises(grpc.aio.AioRpcError, match="are 1 to 256 tensors"):
+                    await call("ModelInfer", body, "ModelInferResponse")
+            return tracemalloc.get_traced_memory()[0] - before
+
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert asyncio.run(scenario()) < 2 * len(body.SerializeToString())
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -144,7 +144,7 @@ def test_a_node_that_stopped_is_neither_alive_nor_ready_and_has_no_metrics_of_it
     async def scenario() -> None:
         async with serving(tmp_path) as gateway:
             failed = {**gateway.node.status(), "storage": "failed: input/output error"}
-            gateway.observer.node = lambda: failed
+            gateway.observer.node = lambda **_: failed
             live, ready = await gateway.get("/livez"), await gateway.get("/readyz")
             assert (live.status, ready.status) == (503, 503)
             assert live.error == ready.error == "storage failed: input/output error"
@@ -249,8 +249,27 @@ def test_rollouts_and_breakers_are_told_of(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def _gone() -> Any:
+def _gone(**_: bool) -> Any:
     raise Unavailable("not running")
+
+
+def test_probes_do_not_go_through_all_models(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as gateway:
+            await gateway.deploy("dense")
+            assert [each["name"] for each in gateway.node.status()["models"]] == ["dense"]
+            assert gateway.node.status(with_models=False)["models"] == []
+            asked: list[bool] = []
+
+            def noted(*, with_models: bool = True) -> Any:
+                asked.append(with_models)
+                return gateway.node.status(with_digest=False, with_models=with_models)
+
+            gateway.observer.node = noted
+            assert (await gateway.get("/livez")).status == (await gateway.get("/readyz")).status == 200
+            assert asked == [False, False]
+
+    asyncio.run(scenario())
 
 
 def test_labels_are_bounded_whatever_comes(tmp_path: Path) -> None:

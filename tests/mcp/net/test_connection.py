@@ -506,6 +506,25 @@ def test_a_close_does_not_wait_for_ever(client, node, recorder):
     asyncio.run(main())
 
 
+def test_what_comes_while_a_close_waits_is_read_and_forgotten(client, node, recorder):
+    async def main():
+        handler, near_handler = recorder(), recorder()
+        near, far = await pair(client, node, handler, near_handler)
+        far._transport.pause_reading()
+        near.notify(bytes(1_000_000))
+        near.close()
+        far.notify(bytes(300_000))
+        await settle()
+        assert far._transport.get_write_buffer_size() == 0
+        assert near_handler.notices.empty()
+        assert not near.closed.done()
+        far._transport.resume_reading()
+        assert await far.wait_closed() is None
+        assert len(await handler.notices.get()) == 1_000_000
+
+    asyncio.run(main())
+
+
 def test_a_half_closed_connection_is_closed(client, node, recorder):
     async def main():
         handler = recorder()

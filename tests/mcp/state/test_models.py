@@ -253,3 +253,42 @@ def test_limits() -> None:
     assert code(feed.deploy("o", C)) == "BUSY"
     assert code(feed("holder", digest=C, node="n3")) == "BUSY"
     assert code(feed.deploy("n", A, tags=["x", "y"])) == "TOO_LARGE"
+
+
+def artefacts_of(state: ReplicatedState) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """What there is by digest, found by looking at every version; all of one digest have to agree."""
+    found: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for model in state.models.all():
+        for version in model.versions.values():
+            said = (version.size, version.holders)
+            assert found.setdefault(version.digest, said) == said
+    return found
+
+
+CHANGES = st.one_of(
+    st.tuples(st.just("deploy"), st.sampled_from("mno"), st.sampled_from("1234"), st.sampled_from((A, B, C))),
+    st.tuples(st.just("undeploy"), st.sampled_from("mno"), st.sampled_from(("1", "2", "3", None))),
+    st.tuples(st.just("hold"), st.sampled_from((A, B, C)), st.sampled_from(("n1", "n2")), st.booleans()),
+    st.tuples(st.just("restart")),
+)
+
+
+@given(st.lists(CHANGES, max_size=30))
+def test_what_is_found_by_its_digest_is_what_the_versions_have(changes: list[tuple[Any, ...]]) -> None:
+    feed = Feed()
+    for change in changes:
+        match change:
+            case ("deploy", name, version, digest):
+                feed.deploy(name, digest, ("n3",), version=version)
+            case ("undeploy", name, version):
+                feed("undeploy", name=name, version=version)
+            case ("hold", digest, node, held):
+                feed("holder", digest=digest, node=node, held=held)
+            case _:
+                feed.state.restore(feed.state.snapshot())
+        models, expected = feed.state.models, artefacts_of(feed.state)
+        assert {digest: (size, held) for digest, size, held in models.artefacts()} == expected
+        assert models.digests() == set(expected)
+        for digest in (A, B, C):
+            assert models.is_referenced(digest) == (digest in expected)
+            assert models.holders(digest) == expected.get(digest, (0, ()))[1]

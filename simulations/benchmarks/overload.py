@@ -1,10 +1,10 @@
-"""``overload``: a node that is asked for more than it can do, with limits declared and without.
+"""``overload``: a node that is asked for more than it can do, where limits are declared.
 
 One node, one client in another process, a model that costs the node far more than a request costs either of
 them: so what is measured is what the node does about the load, and not who takes the processor from whom.
 Open loops: requests come when they come, at 0.8, 1.2 and 5 times what the node can do, whatever became of
-those before. *Goodput* is what is answered, rightly, in a second. Every refusal has to say that it is too
-much, and when to come back.
+those before, and whoever is refused does not come again. *Goodput* is what is answered, rightly, in a
+second. Every refusal has to say that it is too much, and when to come back.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ async def measure(size: Size, steps: Steps) -> Report:
         async with bench(1) as cluster:
             await cluster.client.deploy(CONVOLUTIONS, made[0].model)
             await cluster.client.set_limits(LIMITS)
-            target = {"addresses": cluster.cluster.addresses, "key": cluster.cluster.key.decode()}
+            target = {
+                "addresses": cluster.cluster.addresses,
+                "key": cluster.cluster.key.decode(),
+                "once": True,
+            }
             spec = {"subject": made[0].save(), "protocol": "native", "target": target}
             async with worker("client", CLIENT, spec, Path(name)) as client:
                 await client.order(callers=CALLERS, seconds=size.seconds)

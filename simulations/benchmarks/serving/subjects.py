@@ -24,7 +24,7 @@ LAYERS: Final = {
     "large": (1024, 4096, 4096, 1024),
 }
 CONVOLUTIONS: Final = "convolutions"
-CHANNELS, SIDE, DEPTH = 32, 32, 60
+CHANNELS, SIDE, DEPTH = 32, 32, 180
 """Of the model with convolutions: every row costs as much as the first, and far more than to ask for it."""
 NAMES: Final = ("tiny", "medium", "digits")
 OPSET: Final = 17

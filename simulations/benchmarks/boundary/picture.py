@@ -69,9 +69,14 @@ def _grid(axis: Any) -> None:
     ticker: Any = importlib.import_module("matplotlib.ticker")
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        scale.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+        scale.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
         scale.set_minor_formatter(ticker.NullFormatter())
     axis.grid(visible=True, which="major", color="#e3e3e3")
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def _short(value: float) -> str:
+    """A number that leaves room for its neighbours."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

@@ -52,7 +52,7 @@ def batched(**scenario: Any) -> list[dict[str, Any]]:
 MODELS = {
     "its weights take long to read": {"fixed_s": 0.007, "each_s": 0.0008, "seconds": 6.0, "warm_up_s": 3.0},
     "every row costs": {"fixed_s": 0.0005, "each_s": 0.0075, "seconds": 20.0, "warm_up_s": 4.0},
-    "quick": {"fixed_s": 0.001, "each_s": 0.00015, "seconds": 0.6, "warm_up_s": 1.6},
+    "quick": {"fixed_s": 0.002, "each_s": 0.0003, "seconds": 1.5, "warm_up_s": 2.0},
     "slow": {"fixed_s": 0.05, "each_s": 0.02, "seconds": 60.0, "warm_up_s": 10.0},
 }
 

@@ -81,7 +81,7 @@ class InferencePool:
         bytes_per_model_max: int | None = None,
         workers_per_model_max: int | None = None,
         inline_s_max: float = 0.0003,
-        lone_inline_s_max: float = 0.001,
+        lone_inline_s_max: float = 0.002,
         inline_stop_s: float = 0.02,
         cores: int | None = None,
         crew: Callable[..., Crew] = Workers,

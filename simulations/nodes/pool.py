@@ -31,6 +31,8 @@ from simulations.virtual_time import VirtualLoop
 
 Array = np.ndarray[Any, Any]
 
+LONE_INLINE_S_MAX = 0.001
+"""Less than production's, so that of the quickest runs some are on loops and some in workers."""
 CORES = 4
 """However many this machine has: a seed is the same run everywhere."""
 
@@ -190,6 +192,7 @@ def simulated_pool(
         workers_per_model_max=max(1, config.workers - 1),
         queue_runs_max=config.limits.inference_runs_max,
         queue_bytes_max=config.limits.inference_bytes_max,
+        lone_inline_s_max=LONE_INLINE_S_MAX,
         cores=CORES,
         crew=functools.partial(VirtualCrew, done=done),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,20 +69,14 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     invocation = context.find_object(Invocation) if context is not None else None
     if invocation is not None:
         invocation.answered = True
-    told = plain(value)
-    text = json.dumps(told, ensure_ascii=False, allow_nan=False, indent=indent, default=str)
-    if not text.isascii() and not _is_unicode(text):
-        # A name of a file or an argument that is no UTF-8: written as it is, it would be no JSON.
-        text = json.dumps(told, allow_nan=False, indent=indent, default=str)
-    click.echo(text)
-
-
-def _is_unicode(text: str) -> bool:
+    written = functools.partial(json.dumps, plain(value), allow_nan=False, indent=indent, default=str)
+    text = written(ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        # A name of a file or an argument that is no UTF-8: written as it is, it would be no JSON.
+        text = written(ensure_ascii=True)
+    click.echo(text)
 
 
 def table(*columns: str, title: str | None = None) -> Table:

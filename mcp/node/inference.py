@@ -114,8 +114,7 @@ class DirectInference:
             )
         features = self._routing.features(exchange)
         decision = self._routing.decide(features)
-        if decision.timeout_s is not None:
-            timeout_s = min(timeout_s, decision.timeout_s)
+        timeout_s = decision.within_s(timeout_s)
         if self._scheduling.strategy(exchange, decision.model) is not None:
             place = self._scheduling.place(exchange, decision, features, timeout_s)
             # Whatever becomes of the request from here on, its place is given back.

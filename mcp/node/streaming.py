@@ -116,8 +116,7 @@ class StreamedInference:
         """Begin what the router decides, here or on another node."""
         features = self._routing.features(exchange)
         decision = self._routing.decide(features)
-        if decision.timeout_s is not None:
-            timeout_s = min(timeout_s, decision.timeout_s)
+        timeout_s = decision.within_s(timeout_s)
         version = self._routing.version(decision)
         node: str | None = decision.nodes[0].node
         place: Place | None = None

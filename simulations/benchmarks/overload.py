@@ -21,7 +21,7 @@ from simulations.benchmarks.figures import Bar, Figure, Grid, Report
 from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.serving.contenders import CLIENT
 from simulations.benchmarks.serving.subjects import CONVOLUTIONS, subjects
-from simulations.benchmarks.windows import Window
+from simulations.benchmarks.windows import OTHERS, Window
 from simulations.benchmarks.workers import Worker, worker
 
 USUAL, MOST = 0.8, 5.0
@@ -32,7 +32,6 @@ SEED: Final = 4
 LIMITS: Final[dict[str, Any]] = {"default_model": {}}
 """What is declared: the limit of requests under way that learns, with its defaults."""
 REFUSED: Final = ResourceExhausted.__name__
-OTHERS: Final = "others"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,10 @@ class Decision(NamedTuple):
     routes_version: int
     reasons: tuple[Reason, ...]
 
+    def within_s(self, timeout_s: float) -> float:
+        """How long the request may take that is given ``timeout_s`` seconds: the route may say less."""
+        return timeout_s if self.timeout_s is None else min(timeout_s, self.timeout_s)
+
     def to_plain(self) -> dict[str, Any]:
         """Return plain values, for a command line or a wire; nodes are told by their ids."""
         retries = self.retries

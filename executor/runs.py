@@ -105,9 +105,9 @@ class _Timer:
 class Watchdog:
     """Stops runs at their deadlines: one thread for all of them, started with the first.
 
-    A timer that is no longer needed stays in the heap, empty, until its time has come or until most of
-    the heap is empty. So a run that is done in time wakes nobody: with equal time limits the thread
-    wakes once per limit, not once per run.
+    A timer that is no longer needed stays in the heap, empty, until the thread is awake anyway or most of the
+    heap is empty. So a run that is done in time wakes nobody: with equal time limits the thread wakes about
+    once per limit, not once per run, for it waits for no timer that is empty already.
     """
 
     TIMERS_IDLE_MAX = 1024
@@ -159,18 +159,21 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while not self._closed:
+                self._drop_empty()
                 wait_s = self._timers[0].deadline - self._monotonic() if self._timers else None
                 if wait_s is None or wait_s > 0:
                     self._changed.wait(None if wait_s is None else min(wait_s, threading.TIMEOUT_MAX))
                     continue
-                self._fire(heapq.heappop(self._timers))
+                timer = heapq.heappop(self._timers)
+                signal, timer.signal = timer.signal, None
+                if signal is not None:
+                    signal.stop(deadline_exceeded(timer.timeout_s))
 
-    def _fire(self, timer: _Timer) -> None:
-        signal, timer.signal = timer.signal, None
-        if signal is None:
+    def _drop_empty(self) -> None:
+        """Forget the empty timers in front."""
+        while self._timers and self._timers[0].signal is None:
+            heapq.heappop(self._timers)
             self._idle -= 1
-        else:
-            signal.stop(deadline_exceeded(timer.timeout_s))
 
 
 def deadline_exceeded(timeout_s: float, *, started: bool = True) -> DeadlineExceeded:

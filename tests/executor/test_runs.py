@@ -82,6 +82,21 @@ def test_timers_that_are_not_needed_any_more_do_not_pile_up():
     watchdog.close()
 
 
+def test_nothing_is_woken_for_a_timer_that_is_not_needed_any_more():
+    clock = Clock()
+    watchdog = Watchdog(clock)
+    for number in range(100):
+        timer, _, _ = armed(watchdog, 1000.0 + number)
+        watchdog.disarm(timer)
+    keep, _, _ = armed(watchdog, 5000.0)
+    for _ in range(2):
+        # The second is stopped after the thread has looked at what is left once more.
+        _, _, due = armed(watchdog, -1.0)
+        assert due.stopped.wait(30)
+    assert watchdog._timers == [keep]
+    watchdog.close()
+
+
 def test_close_ends_the_thread_and_may_come_twice():
     before = set(threading.enumerate())
     watchdog = Watchdog(Clock())

@@ -29,6 +29,7 @@ from mcp.causality.vector import VersionVector
 from mcp.errors import InvalidArgument, McpError, ProtocolError, from_wire
 from mcp.wire.frame import Buffer
 from mcp.wire.messages import DEFAULT_TTL, EMPTY_VECTOR, Message, Ttl
+from mcp.wire.recurring import note, recurred
 
 DEPTH_MAX: Final = 72
 """How deep maps and lists may be nested: 64 levels of a user's value, and what a reply wraps around it."""
@@ -92,9 +93,12 @@ def encode_message(message: Message, *, ttl_ms: int | None = None, plain: bool =
     is not looked at again. Raises :class:`~mcp.errors.InvalidArgument` for what is no plain value.
     """
     payload = message.payload if plain else _check_plain(message.payload, DEPTH_MAX - 1)
-    fields: dict[str, Any] = {"id": message.id, "type": message.type, "payload": payload}
+    # The ids first, and then what other messages may have too: see mcp.wire.recurring.
+    fields: dict[str, Any] = {"id": message.id}
     if message.trace_id:
         fields["trace_id"] = message.trace_id
+    fields["type"] = message.type
+    fields["payload"] = payload
     if message.vector:
         fields["vector"] = message.vector.to_mapping()
     ttl = message.ttl
@@ -110,10 +114,15 @@ def decode_message(body: Buffer) -> Message:
 
     Raises :class:`~mcp.errors.ProtocolError` that names the field.
     """
-    try:
-        return message_from_fields(decode_map(body))
-    except InvalidArgument as error:
-        raise ProtocolError(error.message) from None
+    body = bytes(body)
+    message = recurred(body)
+    if message is None:
+        try:
+            message = message_from_fields(decode_map(body))
+        except InvalidArgument as error:
+            raise ProtocolError(error.message) from None
+        note(body, message)
+    return message
 
 
 def message_from_fields(fields: Mapping[str, Any]) -> Message:

@@ -133,7 +133,7 @@ def padding_bytes(size: int) -> int:
 
 def as_bytes(buffer: Buffer) -> memoryview:
     """View ``buffer`` as a flat sequence of bytes. No copy; the buffer must be contiguous."""
-    view = memoryview(buffer)
+    view = buffer if type(buffer) is memoryview else memoryview(buffer)
     return view if view.ndim == 1 and view.format == "B" else view.cast("B")
 
 

@@ -78,7 +78,8 @@ def pack(name: str, array: npt.ArrayLike, segment_index: int) -> tuple[dict[str,
     not change the array until the message is sent. Raises :class:`~mcp.errors.InvalidArgument`.
     """
     spec, data = _describe(name, array)
-    return {**spec, "segment": segment_index}, data
+    spec["segment"] = segment_index
+    return spec, data
 
 
 def pack_inline(name: str, array: npt.ArrayLike) -> dict[str, Any]:
@@ -93,8 +94,14 @@ def pack_all(
     """Describe several arrays as ``(specs, segments)``, in the mapping's order, one segment each."""
     if len(arrays) > TENSORS_MAX:
         raise InvalidArgument(f"{len(arrays)} tensors are over tensors_max={TENSORS_MAX}; send fewer at once")
-    packed = [pack(name, array, first_segment + index) for index, (name, array) in enumerate(arrays.items())]
-    return [spec for spec, _ in packed], [segment for _, segment in packed]
+    specs: list[dict[str, Any]] = []
+    segments: list[memoryview] = []
+    for index, (name, array) in enumerate(arrays.items(), first_segment):
+        spec, segment = _describe(name, array)
+        spec["segment"] = index
+        specs.append(spec)
+        segments.append(segment)
+    return specs, segments
 
 
 def unpack(spec: object, segments: Sequence[Buffer], *, text: bool = False) -> npt.NDArray[Any]:
@@ -126,6 +133,11 @@ def unpack_all(
     specs: object, segments: Sequence[Buffer], *, text: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
     """Arrays by name, in the order of the specs; each in a segment or inline. Raises as :func:`unpack`."""
+    known = _plans.get(id(specs))
+    if known is not None and known.specs is specs:
+        found = known.arrays(segments)
+        if found is not None:
+            return found
     if not isinstance(specs, list | tuple) or len(specs) > TENSORS_MAX:
         raise InputInvalid(
             f"tensors are described by a list of at most {TENSORS_MAX} specs, got {specs!r:.80}"
@@ -140,21 +152,75 @@ def unpack_all(
     return arrays
 
 
+class _Plan:
+    """Specs that were checked, all of numbers: by name the type, the shape, the bytes, and which segment."""
+
+    __slots__ = ("specs", "tensors")
+
+    def __init__(
+        self, specs: object, tensors: list[tuple[str, np.dtype[Any], tuple[int, ...], int, int]]
+    ) -> None:
+        self.specs = specs
+        self.tensors = tensors
+
+    def arrays(self, segments: Sequence[Buffer]) -> dict[str, npt.NDArray[Any]] | None:
+        """The arrays; ``None``: the segments are not these specs'."""
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        count = len(segments)
+        for name, element, shape, size, index in self.tensors:
+            data = segments[index] if index < count else None
+            if type(data) is not memoryview or data.nbytes != size or not data.readonly:
+                return None
+            arrays[name] = np.ndarray(shape, element, data)
+        return arrays
+
+
+_plans: dict[int, _Plan] = {}
+"""By the identity of the specs, which each keeps alive."""
+
+
+def plan(specs: object) -> None:
+    """Remember the specs of a payload that may come again: the very same are not checked a second time."""
+    if type(specs) is not list or len(specs) > TENSORS_MAX:
+        return
+    tensors: dict[str, tuple[str, np.dtype[Any], tuple[int, ...], int, int]] = {}
+    for spec in specs:
+        try:
+            name, dtype, shape = _read_spec(spec)
+            index = _field(spec, name, "segment")
+        except InputInvalid:
+            return  # whoever unpacks them says so
+        # Of strings and booleans every element is checked.
+        if type(index) is not int or index < 0 or dtype in (BYTES_DTYPE, "BOOL") or name in tensors:
+            return
+        if "data" in spec:
+            return
+        element = DTYPES[dtype]
+        tensors[name] = name, element, shape, math.prod(shape) * element.itemsize, index
+    _plans[id(specs)] = _Plan(specs, list(tensors.values()))
+
+
+def forget_plans() -> None:
+    """Let go of all of them."""
+    _plans.clear()
+
+
 def _describe(name: str, value: npt.ArrayLike) -> tuple[dict[str, Any], memoryview]:
     if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:
         raise InvalidArgument(
             f"a tensor's name is a string of at most {NAME_CHARS_MAX} characters, not {name!r:.80}"
         )
-    array = np.asarray(value)
+    array = value if type(value) is np.ndarray else np.asarray(value)
     plain = _BY_DTYPE.get(array.dtype)
-    if plain is not None and array.flags.c_contiguous and array.size and 0 < array.ndim <= RANK_MAX:
-        view = memoryview(array.data).cast("B")
-        return {"name": name, "dtype": plain, "shape": list(array.shape)}, view.toreadonly()
+    if plain is not None and array.size and 0 < array.ndim <= RANK_MAX:
+        data = array.data
+        if data.c_contiguous:
+            return {"name": name, "dtype": plain, "shape": [*array.shape]}, data.cast("B").toreadonly()
     if array.ndim > RANK_MAX:
         raise InvalidArgument(f'tensor "{name}" has {array.ndim} dimensions, over rank_max={RANK_MAX}')
     dtype = dtype_name(array)
-    data = _strings_to_bytes(name, array) if dtype == BYTES_DTYPE else _raw(array, DTYPES[dtype])
-    return {"name": name, "dtype": dtype, "shape": list(array.shape)}, data
+    raw = _strings_to_bytes(name, array) if dtype == BYTES_DTYPE else _raw(array, DTYPES[dtype])
+    return {"name": name, "dtype": dtype, "shape": list(array.shape)}, raw
 
 
 def _raw(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> memoryview:

@@ -34,6 +34,7 @@ from mcp.cli.options import (
 from mcp.errors import ConfigInvalid
 from mcp.net.limits import FILES_ENOUGH
 from mcp.net.loop import loop_factory
+from mcp.net.polling import POLL_S, POLL_S_MAX
 from mcp.node import Node, NodeConfig
 from mcp.node.collector import collect_rarely
 from mcp.node.config import MEMORY_ARENAS, REPLACE_DEAD_AFTER_S_MAX, REPLACE_DEAD_AFTER_S_MIN
@@ -258,6 +259,16 @@ execution_options = together(
         "after inputs of 16 MiB and more, 'keep' never; 'off' keeps nothing, and is slower where much goes "
         "from one operator to the next.",
     ),
+    option(
+        "--poll-us",
+        type=click.IntRange(min=0, max=round(POLL_S_MAX * 1e6)),
+        default=round(POLL_S * 1e6),
+        show_default=True,
+        metavar="MICROSECONDS",
+        envvar="MCP_POLL_US",
+        help="After an answer the client's next request is looked for, for so long, before the node sleeps, "
+        "as long as that pays: a caller that asks and waits is answered sooner. 0: sleep at once.",
+    ),
 )
 
 timing_options = together(
@@ -375,6 +386,7 @@ def node_config(
     engine: str | None,
     cluster_key_file: Path | None,
     election_timeout: tuple[float, float],
+    poll_us: int,
     **others: Any,
 ) -> NodeConfig:
     """Return the node's settings: the options, and what follows from those that were not given."""
@@ -393,6 +405,7 @@ def node_config(
         cluster_key=cluster_key(cluster_key_file),
         election_timeout_min_s=election_timeout[0],
         election_timeout_max_s=election_timeout[1],
+        poll_s=poll_us / 1e6,
         **others,
     )
 

@@ -46,6 +46,7 @@ from mcp.net.connection import Connection
 from mcp.net.dial import connect
 from mcp.net.limits import Limits
 from mcp.net.memory import MemoryNetwork
+from mcp.net.polling import POLL_S
 from mcp.state.batching import read_batching
 from mcp.state.requirements import REQUIREMENT_FIELDS
 from mcp.wire.handshake import Identity, Role
@@ -91,10 +92,13 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         ssl: ssl_module.SSLContext | None = None,
         timeout_s: float = TIMEOUT_S,
         hedge: Hedge | None = None,
+        poll_s: float = POLL_S,
         clock: Clock | None = None,
         network: MemoryNetwork | None = None,
     ) -> None:
-        """``network`` is where ``memory://`` addresses are, for a cluster in the same process.
+        """``poll_s``: so long an answer is looked for before the event loop sleeps (:mod:`mcp.net.polling`).
+
+        ``network`` is where ``memory://`` addresses are, for a cluster in the same process.
 
         Raises :class:`~mcp.errors.InvalidArgument` for no or unusable addresses or timeouts, and
         :class:`~mcp.errors.ConfigInvalid` for a cluster id that no cluster has.
@@ -102,6 +106,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         clock = clock or SystemClock()
         self._timeout_s = arguments.timeout(timeout_s, TIMEOUT_S)
         self._clock = clock
+        limits = replace(CONNECTION_LIMITS, poll_s=poll_s)
         identity = Identity(cluster_id, f"client-{new_id(clock)}", cluster_key or b"", Role.CLIENT)
 
         async def dial(address: str, dial_timeout_s: float) -> Connection:
@@ -110,7 +115,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
                 identity,
                 ssl=ssl if parse_address(address).scheme is Scheme.TCP else None,
                 timeout_s=dial_timeout_s,
-                limits=CONNECTION_LIMITS,
+                limits=limits,
                 clock=clock,
                 network=network,
             )

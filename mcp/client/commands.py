@@ -144,7 +144,7 @@ class CommandLane:
         """Send a command with others of this turn, or once there is room for it."""
         begun = Begun(op, args, deadline, asyncio.get_running_loop().create_future())
         if self._ready:
-            attempt_s = self._exchange.first_attempt_s(CallKind.COMMAND, left_s)
+            attempt_s = self._exchange.command_attempt_s(left_s)
             self._gathering.add(begun, self._session.allocate(), attempt_s)
         else:
             self._wait(begun, left_s)
@@ -242,7 +242,7 @@ class CommandLane:
             turn = self._waiting.popleft()
             if isinstance(turn, Begun):
                 left_s = turn.deadline - self._exchange.clock.monotonic()
-                attempt_s = self._exchange.first_attempt_s(CallKind.COMMAND, left_s)
+                attempt_s = self._exchange.command_attempt_s(left_s)
                 self._gathering.add(turn, self._session.allocate(), attempt_s)
             elif not turn.ticket.done():
                 turn.ticket.set_result(self._session.allocate())

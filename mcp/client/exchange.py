@@ -144,7 +144,7 @@ class Sent:
         """Nobody waits for the answer any more: the node is told."""
         if not self.call.future.done():
             self.node.connection.abandon(self.call)
-            self.call.future.cancel()
+            self.call.cancel()
 
 
 class Exchange:
@@ -165,6 +165,7 @@ class Exchange:
         self.clock = clock
         self.limits = limits or ExchangeLimits()
         self.vector = VersionVector()
+        self._ttl = Ttl(self.limits.hops_max)
         self._retries = retries or RetryLimits()
         self._budget = RetryBudget(self._retries)
         self._random = clock.random()
@@ -274,18 +275,18 @@ class Exchange:
         most = 1 if node is None else node.connection.peer.limits.commands_max
         return (address, most) if most > 1 else None
 
-    def infers_at(self) -> str | None:
-        """The node that takes the next inference, if it is connected."""
-        address = self.routing.pick(CallKind.INFER, self.clock.monotonic())
-        return None if self._connections.at_hand(address) is None else address
+    def infers_at(self, left_s: float, now: float) -> tuple[str, float] | None:
+        """The node that takes the next inference, if it is connected, and for how long, of ``left_s``."""
+        address = self.routing.pick(CallKind.INFER, now)
+        if self._connections.at_hand(address) is None:
+            return None
+        if self.routing.untried(now, (address,)):
+            left_s = min(left_s, max(self._retries.attempt_min_s, left_s * self._retries.infer_share))
+        return address, left_s
 
-    def first_attempt_s(self, kind: CallKind, left_s: float, address: str = "") -> float:
-        """How long a call's first attempt, at ``address``, may take of the time that is left for it."""
-        least_s = self._retries.attempt_min_s
-        if kind is CallKind.INFER:
-            others = self.routing.untried(self.clock.monotonic(), (address,))
-            return min(left_s, max(least_s, left_s * self._retries.infer_share)) if others else left_s
-        return min(left_s, least_s)
+    def command_attempt_s(self, left_s: float) -> float:
+        """How long a command's first attempt may take of the time that is left for it."""
+        return min(left_s, self._retries.attempt_min_s)
 
     def send_now(
         self, request: Request, address: str, timeout_s: float, calls: int, done: Done
@@ -304,15 +305,15 @@ class Exchange:
         began = self.clock.monotonic()
         try:
             # Of what goes together it is the trace of the call that began it.
-            trace_id = current_trace() or self.fresh_id()
-            call = self._begin(request, node, timeout_s, began, trace_id)
+            message = self._message(request, timeout_s, current_trace() or self.fresh_id())
+            call = node.connection.begin(message, request.segments, timeout_s=timeout_s, plain=request.plain)
         except McpError:
             places.give()
             return None
         node.connection.flush()
         ahead = self.routing.started(request.kind, address, began)
         sent = Sent(request.kind, node, address, call, began, ahead, done)
-        call.future.add_done_callback(functools.partial(self._over, sent))
+        call.then = functools.partial(self._over, sent)
         return sent
 
     def _over(self, sent: Sent, reply: asyncio.Future[Reply]) -> None:
@@ -484,7 +485,8 @@ class Exchange:
     def _message(self, request: Request, timeout_s: float, trace_id: str) -> Message:
         payload = request.payload
         made = payload(timeout_s) if callable(payload) else dict(payload)
-        ttl = Ttl(self.limits.hops_max, max(1, int(timeout_s * 1000)))
+        ms = max(1, int(timeout_s * 1000))
+        ttl = self._ttl = self._ttl if self._ttl.ms == ms else Ttl(self.limits.hops_max, ms)
         return Message(request.type, made, self.fresh_id(), trace_id, self.vector, ttl, request.credit)
 
     def _take(self, reply: Reply, address: str) -> Answer:

@@ -220,10 +220,10 @@ class Stacking:
             stack.drop_those_that_are_gone()
             if not stack.overs:
                 return
-        address = self._exchange.infers_at()
-        if address is not None:
+        chosen = self._exchange.infers_at(stack.timeout_s, self._exchange.clock.monotonic())
+        if chosen is not None:
+            address, timeout_s = chosen
             stack.address = address
-            timeout_s = self._exchange.first_attempt_s(CallKind.INFER, stack.timeout_s, address)
             request = _request(stack, timeout_s)
             over = functools.partial(self._over, stack)
             stack.sent = self._exchange.send_now(request, address, timeout_s, len(stack.overs), over)

@@ -38,6 +38,7 @@ from mcp.client.views import NodesView
 from mcp.clock import Clock
 from mcp.errors import McpError, Unavailable
 from mcp.net.loop import loop_factory
+from mcp.net.polling import POLL_S
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class SyncClient(SyncTrafficCalls):
         ssl: ssl_module.SSLContext | None = None,
         timeout_s: float = TIMEOUT_S,
         hedge: Hedge | None = None,
+        poll_s: float = POLL_S,
         clock: Clock | None = None,
     ) -> None:
         """As :class:`~mcp.client.client.Client`. Starts a thread; :meth:`close` ends it."""
@@ -76,6 +78,7 @@ class SyncClient(SyncTrafficCalls):
             ssl=ssl,
             timeout_s=timeout_s,
             hedge=hedge,
+            poll_s=poll_s,
             clock=clock,
         )
         self._lock = threading.Lock()

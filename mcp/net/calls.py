@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mcp.errors import Busy, McpError, OutcomeUnknown, Unavailable
@@ -13,12 +15,16 @@ if TYPE_CHECKING:
     from mcp.net.parts import Parts
 
 _STREAMS: Final = 2**32
+_log: Final = logging.getLogger("mcp.net")
 
 
 class Call:
-    """One request: its stream, its future, and the position in the outbox where its frame ends."""
+    """One request: its stream, its future, and the position in the outbox where its frame ends.
 
-    __slots__ = ("deadline", "end", "future", "parts", "stream")
+    ``then`` is called with the future as soon as that is done, in the same turn of the event loop.
+    """
+
+    __slots__ = ("deadline", "end", "future", "parts", "stream", "then")
 
     def __init__(self, stream: int, future: asyncio.Future[Reply], deadline: float) -> None:
         self.stream = stream
@@ -26,6 +32,32 @@ class Call:
         self.deadline = deadline
         self.end = 0
         self.parts: Parts | None = None
+        self.then: Callable[[asyncio.Future[Reply]], object] | None = None
+
+    def answered(self, reply: Reply) -> None:
+        """The answer has come."""
+        self.future.set_result(reply)
+        if self.then is not None:
+            self._go_on()
+
+    def failed(self, error: McpError) -> None:
+        """There is none, and why."""
+        self.future.set_exception(error)
+        if self.then is not None:
+            self._go_on()
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        if self.future.cancel() and self.then is not None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        then, self.then = self.then, None
+        assert then is not None
+        try:
+            then(self.future)
+        except Exception:
+            _log.exception("what was to be done with an answer failed")
 
 
 class Calls:
@@ -117,7 +149,7 @@ class Calls:
                     f"the connection closed before the answer came, so the request may have taken "
                     f"effect{why}; retry only under the same request id"
                 )
-            call.future.set_exception(error)
+            call.failed(error)
 
     def _after(self, stream: int) -> int:
         return stream + 2 if stream + 2 < _STREAMS else self._first

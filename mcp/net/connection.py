@@ -166,6 +166,7 @@ class Connection(Link):
             self._calls.discard(call)
             raise
         call.end = self._outbox.queued
+        self._expects_bytes = True
         if alone:
             self.flush()  # others that come in the same turn of the loop share the next write
         return call
@@ -181,9 +182,7 @@ class Connection(Link):
         self._sweeper, self._sweep_at = None, math.inf
         for call in self._calls.overdue(self._loop.time()):
             if not call.future.done():
-                call.future.set_exception(
-                    DeadlineExceeded("no answer came in time, and the request was cancelled")
-                )
+                call.failed(DeadlineExceeded("no answer came in time, and the request was cancelled"))
             self.abandon(call)
         deadline = self._calls.next_deadline()
         if deadline < math.inf:
@@ -210,9 +209,10 @@ class Connection(Link):
         if call is None:
             return
         try:
-            call.future.set_result(Reply(decode_message(frame.body), frame.segments))
+            reply = Reply(decode_message(frame.body), frame.segments)
         except McpError as error:
             _fail_garbled(call, error)
+        call.answered(reply)
 
     def _on_part(self, frame: Frame) -> None:
         call = self._calls.find(frame.stream)
@@ -240,9 +240,10 @@ class Connection(Link):
         if call is None:
             return
         try:
-            call.future.set_exception(decode_error(frame.body))
+            told = decode_error(frame.body)
         except McpError as error:
             _fail_garbled(call, error)
+        call.failed(told)
 
     # Requests of the peer.
 
@@ -330,6 +331,7 @@ class Connection(Link):
             body = encode_message(message, plain=plain)
             self._send(FrameKind.RESPONSE, stream, body, segments, corked=alone)
             self._answers_end = self._outbox.queued
+            self._expects_bytes = True
             if alone:
                 self.flush()  # nobody else waits for an answer here, so there is nothing to wait for
 
@@ -363,5 +365,5 @@ class Connection(Link):
 
 def _fail_garbled(call: Call, error: McpError) -> NoReturn:
     """Tell the caller and the link: a peer whose answers cannot be read is not to be trusted further."""
-    call.future.set_exception(error)
+    call.failed(error)
     raise error

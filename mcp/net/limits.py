@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from mcp.errors import ConfigInvalid
+from mcp.net.polling import POLL_S_MAX
 from mcp.wire.frame import FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX
 
 FRAME_BYTES_MAX_MOST: Final = 1024 * 1024 * 1024
@@ -31,6 +32,8 @@ class Limits:
     ``keepalive_s``: silence after which the peer is asked for a sign of life.
     ``dead_after_s``: silence after which the connection is given up.
     ``close_timeout_s``: how long an orderly close may take to send what is queued.
+    ``poll_s``: for how long the next bytes are looked for, before the event loop goes to sleep, 0 to
+    :data:`~mcp.net.polling.POLL_S_MAX` (:mod:`mcp.net.polling`).
     """
 
     frame_bytes_max: int = FRAME_BYTES_MAX
@@ -45,10 +48,12 @@ class Limits:
     keepalive_s: float = 10.0
     dead_after_s: float = 30.0
     close_timeout_s: float = 5.0
+    poll_s: float = 0.0
 
     def __post_init__(self) -> None:
+        check_poll_s(self.poll_s)
         for limit in fields(self):
-            if not getattr(self, limit.name) > 0:
+            if limit.name != "poll_s" and not getattr(self, limit.name) > 0:
                 raise ConfigInvalid(f"{limit.name} must be above 0, not {getattr(self, limit.name)!r}")
         if not HANDSHAKE_FRAME_BYTES_MAX <= self.frame_bytes_max <= FRAME_BYTES_MAX_MOST:
             raise ConfigInvalid(
@@ -60,6 +65,13 @@ class Limits:
                 f"dead_after_s={self.dead_after_s} must be above keepalive_s={self.keepalive_s}, "
                 "or no peer could give a sign of life in time"
             )
+
+
+def check_poll_s(poll_s: float) -> float:
+    """Give ``poll_s``, if it can be had. Raises :class:`~mcp.errors.ConfigInvalid`."""
+    if isinstance(poll_s, bool) or not isinstance(poll_s, int | float) or not 0 <= poll_s <= POLL_S_MAX:
+        raise ConfigInvalid(f"poll_s must be 0 (do not look) to {POLL_S_MAX} seconds, not {poll_s!r:.80}")
+    return poll_s
 
 
 DEFAULT_LIMITS: Final = Limits()

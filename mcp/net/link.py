@@ -18,6 +18,7 @@ from mcp.errors import AuthenticationFailed, Busy, McpError, Unavailable, from_w
 from mcp.net.interface import Counters, Peer
 from mcp.net.limits import Limits
 from mcp.net.outbox import Outbox
+from mcp.net.polling import Poller, poller_of, several_processors
 from mcp.net.strangers import FIRST_BYTES, stranger
 from mcp.wire.codec import decode_map, encode_error
 from mcp.wire.frame import (
@@ -72,6 +73,8 @@ class Link(asyncio.BufferedProtocol):
         self._reading_paused = False
         self._awaiting_room = 0  # answers in parts that go on when less is unsent
         self._refusals_unread = 0
+        self._poller: Poller | None = None
+        self._expects_bytes = False  # what was sent since the last flush has an answer, or a next request
         self._heard = loop.time()
         self._sent_at_tick = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -158,8 +161,11 @@ class Link(asyncio.BufferedProtocol):
         self._address = self._address or _peer_address(transport)
         self._outbox.attach(self._transport)
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock is not None:
+            if self._limits.poll_s and several_processors():
+                self._poller = poller_of(self._loop)
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._timer = self._loop.call_later(self._limits.handshake_timeout_s, self._handshake_timeout)
         self._take_step(self._handshake.start())
         self._flush()
@@ -171,6 +177,8 @@ class Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Handle every complete frame that is there."""
         self._heard = self._loop.time()
+        if self._poller is not None:
+            self._poller.came()
         counters = self.counters
         counters.bytes_received += nbytes
         reader = self._reader
@@ -279,6 +287,10 @@ class Link(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         if not self._settled:
             self._outbox.flush()
+            if self._expects_bytes:
+                self._expects_bytes = False
+                if self._poller is not None:
+                    self._poller.sent(self._limits.poll_s)
             self._regulate()
             if self._awaiting_room:
                 self._flushed()

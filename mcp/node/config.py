@@ -11,6 +11,8 @@ from pathlib import Path
 from consensus.ports import DriverLimits
 from mcp.errors import ConfigInvalid, InvalidArgument
 from mcp.net.address import parse_address
+from mcp.net.limits import check_poll_s
+from mcp.net.polling import POLL_S
 from mcp.state.commands import SCHEMA_MAX
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -73,7 +75,8 @@ class NodeConfig:
     version that knows no more. With ``replace_dead_after_s`` this node, where it leads, replaces a voter that
     has been dead for so long by an observer (:mod:`mcp.cluster.replacement`). Without ``batching`` every
     inference is a run of its own here, whatever the models' owners say. ``memory_arena`` is one of
-    :data:`MEMORY_ARENAS`.
+    :data:`MEMORY_ARENAS`. For ``poll_s`` after an answer to a client its next request is looked for before
+    the event loop sleeps (:mod:`mcp.net.polling`); 0: not at all.
 
     Raises :class:`~mcp.errors.ConfigInvalid` when the values contradict each other.
     """
@@ -99,6 +102,7 @@ class NodeConfig:
     workers: int = 3
     batching: bool = True
     memory_arena: str = "shrink"
+    poll_s: float = POLL_S
     election_timeout_min_s: float = 0.25
     election_timeout_max_s: float = 0.5
     heartbeat_s: float = 0.05
@@ -218,6 +222,7 @@ class NodeConfig:
             )
         if self.threads < 1 or self.workers < 1:
             raise ConfigInvalid("threads and workers are numbers from 1 up")
+        check_poll_s(self.poll_s)
         if self.memory_arena not in MEMORY_ARENAS:
             raise ConfigInvalid(
                 f"memory_arena={self.memory_arena!r} is unknown: choose one of {', '.join(MEMORY_ARENAS)}"

@@ -299,7 +299,7 @@ class Node:
         context = self._tls_to_listen()
         if context is not None and self.config.tls_ca is None:
             _log.warning("TLS without an authority (tls_ca): nobody who connects is asked for a certificate")
-        limits = fitting(files_max(), len(self.config.listen))
+        limits = replace(fitting(files_max(), len(self.config.listen)), poll_s=self.config.poll_s)
         bound = [await self._listen_at(parts, address, context, limits) for address in self.config.listen]
         if self._memory_address not in self.config.listen:
             await self._listen_at(parts, self._memory_address, None, DEFAULT_LIMITS)

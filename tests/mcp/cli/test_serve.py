@@ -11,6 +11,7 @@ import pytest
 
 from mcp.cli.serve import node_config, serve
 from mcp.errors import ConfigInvalid
+from mcp.net.polling import POLL_S
 from mcp.node import NodeConfig
 
 PEERS = "n1=127.0.0.1:7401,n2=127.0.0.1:7402,n3=127.0.0.1:7403"
@@ -194,6 +195,13 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: bytes, words:
 
 def test_there_is_no_flag_that_would_show_the_key_to_other_users() -> None:
     assert not any("--cluster-key" in option.opts for option in serve.params)
+
+
+def test_how_long_the_next_request_is_looked_for_is_a_choice(tmp_path: Path) -> None:
+    assert config("--data-dir", str(tmp_path)).poll_s == POLL_S
+    assert config("--data-dir", str(tmp_path), "--poll-us", "0").poll_s == 0
+    with pytest.raises(ConfigInvalid, match="poll_s"):
+        replace(config("--data-dir", str(tmp_path)), poll_s=1.0)
 
 
 def test_what_becomes_of_memory_that_runs_took_is_a_choice_of_three(tmp_path: Path) -> None:

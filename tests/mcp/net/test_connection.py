@@ -1,6 +1,7 @@
 """Requests, answers, cancellation and closing, on two connections joined in memory."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 
@@ -55,6 +56,33 @@ def test_a_request_gets_its_answer(client, node, recorder):
         got = unpack_all(reply.message.payload["inputs"], reply.segments)
         assert got["x"].tolist() == arrays["x"].tolist()
         assert np.shares_memory(got["x"], np.frombuffer(reply.segments[0].obj, np.uint8))
+
+    asyncio.run(main())
+
+
+def test_what_is_to_be_done_with_an_answer_is_done_at_once_and_may_fail(client, node, recorder, caplog):
+    async def main():
+        near, _ = await pair(client, node, recorder())
+        seen = []
+
+        def fail(future):
+            seen.append(future.exception() or future.result().message.type)
+            raise ZeroDivisionError("a bug")
+
+        for request in (ECHO, Message("BUG", {}, "id")):
+            call = near.begin(request, timeout_s=5)
+            call.then = fail
+            with contextlib.suppress(errors.McpError):
+                await call.future
+        assert seen[0] == "ECHOED"
+        assert isinstance(seen[1], errors.McpError)
+        held = near.begin(HOLD, timeout_s=5)
+        held.then = lambda future: seen.append(future.cancelled())
+        held.cancel()
+        held.cancel()
+        assert seen[2:] == [True]
+        assert (await near.request(ECHO, timeout_s=5)).message.type == "ECHOED"
+        assert caplog.text.count("what was to be done with an answer failed") == 2
 
     asyncio.run(main())
 

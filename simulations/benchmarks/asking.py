@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,8 @@ Ask = Callable[[int], Awaitable[Any]]
 Check = Callable[[int, Any], str | None]
 """What is wrong with the answer to a request of that number; ``None``: nothing."""
 
+REASON_CHARS_MAX: Final = 120
+"""So much of a failure's text is kept, without its numbers: one reason has other seconds each time."""
 KEPT_MAX: Final = 4096
 """So many answers of a window are kept, and checked when it is over; checking must not be timed."""
 IN_FLIGHT_MAX: Final = 4096
@@ -25,6 +28,7 @@ IN_FLIGHT_MAX: Final = 4096
 PAUSE_AFTER_FAILURE_S: Final = 0.01
 DRAIN_S: Final = 10.0
 """How long answers are waited for when an open loop has sent everything."""
+_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(slots=True)
@@ -37,7 +41,7 @@ class _Tally:
         try:
             answer = await ask(number)
         except Exception as error:
-            self.failed[f"{type(error).__name__}: {error}"[:120]] += 1
+            self.failed[_NUMBER.sub("#", f"{type(error).__name__}: {error}")[:REASON_CHARS_MAX]] += 1
             return False
         self.durations.append(time.perf_counter() - since)
         if len(self.kept) < KEPT_MAX:

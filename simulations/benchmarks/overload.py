@@ -21,7 +21,7 @@ from simulations.benchmarks.figures import Bar, Figure, Grid, Report
 from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.serving.contenders import CLIENT
 from simulations.benchmarks.serving.subjects import CONVOLUTIONS, subjects
-from simulations.benchmarks.windows import OTHERS, Window
+from simulations.benchmarks.windows import Window
 from simulations.benchmarks.workers import Worker, worker
 
 USUAL, MOST = 0.8, 5.0
@@ -96,8 +96,7 @@ async def one_round(client: Worker, size: Size, results: Results, seed: int, ste
 
 def unfit(window: Window) -> list[str]:
     """The failures that are no refusal of too much, or do not say when to come back."""
-    told = [why for why in window.failed if why != OTHERS]
-    return [why for why in told if not (why.startswith(f"{REFUSED}:") and "retry after" in why)]
+    return [why for why in window.failed if not (why.startswith(f"{REFUSED}:") and "retry after" in why)]
 
 
 def report(results: Results) -> Report:

@@ -10,9 +10,7 @@ from typing import Any, Final, Self
 from simulations.benchmarks.figures import percentile
 
 REASONS_MAX: Final = 10
-"""More kinds of failures than this are not told apart,"""
-OTHERS: Final = "others"
-"""but counted under this name."""
+"""More kinds of failures than this are not told apart, but counted as others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +80,4 @@ def counted(reasons: Counter[str]) -> dict[str, int]:
     """The most frequent reasons, the rest together."""
     found = dict(reasons.most_common(REASONS_MAX))
     rest = reasons.total() - sum(found.values())
-    return found | {OTHERS: rest} if rest else found
+    return found | {"others": rest} if rest else found

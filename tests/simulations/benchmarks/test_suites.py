@@ -97,10 +97,10 @@ def test_overload_offers_more_than_can_be_done_and_names_what_was_refused_otherw
 
 
 def test_a_failure_that_is_no_refusal_is_seen() -> None:
-    refused = "ResourceExhausted: as many requests are under way as can be; retry after 0.05 s"
+    refused = "ResourceExhausted: as many requests are under way as can be; retry after # s"
     told = {refused: 7, "others": 3, "Unavailable: gone": 1, "ResourceExhausted: too much": 1}
     window = Window(1.0, 1, None, 0.0, failed=told)
-    assert overload.unfit(window) == ["Unavailable: gone", "ResourceExhausted: too much"]
+    assert overload.unfit(window) == ["others", "Unavailable: gone", "ResourceExhausted: too much"]
 
 
 def test_direct_compares_every_answer_with_the_model_in_process() -> None:

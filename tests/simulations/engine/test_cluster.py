@@ -42,7 +42,7 @@ def test_a_seed_that_once_failed_does_not_fail_again(seed: int) -> None:
 def test_seeds_are_clean_and_their_faults_fire() -> None:
     fired: Counter[str] = Counter()
     sizes = set()
-    for seed in range(2000, 2016):
+    for seed in range(2000, 2010):
         outcome = run(seed)
         assert outcome.verdict is Verdict.CLEAN, f"{outcome.reason}; {outcome.command}"
         assert outcome.virtual_seconds >= 60

@@ -25,7 +25,7 @@ from simulations.benchmarks.needs import (
     modules,
 )
 from simulations.benchmarks.processor_time import tree_s
-from simulations.benchmarks.serving.loaders import H2load, Wrk
+from simulations.benchmarks.serving.loaders import H2load, Replay, Wrk
 from simulations.benchmarks.serving.mlserver import settings
 from simulations.benchmarks.serving.servers import GRPC_PATH
 from simulations.benchmarks.serving.subjects import Subject
@@ -34,6 +34,7 @@ from simulations.benchmarks.workers import Program, Worker, worker
 
 SERVERS: Final = "simulations.benchmarks.serving.servers"
 CLIENT: Final = "simulations.benchmarks.serving.client"
+REPLAY: Final = "simulations.benchmarks.serving.replay"
 _HTTP: Final = modules("uvicorn", "uvloop", "httptools")
 
 
@@ -50,6 +51,8 @@ class Contender:
 
 OURS: Final = "mcp, TCP"
 OURS_UNIX: Final = "mcp, Unix socket"
+OURS_REPLAYED: Final = "mcp, TCP, bytes replayed"
+"""The node without the product's client; see :mod:`simulations.benchmarks.serving.replay`."""
 FASTAPI: Final = "FastAPI"
 STARLETTE: Final = "Starlette + orjson"
 BATCHED: Final = "Starlette + orjson + batching"
@@ -75,7 +78,7 @@ class Running:
     name: str
     pid: int
     client: Worker
-    loader: Wrk | H2load | None
+    loader: Wrk | H2load | Replay | None
 
     @property
     def driver(self) -> str:
@@ -148,9 +151,13 @@ async def _ours(subject: Subject, folder: Path, stack: AsyncExitStack) -> list[R
     async with Client([tcp]) as client:
         await client.deploy(subject.name, subject.model)
     found = []
-    for name, address in ((OURS, tcp), (OURS_UNIX, local)):
-        client_process = await _client(name, subject, "native", {"addresses": [address]}, folder, stack)
-        found.append(Running(name, node.pid, client_process, None))
+    for name, address in ((OURS, tcp), (OURS_UNIX, local), (OURS_REPLAYED, tcp)):
+        asker = await _client(name, subject, "native", {"addresses": [address]}, folder, stack)
+        loader = None
+        if name == OURS_REPLAYED:
+            spec = {"subject": subject.save(), "target": tcp}
+            loader = Replay(await stack.enter_async_context(worker(name, REPLAY, spec, folder)))
+        found.append(Running(name, node.pid, asker, loader))
     return found
 
 

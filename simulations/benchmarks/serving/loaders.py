@@ -14,6 +14,7 @@ from mcp.errors import Unavailable
 from simulations.benchmarks.serving.clients.http import bodies
 from simulations.benchmarks.serving.subjects import Subject
 from simulations.benchmarks.windows import Latency, Window
+from simulations.benchmarks.workers import Worker
 
 WITHIN_S: Final = 60.0
 _LUA: Final = """
@@ -107,6 +108,19 @@ def h2load_window(log: str, client_s: float) -> Window:
     seconds = (max(ends) - min(begun for begun, _ in good)) / 1e6 if good else 1.0
     failed = {"another status than 200": len(lines) - len(good)} if len(lines) > len(good) else {}
     return Window(seconds, len(good), Latency.of([took / 1e6 for _, took in good]), client_s, failed=failed)
+
+
+class Replay:
+    """A worker of ours that does to a node what those do to the others."""
+
+    name = "replayed bytes"
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def window(self, callers: int, seconds: float) -> Window:
+        """A closed loop."""
+        return Window.from_plain(await self._worker.order(callers=callers, seconds=seconds))
 
 
 async def run(command: Sequence[str]) -> tuple[str, float]:

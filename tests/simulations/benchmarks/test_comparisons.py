@@ -28,7 +28,8 @@ from simulations.benchmarks.serving import suite as serving
 from simulations.benchmarks.workers import worker
 
 SILENT = Steps(quiet=True)
-EVERYBODY = {contenders.OURS, contenders.OURS_UNIX, contenders.MLSERVER, *(p.name for p in contenders.PEERS)}
+OURS = {contenders.OURS, contenders.OURS_UNIX, contenders.OURS_REPLAYED}
+EVERYBODY = {*OURS, contenders.MLSERVER, *(p.name for p in contenders.PEERS)}
 
 
 def rows(report: Any, title: str) -> list[dict[str, Any]]:
@@ -48,7 +49,7 @@ def test_serving_asks_everybody_who_is_there_and_names_who_is_not(monkeypatch: p
     named = {name for name in EVERYBODY if any(line.startswith(f"{name} was not") for line in report.missing)}
     assert measured | named == EVERYBODY
     assert measured & named == set()
-    assert {contenders.OURS, contenders.OURS_UNIX} <= measured
+    assert measured >= OURS
     assert all(row["failed"] == 0 and row["answers/s"] > 0 for row in closed if row["callers"])
     assert len(report.details) == 2 * len(measured) + 2
     rivals = measured & {contenders.FASTAPI, contenders.GRPC}

@@ -45,6 +45,8 @@ _known: dict[bytes, _Known] = {}
 
 def recurred(body: bytes) -> Message | None:
     """The message that these bytes are, if one like it was read before."""
+    if len(body) > BYTES_MAX:
+        return None  # it is not kept, and to look for it takes a copy and its hash
     if body[_KEYS[0]] != _BEFORE_ID or body[_KEYS[1]] != _BEFORE_TRACE:
         return None
     found = _known.get(body[_REST])

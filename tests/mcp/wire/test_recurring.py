@@ -1,6 +1,7 @@
 """Messages that come again with other ids: read once, and the same as if they were read each time."""
 
 import random
+import tracemalloc
 
 import msgpack
 import numpy as np
@@ -109,6 +110,17 @@ def test_it_is_bounded_in_number_and_in_size():
     recurring._known.clear()
     decode_message(encode_message(request(1, payload={"data_chunk": "x" * recurring.BYTES_MAX})))
     assert not recurring._known
+
+
+def test_a_long_message_is_not_copied_to_look_for_it():
+    body = encode_message(request(1, payload={"data_chunk": "x" * (1 << 20)}))
+    tracemalloc.start()
+    try:
+        assert recurring.recurred(body) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(body) // 2
 
 
 def test_from_elsewhere_in_another_order_it_is_read_and_not_kept():

@@ -33,7 +33,7 @@ from mcp.wire.frame import (
     encode_frame,
     encode_plain,
 )
-from mcp.wire.handshake import Established, Handshake, InitiatorHandshake, Step
+from mcp.wire.handshake import Established, Handshake, InitiatorHandshake, Role, Step
 
 log: Final = logging.getLogger("mcp.net")
 
@@ -344,6 +344,8 @@ class Link(asyncio.BufferedProtocol):
             established.limits,
             established.journal,
         )
+        if not self._initiator and established.role is Role.NODE:
+            self._poller = None  # nodes ask each other by the clock, or for somebody who waits elsewhere
         self._frame_bytes_max = established.limits.frame_bytes_max
         self._reader.expect(OPEN_KINDS, self._limits.frame_bytes_max)
         self._state = State.OPEN

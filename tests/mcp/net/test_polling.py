@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from dataclasses import replace
 from weakref import ref
 
 import pytest
@@ -179,6 +180,21 @@ def test_in_memory_and_where_it_is_off_nobody_does(client, node, recorder, count
         near.close()
         if not poll_s:
             await listener.close()
+
+    asyncio.run(main())
+
+
+def test_behind_an_answer_to_a_node_nobody_does(node, recorder, counted):
+    async def main():
+        poller = counted()
+        listener = Listener("127.0.0.1:0", node, recorder(), limits=Limits(poll_s=0.0002))
+        await listener.start()
+        another = replace(node, node_id="node-2")
+        connection = await connect(str(listener.bound_address), another, timeout_s=10)
+        await connection.request(Message("ECHO", {}, "1"), timeout_s=10)
+        assert not poller.limits_s
+        connection.close()
+        await listener.close()
 
     asyncio.run(main())
 

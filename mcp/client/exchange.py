@@ -313,7 +313,7 @@ class Exchange:
         node.connection.flush()
         ahead = self.routing.started(request.kind, address, began)
         sent = Sent(request.kind, node, address, call, began, ahead, done)
-        call.then = functools.partial(self._over, sent)
+        call.go_on(functools.partial(self._over, sent))
         return sent
 
     def _over(self, sent: Sent, reply: asyncio.Future[Reply]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Final
 
 from mcp.errors import Busy, McpError, OutcomeUnknown, Unavailable
@@ -19,12 +20,9 @@ _log: Final = logging.getLogger("mcp.net")
 
 
 class Call:
-    """One request: its stream, its future, and the position in the outbox where its frame ends.
+    """One request: its stream, its future, and the position in the outbox where its frame ends."""
 
-    ``then`` is called with the future as soon as that is done, in the same turn of the event loop.
-    """
-
-    __slots__ = ("deadline", "end", "future", "parts", "stream", "then")
+    __slots__ = ("_context", "_then", "deadline", "end", "future", "parts", "stream")
 
     def __init__(self, stream: int, future: asyncio.Future[Reply], deadline: float) -> None:
         self.stream = stream
@@ -32,30 +30,41 @@ class Call:
         self.deadline = deadline
         self.end = 0
         self.parts: Parts | None = None
-        self.then: Callable[[asyncio.Future[Reply]], object] | None = None
+        self._then: Callable[[asyncio.Future[Reply]], object] | None = None
+        self._context: Context | None = None
+
+    def go_on(self, then: Callable[[asyncio.Future[Reply]], object]) -> None:
+        """Have ``then`` called with the future as soon as that is done, in the same turn of the event loop.
+
+        It has the caller's context, as a future's own callbacks have: an answer comes in the context in which
+        the connection was made, and whose trace is another.
+        """
+        self._then, self._context = then, copy_context()
 
     def answered(self, reply: Reply) -> None:
         """The answer has come."""
         self.future.set_result(reply)
-        if self.then is not None:
-            self._go_on()
+        if self._then is not None:
+            self._done()
 
     def failed(self, error: McpError) -> None:
         """There is none, and why."""
         self.future.set_exception(error)
-        if self.then is not None:
-            self._go_on()
+        if self._then is not None:
+            self._done()
 
     def cancel(self) -> None:
         """Nobody wants it any more."""
-        if self.future.cancel() and self.then is not None:
-            self._go_on()
+        if self.future.cancel() and self._then is not None:
+            self._done()
 
-    def _go_on(self) -> None:
-        then, self.then = self.then, None
+    def _done(self) -> None:
+        then, self._then = self._then, None
+        context, self._context = self._context, None
         assert then is not None
+        assert context is not None
         try:
-            then(self.future)
+            context.run(then, self.future)
         except Exception:
             _log.exception("what was to be done with an answer failed")
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from mcp.client.exchange import Request
 from mcp.client.gathering import GATHERED_BYTES_MAX, is_short
+from mcp.client.kinds import CallKind
+from mcp.client.tracing import current_trace, traced
 from mcp.clock import Clock
 from mcp.errors import NotFound, OutcomeUnknown, SessionExpired, Unavailable, VersionConflict
 from mcp.net.limits import Limits
@@ -221,3 +224,19 @@ def test_the_time_that_opening_the_session_takes_counts(cluster_of: Any, fault: 
             assert clock.monotonic() - began < 1.05
 
     virtual(main)
+
+
+def test_what_comes_of_a_message_belongs_to_its_trace_and_not_to_the_connections(cluster_of: Any) -> None:
+    async def main() -> None:
+        async with cluster_of(1, scheme="tcp") as cluster, cluster.client() as client:
+            with traced("connection"):
+                await client.put("first", 0)
+            came = asyncio.get_running_loop().create_future()
+            request = Request(CallKind.READ, "STATUS", {})
+            with traced("message"):
+                assert client._exchange.send_now(
+                    request, cluster.nodes["n1"].address, 10.0, 1, lambda _: came.set_result(current_trace())
+                )
+            assert await came == "message"
+
+    asyncio.run(main())

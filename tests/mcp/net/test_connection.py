@@ -71,13 +71,13 @@ def test_what_is_to_be_done_with_an_answer_is_done_at_once_and_may_fail(client, 
 
         for request in (ECHO, Message("BUG", {}, "id")):
             call = near.begin(request, timeout_s=5)
-            call.then = fail
+            call.go_on(fail)
             with contextlib.suppress(errors.McpError):
                 await call.future
         assert seen[0] == "ECHOED"
         assert isinstance(seen[1], errors.McpError)
         held = near.begin(HOLD, timeout_s=5)
-        held.then = lambda future: seen.append(future.cancelled())
+        held.go_on(lambda future: seen.append(future.cancelled()))
         held.cancel()
         held.cancel()
         assert seen[2:] == [True]

@@ -64,7 +64,7 @@ class Size:
 
 
 FULL: Final = Size(rounds=9, seconds=1.5)
-QUICK: Final = Size(rounds=5, seconds=0.8)
+QUICK: Final = Size(rounds=5, seconds=0.5)
 
 
 @dataclass(slots=True)

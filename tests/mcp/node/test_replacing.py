@@ -14,7 +14,7 @@ from mcp.cluster.gossip.updates import State
 from mcp.errors import ConfigInvalid
 from mcp.node import NodeConfig, config
 from mcp.node.config import REPLACE_DEAD_AFTER_S_MAX, REPLACE_DEAD_AFTER_S_MIN
-from simulations.in_process import InProcessCluster, until
+from simulations.in_process import UNTIL_S, InProcessCluster, until
 from simulations.in_process import in_process_cluster as nodes
 
 AFTER_S = 2.0
@@ -104,10 +104,11 @@ def test_without_a_spare_nobody_goes_and_it_is_said_once(
             await until(lambda: "no spare is there" in told(cluster, leader)["waits_for"])
             await until(lambda: told(cluster, leader)["dead"][dead] >= AFTER_S + 1.0)
             assert voters(cluster) == {("n1", "n2", "n3")}
-            async with cluster.client() as client:
-                status = await client.status()
-            said = next(node for node in status.nodes if node.node == leader).replacing
-            assert f"mcpctl remove {dead}" in said["waits_for"]
+            async with cluster.client() as client, asyncio.timeout(UNTIL_S):
+                said = ""
+                while f"mcpctl remove {dead}" not in said:
+                    status = await client.status()
+                    said = next(node for node in status.nodes if node.node == leader).replacing["waits_for"]
             cluster.settings["labels"] = {}
             await cluster.join("n5", leader, observer=True)
             await voters_are(cluster, *sorted({leader, alive, "n5"}))

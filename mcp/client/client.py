@@ -101,7 +101,7 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         ``network`` is where ``memory://`` addresses are, for a cluster in the same process.
 
         Raises :class:`~mcp.errors.InvalidArgument` for no or unusable addresses or timeouts, and
-        :class:`~mcp.errors.ConfigInvalid` for a cluster id that no cluster has.
+        :class:`~mcp.errors.ConfigInvalid` for a cluster id that no cluster has, or such a ``poll_s``.
         """
         clock = clock or SystemClock()
         self._timeout_s = arguments.timeout(timeout_s, TIMEOUT_S)

@@ -45,11 +45,8 @@ _known: dict[bytes, _Known] = {}
 
 def recurred(body: bytes) -> Message | None:
     """The message that these bytes are, if one like it was read before."""
-    if len(body) > BYTES_MAX:
-        return None  # it is not kept, and to look for it takes a copy and its hash
-    if body[_KEYS[0]] != _BEFORE_ID or body[_KEYS[1]] != _BEFORE_TRACE:
-        return None
-    found = _known.get(body[_REST])
+    rest = _rest(body)
+    found = None if rest is None else _known.get(rest)
     if found is None or found.head != body[0]:
         return None
     try:
@@ -62,14 +59,22 @@ def recurred(body: bytes) -> Message | None:
 
 def note(body: bytes, message: Message) -> None:
     """Keep what was read of these bytes, if it may recur."""
-    if message.type not in TYPES or len(body) > BYTES_MAX:
-        return
-    if body[_KEYS[0]] != _BEFORE_ID or body[_KEYS[1]] != _BEFORE_TRACE:
+    rest = _rest(body) if message.type in TYPES else None
+    if rest is None:
         return
     if len(_known) >= KNOWN_MAX:
         _known.clear()
         forget_plans()
     payload = message.payload
-    _known[body[_REST]] = _Known(body[0], message.type, payload, message.vector, message.ttl, message.credit)
+    _known[rest] = _Known(body[0], message.type, payload, message.vector, message.ttl, message.credit)
     for field in ("inputs", "outputs"):
         plan(payload.get(field))
+
+
+def _rest(body: bytes) -> bytes | None:
+    """What is behind the two ids; ``None``: it does not begin with them, or is not kept."""
+    if len(body) > BYTES_MAX:
+        return None  # before anything of it is copied
+    if body[_KEYS[0]] != _BEFORE_ID or body[_KEYS[1]] != _BEFORE_TRACE:
+        return None
+    return body[_REST]

@@ -97,8 +97,7 @@ def pack_all(
     specs: list[dict[str, Any]] = []
     segments: list[memoryview] = []
     for index, (name, array) in enumerate(arrays.items(), first_segment):
-        spec, segment = _describe(name, array)
-        spec["segment"] = index
+        spec, segment = pack(name, array, index)
         specs.append(spec)
         segments.append(segment)
     return specs, segments

@@ -1,6 +1,7 @@
 """Looking for the next bytes before the loop sleeps: when, for how long, and when not at all."""
 
 import asyncio
+import contextlib
 import gc
 from dataclasses import replace
 from weakref import ref
@@ -143,43 +144,54 @@ def counted(monkeypatch):
     return begin
 
 
+@contextlib.asynccontextmanager
+async def dialled(node, who, handler, *, accepts=0.0002, dials=0.0):
+    """A connection of ``who`` over a socket; for so many seconds each end may look."""
+    listener = Listener("127.0.0.1:0", node, handler, limits=Limits(poll_s=accepts))
+    await listener.start()
+    connection = await connect(str(listener.bound_address), who, timeout_s=10, limits=Limits(poll_s=dials))
+    try:
+        yield connection
+    finally:
+        connection.close()
+        await listener.close()
+
+
+async def echo(connection, number=1):
+    await connection.request(Message("ECHO", {}, str(number)), timeout_s=10)
+
+
 def test_over_a_socket_each_end_looks_behind_what_it_has_sent(client, node, recorder, counted):
     async def main():
         poller = counted()
-        listener = Listener("127.0.0.1:0", node, recorder(), limits=Limits(poll_s=0.0003))
-        await listener.start()
-        connection = await connect(
-            str(listener.bound_address), client, timeout_s=10, limits=Limits(poll_s=0.0002)
-        )
-        for number in range(3):
-            await connection.request(Message("ECHO", {}, str(number)), timeout_s=10)
-        assert poller.limits_s == [0.0002, 0.0003] * 3
-        assert poller.came_total >= 6
-        connection.notify(b"nobody answers this")
-        connection.close()
-        await listener.close()
+        async with dialled(node, client, recorder(), accepts=0.0003, dials=0.0002) as connection:
+            for number in range(3):
+                await echo(connection, number)
+            assert poller.limits_s == [0.0002, 0.0003] * 3
+            assert poller.came_total >= 6
+            connection.notify(b"nobody answers this")
         assert len(poller.limits_s) == 6
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("poll_s", [0.0, 0.0002])
-def test_in_memory_and_where_it_is_off_nobody_does(client, node, recorder, counted, poll_s):
+def test_in_memory_nobody_does(client, node, recorder, counted):
     async def main():
         poller = counted()
-        if poll_s:
-            near, _ = await memory_pair(
-                client, node, acceptor_handler=recorder(), limits=Limits(poll_s=poll_s)
-            )
-        else:
-            listener = Listener("127.0.0.1:0", node, recorder())
-            await listener.start()
-            near = await connect(str(listener.bound_address), client, timeout_s=10)
-        await near.request(Message("ECHO", {}, "1"), timeout_s=10)
+        near, _ = await memory_pair(client, node, acceptor_handler=recorder(), limits=Limits(poll_s=0.0002))
+        await echo(near)
         assert not poller.limits_s
         near.close()
-        if not poll_s:
-            await listener.close()
+
+    asyncio.run(main())
+
+
+def test_where_it_is_off_nobody_does(client, node, recorder, counted):
+    async def main():
+        poller = counted()
+        async with dialled(node, client, recorder(), accepts=0.0) as connection:
+            await echo(connection)
+            assert not poller.limits_s
 
     asyncio.run(main())
 
@@ -187,14 +199,9 @@ def test_in_memory_and_where_it_is_off_nobody_does(client, node, recorder, count
 def test_behind_an_answer_to_a_node_nobody_does(node, recorder, counted):
     async def main():
         poller = counted()
-        listener = Listener("127.0.0.1:0", node, recorder(), limits=Limits(poll_s=0.0002))
-        await listener.start()
-        another = replace(node, node_id="node-2")
-        connection = await connect(str(listener.bound_address), another, timeout_s=10)
-        await connection.request(Message("ECHO", {}, "1"), timeout_s=10)
-        assert not poller.limits_s
-        connection.close()
-        await listener.close()
+        async with dialled(node, replace(node, node_id="node-2"), recorder()) as connection:
+            await echo(connection)
+            assert not poller.limits_s
 
     asyncio.run(main())
 
@@ -203,13 +210,9 @@ def test_on_one_processor_nobody_does(client, node, recorder, counted, monkeypat
     async def main():
         poller = counted()
         monkeypatch.setattr("mcp.net.link.several_processors", lambda: False)
-        listener = Listener("127.0.0.1:0", node, recorder(), limits=Limits(poll_s=0.0002))
-        await listener.start()
-        connection = await connect(str(listener.bound_address), client, timeout_s=10)
-        await connection.request(Message("ECHO", {}, "1"), timeout_s=10)
-        assert not poller.limits_s
-        connection.close()
-        await listener.close()
+        async with dialled(node, client, recorder()) as connection:
+            await echo(connection)
+            assert not poller.limits_s
 
     asyncio.run(main())
 

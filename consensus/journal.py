@@ -40,14 +40,18 @@ class JournalLimits:
     """An entry's data; more raises :class:`~consensus.errors.EntryTooLarge`."""
     batch_bytes_max: int = 1 << 30
     """Everything in one ``append``; more raises :class:`~consensus.errors.EntryTooLarge`."""
+    reserve_bytes: int = 1 << 20
+    """Room that is asked for ahead of what is written, within a segment: a sync of a file that does not grow is
+    cheaper. 0: none."""
 
 
 @dataclass(slots=True)
 class _Active:
     """The segment that grows, with offsets in bytes.
 
-    ``head_end``, ``records_end`` and ``end`` are where its head, its last record and the file end. The
-    first ``durable`` bytes are synced, and a batch in it says so of the first ``claimed``.
+    ``head_end``, ``records_end`` and ``end`` are where its head, its last record and its content end. The
+    first ``durable`` bytes are synced, and a batch in it says so of the first ``claimed``. Behind ``end`` the
+    file has room up to ``reserved``; where the disk gave none it is not asked again.
     """
 
     sequence: int
@@ -57,6 +61,8 @@ class _Active:
     end: int
     durable: int
     claimed: int
+    reserved: int = 0
+    may_reserve: bool = True
 
 
 class Journal:
@@ -127,7 +133,7 @@ class Journal:
 
     @property
     def bytes_on_disk(self) -> int:
-        """The size of all segments."""
+        """The size of all segments, without the room behind the last."""
         return self._active.end + sum(segment.size for segment in self._full)
 
     def take_found(self) -> Found:
@@ -218,6 +224,7 @@ class Journal:
             if self._failed is None:
                 self.sync()
                 self.seal()
+                self._cut_reserve()
                 if self._active.end > self._active.durable:
                     self._sync_file()
         finally:
@@ -252,13 +259,30 @@ class Journal:
     def _write(self, records: Sequence[Record]) -> None:
         active = self._active
         batch = encode_batch(records, sequence=active.sequence, offset=active.end, durable=active.durable)
+        end = active.end + len(batch)
+        if end > active.reserved and active.may_reserve:
+            self._reserve(end)
         try:
             active.file.append(batch)
         except DiskFull:
             active.file.truncate(active.end)
+            active.reserved = 0
             raise
-        active.end += len(batch)
+        active.end = end
         active.claimed = active.durable
+
+    def _reserve(self, end: int) -> None:
+        """Have room up to ``end`` and beyond, if the disk can give it."""
+        active, limits = self._active, self._limits
+        wanted = min(end + limits.reserve_bytes, max(end, limits.segment_bytes_max))
+        active.may_reserve = limits.reserve_bytes > 0 and active.file.reserve(wanted)
+        active.reserved = wanted if active.may_reserve else 0
+
+    def _cut_reserve(self) -> None:
+        """Nothing more is written to this segment."""
+        if self._active.reserved > self._active.end:
+            self._active.file.truncate(self._active.end)
+            self._active.reserved = 0
 
     def _sync_file(self) -> None:
         end = self._active.end
@@ -276,6 +300,7 @@ class Journal:
             return
         # Also where all records are durable: what a full disk took of the last write was cut off, and a power
         # loss must not bring it back behind the size that the next segment states.
+        self._cut_reserve()
         self._sync_file()
         head = SegmentHead(
             sequence=active.sequence + 1,
@@ -342,8 +367,9 @@ class Journal:
         if tail.records_end > claimed:
             self._write_anew(path, end)
         file = self._disk.open_file(path)
-        if tail.note is not None:
+        if file.size > end:
             file.truncate(end)
+        if tail.note is not None:
             self.recovered_notes.append(tail.note)
         if tail.records_end <= claimed and tail.records_end < end:
             end = self._seal_anew(file, tail)

@@ -18,6 +18,11 @@ a torn write. That is the limit of one disk: the proof that a sync returned can 
 it, and would need a sync itself. A batch is kept or cut as a whole. (Alagappan et al., "Protocol-Aware
 Recovery for Consensus-Based Storage", FAST 2018, section 3.3, on crashes against corruption.)
 
+Behind the last batch of the last segment there may be zeros, for room that was asked for ahead of what is
+written (:meth:`consensus.storage.DiskFile.reserve`). Nothing but zeros up to the end of the file is the end
+of what was written, as if the file ended there: no batch begins with a zero. Where a write was torn, zeros
+with something behind them do not verify, and are judged like everything else.
+
 All integers are little endian; checksums are CRC32C (Castagnoli; RFC 3720, section 12.1)::
 
     head    magic 8s, version u16, reserved u16, state_length u32, sequence u64, first_index u64,
@@ -204,7 +209,7 @@ def _encode_other(record: Record) -> tuple[bytes, bytes]:
 def scan(buffer: bytes, start: int, sequence: int) -> Scan:
     """Read the batches of segment ``sequence`` from ``start`` to the end, or to what does not verify."""
     found = Scan(end=start, records_end=start, claimed=start)
-    while found.end < len(buffer):
+    while found.end < len(buffer) and not _is_empty(buffer, found.end):
         try:
             length, durable = _decode_batch_header(buffer, found.end, sequence)
             records = _decode_records(buffer, found.end + BATCH_HEADER_BYTES, length)
@@ -218,6 +223,11 @@ def scan(buffer: bytes, start: int, sequence: int) -> Scan:
         if records:
             found.records_end = found.end
     return found
+
+
+def _is_empty(buffer: bytes, start: int) -> bool:
+    """Whether nothing was written from ``start`` on: there are zeros alone."""
+    return buffer[start] == 0 and buffer.count(0, start) == len(buffer) - start
 
 
 def durable_claim(buffer: bytes, bad: int, sequence: int) -> int:

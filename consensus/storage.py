@@ -42,7 +42,16 @@ class DiskFile(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes in the file now, synced or not."""
+        """Bytes in the file when it was opened, and appended since, synced or not."""
+
+    def reserve(self, size: int) -> bool:
+        """Have the disk keep room for the first ``size`` bytes; whether it does.
+
+        Appends up to there leave the file's length and its place on the disk as they are, so that a sync
+        has less to write. :attr:`size` does not change, but whoever opens the file after that, a crash
+        or not, may find zeros behind what was appended: cut them. Nothing is promised, and where there is no
+        room nothing is kept. Raises :class:`~consensus.errors.StorageFailed`.
+        """
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; fewer only at the end of the file.
@@ -138,6 +147,10 @@ if sys.platform == "darwin":
 else:
     _sync_data = os.fdatasync
 
+_allocate = getattr(os, "posix_fallocate", None)  # macOS has none
+_CANNOT_RESERVE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.ENOTSUP)
+"""For want of room, and from file systems that do not know how."""
+
 
 class RealFile:
     """A :class:`DiskFile` on the operating system's calls. Made by :class:`RealDisk`."""
@@ -181,6 +194,21 @@ class RealFile:
                 raise self._refused("append to", error) from error
             self._size += written
             rest = rest[written:]
+
+    def reserve(self, size: int) -> bool:
+        """See :class:`DiskFile`."""
+        self._refuse_if_failed()
+        if _allocate is None:
+            return False
+        try:
+            _allocate(self._descriptor, self._size, size - self._size)
+        except OSError as error:
+            if error.errno not in _CANNOT_RESERVE:
+                self._failed = _failure(f"cannot reserve room for {self._path}: {error.strerror}")
+                raise self._failed from error
+            self.truncate(self._size)  # a part of it may have been there
+            return False
+        return True
 
     def truncate(self, size: int) -> None:
         """See :class:`DiskFile`."""

@@ -28,6 +28,13 @@ class _Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class _Growth:
+    """Room was reserved: zeros up to ``size``."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class _NameChange:
     """Something done to names in one directory: created, renamed (both paths) or removed (no ``new``)."""
 
@@ -40,14 +47,27 @@ class _Content:
     """One file's bytes: as they read now, as they are durable, and the steps between the two.
 
     ``dropped`` are places, from and to, that read as they were written and that no sync writes any more.
+    Behind ``written`` there is reserved room alone.
     """
 
     live: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
-    pending: list[_Write | _Cut] = field(default_factory=list)
+    pending: list[_Write | _Cut | _Growth] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
     failed: bool = False
     sync_failed: bool = False
+    written: int = 0
+
+    @classmethod
+    def found(cls, survivor: bytearray) -> _Content:
+        """A file of which that survived a crash."""
+        return cls(survivor, bytes(survivor), written=len(survivor))
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Change what is read now."""
+        self.pending.append(_Write(offset, data))
+        self.written = offset + len(data)
+        self.live[offset : self.written] = data
 
     def drop_pending(self) -> None:
         """A sync failed, and the system has marked what it could not write as clean."""
@@ -59,8 +79,14 @@ class _Content:
     def truncate(self, size: int) -> None:
         """Cut what is read now."""
         del self.live[size:]
+        self.written = min(self.written, size)
         self.dropped = [(start, min(end, size)) for start, end in self.dropped if start < size]
         self.pending.append(_Cut(size))
+
+    def grow(self, size: int) -> None:
+        """Have zeros up to ``size``."""
+        self.live += bytes(max(0, size - len(self.live)))
+        self.pending.append(_Growth(size))
 
     def sync(self) -> None:
         """Everything is durable, except for what the system takes for clean."""
@@ -81,13 +107,15 @@ class _Content:
         for step in self.pending:
             if isinstance(step, _Cut):
                 del survivor[step.size :]
+            elif isinstance(step, _Growth):
+                survivor += bytes(max(0, step.size - len(survivor)))
             else:
                 kept = step.data[:keep]
                 survivor[step.offset : step.offset + len(kept)] = kept
                 keep -= len(kept)
                 if len(kept) < len(step.data):
                     break
-        return _Content(survivor, bytes(survivor))
+        return _Content.found(survivor)
 
     def after_scatter(self, survives: Callable[[], bool]) -> _Content:
         """Sectors reach the disk in any order: of what is not synced, any survive; holes read as zeros."""
@@ -97,6 +125,10 @@ class _Content:
                 if survives():
                     del survivor[step.size :]
                 continue
+            if isinstance(step, _Growth):
+                if survives():
+                    survivor += bytes(max(0, step.size - len(survivor)))
+                continue
             at, end = step.offset, step.offset + len(step.data)
             while at < end:
                 until = min(end, (at // SECTOR_BYTES + 1) * SECTOR_BYTES)
@@ -104,7 +136,7 @@ class _Content:
                     survivor.extend(bytes(max(0, until - len(survivor))))
                     survivor[at:until] = step.data[at - step.offset : until - step.offset]
                 at = until
-        return _Content(survivor, bytes(survivor))
+        return _Content.found(survivor)
 
 
 class MemoryFile:
@@ -114,31 +146,46 @@ class MemoryFile:
         self._disk = disk
         self._path = path
         self._content = content
+        self._size = len(content.live)
 
     @property
     def size(self) -> int:
         """See :class:`consensus.storage.DiskFile`."""
-        return len(self._content.live)
+        return self._size
 
     def read(self, offset: int, length: int) -> bytes:
         """See :class:`consensus.storage.DiskFile`."""
         return bytes(self._content.live[offset : offset + length])
 
     def append(self, data: bytes) -> None:
-        """See :class:`consensus.storage.DiskFile`. A full disk keeps what fits, as real ones do."""
+        """See :class:`consensus.storage.DiskFile`. A full disk keeps what fits, as real ones do.
+
+        Also where room was reserved: a file system that copies on write does not keep that promise.
+        """
         self._begin("append")
         fitting = data[: self._disk.free_bytes()]
         if fitting:
-            self._content.pending.append(_Write(self.size, bytes(fitting)))
-            self._content.live += fitting
+            self._content.write(self._size, bytes(fitting))
+            self._size += len(fitting)
         if len(fitting) < len(data):
             self._disk.ran_full()
             raise DiskFull(f"no room for {len(data)} bytes in {self._path}; make room and retry")
+
+    def reserve(self, size: int) -> bool:
+        """See :class:`consensus.storage.DiskFile`."""
+        self._begin("reserve")
+        more = size - len(self._content.live)
+        if more > self._disk.free_bytes():
+            return False
+        if more > 0:
+            self._content.grow(size)
+        return True
 
     def truncate(self, size: int) -> None:
         """See :class:`consensus.storage.DiskFile`."""
         self._begin("truncate")
         self._content.truncate(size)
+        self._size = min(self._size, size)
 
     def sync(self) -> None:
         """See :class:`consensus.storage.DiskFile`."""
@@ -162,7 +209,7 @@ class MemoryFile:
 class MemoryDisk:
     """See the head of this module.
 
-    ``capacity_bytes`` bounds the sum of all file sizes (``None``: no bound) and may be changed at any
+    ``capacity_bytes`` bounds the sum of all that was written (``None``: no bound) and may be changed at any
     time. ``before`` is called with the name and the path of every operation that changes something,
     just before it happens: what it raises (``StorageFailed``, a crash of the test's own) is the outcome.
     """
@@ -200,8 +247,7 @@ class MemoryDisk:
         self.begin("create_file", path)
         existing = self._live.get(path)
         if existing is not None:
-            existing.live.clear()
-            existing.pending.append(_Cut(0))
+            existing.truncate(0)
             return MemoryFile(self, path, existing)
         content = self._live[path] = _Content()
         self._changes.append((_NameChange(None, path), content))
@@ -247,8 +293,8 @@ class MemoryDisk:
 
     @property
     def used_bytes(self) -> int:
-        """The sum of all file sizes."""
-        return sum(len(content.live) for content in self._live.values())
+        """The sum of all file sizes, without room that is reserved."""
+        return sum(content.written for content in self._live.values())
 
     def begin(self, operation: str, path: str) -> None:
         """For this disk's own files: an operation is about to change something."""

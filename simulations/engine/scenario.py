@@ -15,6 +15,7 @@ from consensus.ports import DriverLimits
 from consensus.raft.config import RaftConfig
 from consensus.transfer import TransferLimits
 from simulations.faults import FaultKind, FaultPlan
+from simulations.journals import journal_limits
 from simulations.moves import Move, draw_moves, fresh_nodes, plan_with_members
 
 SECONDS = 60.0
@@ -92,7 +93,7 @@ class Scenario:
             seconds,
             raft,
             _limits(draw, patience),
-            JournalLimits(segment_bytes_max=draw.choice((2_000, 10_000, 60_000))),
+            journal_limits(draw.choice((2_000, 10_000, 60_000))),
             _load(draw, patience, len(nodes)),
             _habits(draw, raft),
         )

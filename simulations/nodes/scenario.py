@@ -14,6 +14,7 @@ from consensus.ports import DriverLimits
 from consensus.transfer import TransferLimits
 from mcp.node.config import REPLACE_DEAD_AFTER_S_MIN, REPLACE_ELECTIONS_MIN, NodeLimits
 from simulations.faults import Fault, FaultKind, FaultPlan
+from simulations.journals import journal_limits
 from simulations.moves import (
     Kind,
     Move,
@@ -158,7 +159,7 @@ class Scenario:
             timing,
             _limits(draw, timing.election_timeout_max_s),
             _node_limits(draw),
-            JournalLimits(segment_bytes_max=draw.choice((2_000, 20_000, 200_000))),
+            journal_limits(draw.choice((2_000, 20_000, 200_000))),
             _habits(draw, timing),
             _load(draw, nodes),
             draw.choice((5, 20)),

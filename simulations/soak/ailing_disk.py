@@ -82,6 +82,10 @@ class AilingFile:
             raise self._ward.ran_full(self._path)
         self._file.append(data)
 
+    def reserve(self, size: int) -> bool:
+        """See :class:`consensus.storage.DiskFile`. Where room is bounded, what is reserved would use it up."""
+        return self._ward.room() is None and self._file.reserve(size)
+
     def truncate(self, size: int) -> None:
         """See :class:`consensus.storage.DiskFile`."""
         self._change(Operation.TRUNCATE)

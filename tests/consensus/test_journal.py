@@ -19,6 +19,7 @@ from simulations.disk import MemoryDisk
 from simulations.faulty_disk import FaultyDisk
 
 SMALL = JournalLimits(segment_bytes_max=600)
+EXACT = JournalLimits(segment_bytes_max=600, reserve_bytes=0)
 
 
 def entry(index: int, term: int = 1, data: bytes = b"data") -> Entry:
@@ -334,7 +335,7 @@ def test_a_closed_journal_says_so() -> None:
 
 def test_segments_rotate_and_everything_comes_back() -> None:
     disk = MemoryDisk()
-    journal = fill(disk, 60)
+    journal = fill(disk, 60, EXACT)
     names = disk.list_names("journal")
     assert len(names) > 5
     sizes = [len(read_all(disk, f"journal/{name}")) for name in names]
@@ -494,7 +495,7 @@ def test_a_newer_format_is_named_as_such() -> None:
 
 def test_a_record_type_of_a_newer_program_is_never_cut_off_as_torn() -> None:
     disk = MemoryDisk()
-    journal = fill(disk, 1)
+    journal = fill(disk, 1, EXACT)
     path = "journal/0000000000000001.journal"
     file = disk.open_file(path)
     strange = Entry(2, 1, 77, b"from the future")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ every batch that a sync has covered. It is only given up for a clear refusal, an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,7 +21,8 @@ from consensus.replay import Found
 from consensus.storage import read_all
 from simulations.disk import MemoryDisk
 
-LIMITS = JournalLimits(segment_bytes_max=420)
+LIMITS = JournalLimits(segment_bytes_max=420, reserve_bytes=90)
+"""Room is reserved several times in a segment, and runs out in the middle of a batch."""
 
 
 class PowerLoss(BaseException):
@@ -159,23 +160,27 @@ def crashes(disk: MemoryDisk, *, every_byte: bool) -> Iterator[MemoryDisk]:
             )
 
 
-def reopened(disk: MemoryDisk) -> tuple[Journal, Found]:
-    journal = Journal.open(disk, "journal", limits=LIMITS)
+def reopened(disk: MemoryDisk, limits: JournalLimits = LIMITS) -> tuple[Journal, Found]:
+    journal = Journal.open(disk, "journal", limits=limits)
     return journal, journal.take_found()
 
 
 @pytest.mark.parametrize("length", range(1, len(SCRIPT) + 1))
-def test_a_power_loss_keeps_every_synced_record_whatever_byte_it_tears(length: int) -> None:
+@pytest.mark.parametrize("reserve_bytes", [0, LIMITS.reserve_bytes, LIMITS.segment_bytes_max])
+def test_a_power_loss_keeps_every_synced_record_whatever_byte_it_tears(
+    reserve_bytes: int, length: int
+) -> None:
+    limits = replace(LIMITS, reserve_bytes=reserve_bytes)
     disk, history = MemoryDisk(), History()
-    journal = Journal.open(disk, "journal", limits=LIMITS)
+    journal = Journal.open(disk, "journal", limits=limits)
     perform(journal, history, SCRIPT[:length])
     for found_disk in crashes(disk, every_byte=True):
-        again, found = reopened(found_disk)
+        again, found = reopened(found_disk, limits)
         assert history.explains(found), again.recovered_notes
         # The repair itself is durable, and the journal goes on from it.
         again.append([Entry(found.next_index, 9, EntryKind.COMMAND, b"next")])
         again.sync()
-        _, after = reopened(found_disk.crash())
+        _, after = reopened(found_disk.crash(), limits)
         assert [*found.entries, *after.entries[-1:]] == after.entries
 
 

@@ -4,7 +4,7 @@ What happens, and in which order, is decided in `consensus.pump`. Here is when: 
 on which thread, at which time.
 
 The sync is made on the loop while the disk is quick (a hop to a thread costs more than a sync of a good
-disk) and in a thread once it has been slow. Snapshots are always written in a thread.
+disk) and there is little to write, and else in a thread. Snapshots are always written in a thread.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Driver:
             journal,
             offload,
             stopwatch or self._loop.time,
-            self.limits.sync_inline_s_max,
+            self.limits,
             on_change,
             on_members,
             on_failure,
@@ -253,7 +253,7 @@ class _LoopShell:
         journal: Log,
         offload: Offload | None,
         stopwatch: Callable[[], float],
-        sync_inline_s_max: float,
+        limits: DriverLimits,
         on_change: Callable[[EngineStatus], None],
         on_members: Callable[[EngineStatus], None],
         on_failure: Callable[[ConsensusError], None],
@@ -262,7 +262,8 @@ class _LoopShell:
         self._journal = journal
         self._offload = offload or functools.partial(loop.run_in_executor, None)
         self._stopwatch = stopwatch
-        self._sync_inline_s_max = sync_inline_s_max
+        self._sync_inline_s_max = limits.sync_inline_s_max
+        self._sync_inline_bytes_max = limits.sync_inline_bytes_max
         self.changed = on_change
         self.reconfigured = on_members
         self.failed = on_failure
@@ -306,7 +307,8 @@ class _LoopShell:
     def sync(self) -> None:
         """See :class:`consensus.ports.Shell`."""
         begun = self._stopwatch()
-        if self._sync_s > self._sync_inline_s_max:
+        slow = self._sync_s > self._sync_inline_s_max
+        if slow or self._journal.unsynced_bytes > self._sync_inline_bytes_max:
             done = self._offload(self._journal.sync)
             done.add_done_callback(functools.partial(self._synced, begun))
             return

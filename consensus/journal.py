@@ -41,8 +41,8 @@ class JournalLimits:
     batch_bytes_max: int = 1 << 30
     """Everything in one ``append``; more raises :class:`~consensus.errors.EntryTooLarge`."""
     reserve_bytes: int = 1 << 20
-    """Room that is asked for ahead of what is written, within a segment: a sync of a file that does not grow is
-    cheaper. 0: none."""
+    """Room that is asked for ahead of what is written, within a segment: a sync of a file that does not grow
+    is cheaper. 0: none."""
 
 
 @dataclass(slots=True)
@@ -130,6 +130,11 @@ class Journal:
     def dirty(self) -> bool:
         """Whether a record waits for :meth:`sync`."""
         return self._active.records_end > self._active.durable
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """How much waits for :meth:`sync`."""
+        return self._active.end - self._active.durable
 
     @property
     def bytes_on_disk(self) -> int:

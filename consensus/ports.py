@@ -32,6 +32,10 @@ class Log(Protocol):
     def append(self, records: Sequence[Record]) -> None:
         """Write. On :class:`~consensus.errors.DiskFull` nothing of it is kept."""
 
+    @property
+    def unsynced_bytes(self) -> int:
+        """How much waits for :meth:`sync`."""
+
     def sync(self) -> None:
         """Make durable all that was appended."""
 
@@ -140,6 +144,9 @@ class DriverLimits:
     change_retry_s: float = 0.25
     disk_full_retry_s: float = 0.25
     sync_inline_s_max: float = 0.003
+    sync_inline_bytes_max: int = 4096
+    """A sync of more is made in a thread however quick the disk is: where there is so much to write, there is
+    other work to be done meanwhile, and a hop to a thread costs little beside it."""
     transfer: TransferLimits = field(default_factory=TransferLimits)
 
 

@@ -148,7 +148,15 @@ else:
     _sync_data = os.fdatasync
 
 _allocate = getattr(os, "posix_fallocate", None)  # macOS has none
-_CANNOT_RESERVE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.ENOTSUP)
+_CANNOT_RESERVE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+)
 """For want of room, and from file systems that do not know how."""
 
 

@@ -353,6 +353,11 @@ class WatchedJournal:
         self._journal.append(records)
         self._observer.appended(self._node, records)
 
+    @property
+    def unsynced_bytes(self) -> int:
+        """See :class:`consensus.ports.Log`."""
+        return self._journal.unsynced_bytes
+
     def sync(self) -> None:
         """See :class:`consensus.ports.Log`."""
         self._journal.sync()

@@ -83,7 +83,7 @@ class AilingFile:
         self._file.append(data)
 
     def reserve(self, size: int) -> bool:
-        """See :class:`consensus.storage.DiskFile`. Where room is bounded, what is reserved would use it up."""
+        """See :class:`consensus.storage.DiskFile`. Where room is bounded, reserving would use it up."""
         return self._ward.room() is None and self._file.reserve(size)
 
     def truncate(self, size: int) -> None:

@@ -213,6 +213,10 @@ class FullJournal:
             raise DiskFull("no room")
         self.journal.append(records)
 
+    @property
+    def unsynced_bytes(self) -> int:
+        return self.journal.unsynced_bytes
+
     def sync(self) -> None:
         if self.broken:
             raise StorageFailed("the disk failed")

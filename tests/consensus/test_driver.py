@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from consensus.errors import (
     ReadUnconfirmed,
     StorageFailed,
 )
+from consensus.journal import Journal
 
 
 def test_solo_executes_in_order_and_recovers(tmp_path: Path) -> None:
@@ -434,6 +436,33 @@ def test_what_cannot_be_handed_over_is_refused(tmp_path: Path) -> None:
         leader.driver.stop()
         with pytest.raises(NotLeader):
             leader.driver.transfer_leadership()
+        cluster.stop()
+
+    run(scenario)
+
+
+def test_what_is_large_is_synced_in_a_thread_and_what_is_small_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, int]] = []
+    sync = Journal.sync
+
+    def watched(journal: Journal) -> None:
+        synced.append((journal.unsynced_bytes, threading.get_ident()))
+        sync(journal)
+
+    monkeypatch.setattr(Journal, "sync", watched)
+
+    async def scenario() -> None:
+        limits = DriverLimits(sync_inline_s_max=60.0)
+        cluster = Cluster(tmp_path, 3, limits)
+        await settled(cluster, [b"small"])
+        await settled(cluster, [bytes(limits.sync_inline_bytes_max)])
+        await cluster.equal(2)
+        here = threading.get_ident()
+        large = {thread == here for size, thread in synced if size > limits.sync_inline_bytes_max}
+        small = {thread == here for size, thread in synced if size <= limits.sync_inline_bytes_max}
+        assert (large, small) == ({False}, {True})
         cluster.stop()
 
     run(scenario)

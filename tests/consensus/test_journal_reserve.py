@@ -104,7 +104,7 @@ def test_a_disk_that_cannot_reserve_is_asked_once_for_each_segment() -> None:
 
 
 @needs_room
-def test_a_real_disk_without_room_keeps_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_keeps_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(descriptor: int, offset: int, length: int) -> None:
         os.ftruncate(descriptor, offset + length // 2)
         raise OSError(errno.ENOSPC, "no room")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, overload
 
 from mcp.client import answers, arguments
 from mcp.client.artefacts import Artefact, Progress, fetch, upload
@@ -20,6 +20,8 @@ from mcp.client.direct import DirectCalls
 from mcp.client.exchange import Exchange, Request, refusal
 from mcp.client.hedging import Hedge, Hedging
 from mcp.client.kinds import CallKind
+from mcp.client.many import Errors
+from mcp.client.one_call import CALLS_MAX
 from mcp.client.results import (
     ClusterStatus,
     Consistency,
@@ -249,6 +251,42 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         """
         args = {"key": arguments.text("a key", key), "value": arguments.plain(value)}
         return _version(await self._command("key.put", args, timeout_s))
+
+    @overload
+    async def put_many(
+        self, values: Mapping[str, Any], *, errors: Literal["raise"] = "raise", timeout_s: float | None = None
+    ) -> dict[str, int]: ...
+
+    @overload
+    async def put_many(
+        self, values: Mapping[str, Any], *, errors: Errors, timeout_s: float | None = None
+    ) -> dict[str, int | McpError]: ...
+
+    async def put_many(
+        self, values: Mapping[str, Any], *, errors: Errors = "raise", timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Write many keys, each as :meth:`put` does; returns the new version of each.
+
+        It costs a fraction of as many calls of :meth:`put`, and is no transaction: every key is a command of
+        its own, in no set order. With ``errors="return"`` an error is given in the place of a version;
+        otherwise the first of them is raised when all have ended. ``timeout_s`` is for all together. Raises
+        ``InvalidArgument``, also for more than ``CALLS_MAX`` keys, and as :meth:`put`.
+        """
+        if not isinstance(values, Mapping) or len(values) > CALLS_MAX:
+            given = f"{len(values)} of them" if isinstance(values, Mapping) else type(values).__name__
+            raise InvalidArgument(f"put_many takes a dict of up to {CALLS_MAX} keys and values, not {given}")
+        calls = [
+            ("key.put", {"key": arguments.text("a key", key), "value": arguments.plain(value)})
+            for key, value in values.items()
+        ]
+        if errors not in get_args(Errors):
+            raise InvalidArgument(f"errors is 'raise' or 'return', not {errors!r:.80}")
+        outcomes = await self._commands.commands(calls, arguments.timeout(timeout_s, self._timeout_s))
+        found = [each if isinstance(each, BaseException) else _version(each) for each in outcomes]
+        for each in found:
+            if isinstance(each, BaseException) and not (errors == "return" and isinstance(each, McpError)):
+                raise each
+        return dict(zip(values, found, strict=True))
 
     async def compare_and_set(
         self, key: str, value: Any, *, expected_version: int, timeout_s: float | None = None

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Prepare, Request
-from mcp.client.gathering import Begun, Gathering, is_short
+from mcp.client.gathering import TOGETHER_MAX, Begun, Gathering, is_short, results_in
 from mcp.client.kinds import CallKind
+from mcp.client.one_call import CHUNKS_UNDER_WAY, Chunk, Operation
 from mcp.client.retry import Attempts, decided_by_log
 from mcp.client.session import WINDOW_COMMANDS_MAX, Session, Ticket
 from mcp.errors import Busy, DeadlineExceeded, McpError, OutcomeUnknown, SessionExpired, Unavailable
@@ -62,7 +64,7 @@ class CommandLane:
         self._opened = False
         self._opening: asyncio.Task[McpError | None] | None = None
         self._opening_attempts = self._attempts(0.0)
-        self._waiting: deque[_Turn | Begun] = deque()
+        self._waiting: deque[_Turn | Begun | Chunk] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at = 0.0
         self._gathering = Gathering(exchange, self._answered)
@@ -138,6 +140,134 @@ class CommandLane:
                 self._resolve(ticket)
         raise expired or SessionExpired("no session could be kept")
 
+    # -- many commands in one call ------------------------------------------------------------------
+
+    async def commands(self, operations: Sequence[Operation], timeout_s: float) -> list[Any]:
+        """Have each take effect exactly once; their values, and the errors of those that failed.
+
+        They are commands as any others, and take effect in no set order.
+        """
+        short = [is_short(args) for _, args in operations]
+        if all(short):
+            return await self._in_chunks(operations, len(operations), timeout_s)
+        places = sorted(range(len(operations)), key=lambda place: not short[place])
+        sorted_ = [operations[place] for place in places]
+        ended = await self._in_chunks(sorted_, short.count(True), timeout_s)
+        by_place = dict(zip(places, ended, strict=True))
+        return [by_place[place] for place in range(len(operations))]
+
+    async def _in_chunks(self, operations: Sequence[Operation], short: int, timeout_s: float) -> list[Any]:
+        """As :meth:`commands`; the first ``short`` are so, and go together."""
+        attempts = self._exchange.attempts(CallKind.COMMAND, timeout_s)
+        outcomes: list[Any] = []
+        under_way: deque[Chunk] = deque()
+        refused: McpError | None = None
+        at = 0
+        try:
+            while at < len(operations):
+                await self._ensure_open(attempts)
+                if len(under_way) == CHUNKS_UNDER_WAY:
+                    outcomes += await self._outcomes(under_way.popleft(), timeout_s)
+                    continue
+                most = min(at + self._chunk_max(), short) if at < short else at + TOGETHER_MAX
+                under_way.append(self._begin_chunk(operations[at:most], attempts, together=at < short))
+                at = min(most, len(operations))
+        except McpError as error:
+            refused = error  # no session, or no time: nothing of the rest was sent
+        except BaseException:
+            self._give_up_chunks(under_way)
+            raise
+        while under_way:
+            try:
+                outcomes += await self._outcomes(under_way.popleft(), timeout_s)
+            except BaseException:
+                self._give_up_chunks(under_way)
+                raise
+        if refused is not None:
+            outcomes += [again(refused) for _ in operations[at:]]
+        return outcomes
+
+    def _chunk_max(self) -> int:
+        chosen = self._exchange.commands_at()
+        return 1 if chosen is None else min(chosen[1], TOGETHER_MAX, self._limits.window_max)
+
+    def _begin_chunk(self, operations: Sequence[Operation], attempts: Attempts, *, together: bool) -> Chunk:
+        left_s = self._left(attempts)
+        chunk = Chunk(operations, attempts.deadline, asyncio.get_running_loop().create_future())
+        if len(operations) == 1 or not together:
+            chunk.end()  # they go by themselves
+        elif self._ready and self._session.room >= len(operations):
+            self._send_chunk(chunk, left_s)
+        else:
+            try:
+                self._wait(chunk, left_s)
+            except Busy as error:
+                chunk.error = error
+                chunk.end()
+        return chunk
+
+    def _send_chunk(self, chunk: Chunk, left_s: float) -> None:
+        chosen = self._exchange.commands_at()
+        if chosen is None or chosen[1] < len(chunk.operations):
+            chunk.end()
+            return
+        chunk.address, attempt_s = chosen[0], self._exchange.command_attempt_s(left_s)
+        session = self._session
+        commands = chunk.number(session)
+        payload = {"session": session.id, "ack": session.ack, "commands": commands}
+        request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
+        over = functools.partial(self._chunk_over, chunk)
+        if self._exchange.send_now(request, chunk.address, attempt_s, len(commands), over) is None:
+            chunk.address = ""
+            chunk.end()
+
+    def _chunk_over(self, chunk: Chunk, answer: Answer | McpError) -> None:
+        """The attempt has ended. They were sent, so without a result they are in doubt."""
+        try:
+            failed = chunk.take(results_in(answer, len(chunk.operations)))
+            if failed is not None:
+                self._exchange.commands_failed(chunk.address, failed)
+        except McpError as error:
+            chunk.error = error
+        except BaseException as error:
+            chunk.error = OutcomeUnknown(f"{type(error).__name__} while reading the answer")
+            raise
+        finally:
+            chunk.end()
+            self._admit()
+
+    async def _outcomes(self, chunk: Chunk, timeout_s: float) -> list[Any]:
+        """What came of a chunk's commands, when all of them have ended, by themselves if need be."""
+        try:
+            await chunk.over
+        except BaseException:
+            self._give_up_chunks((chunk,))
+            raise
+        outcomes, rest = chunk.values(), list(chunk.rest())
+        if rest:
+            going_on = (self._go_on(begun, timeout_s) for _, begun in rest)
+            ended = await asyncio.gather(*going_on, return_exceptions=True)
+            for (place, _), outcome in zip(rest, ended, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    async def _go_on(self, begun: Begun, timeout_s: float) -> Any:
+        if begun.error is not None:
+            begun.error = again(begun.error)
+        attempts = self._exchange.attempts(CallKind.COMMAND, timeout_s, begun.deadline)
+        answer = await self.send("COMMAND", {"op": begun.op, "args": begun.args}, attempts, begun=begun)
+        return answer.payload.get("value")
+
+    def _give_up_chunks(self, chunks: Iterable[Chunk]) -> None:
+        """Their caller has gone away, and they are not sent again."""
+        for chunk in chunks:
+            chunk.over.cancel()
+            if chunk.session is not None:
+                chunk.session.resolve_many(chunk.first, len(chunk.operations))
+            elif chunk in self._waiting:
+                self._waiting.remove(chunk)
+        self._admit()
+
     # -- commands that go together ----------------------------------------------------------------
 
     def _begin(self, op: str, args: Mapping[str, Any], left_s: float, deadline: float) -> Begun:
@@ -190,7 +320,7 @@ class CommandLane:
             self._leave(turn)
             raise
 
-    def _wait(self, turn: _Turn | Begun, left_s: float) -> None:
+    def _wait(self, turn: _Turn | Begun | Chunk, left_s: float) -> None:
         """Have it wait for room, ``left_s`` at most. Raises ``Busy`` where too many do already."""
         if len(self._waiting) >= self._limits.waiting_max:
             raise Busy(
@@ -224,7 +354,7 @@ class CommandLane:
         now = self._exchange.clock.monotonic()
         for turn in [turn for turn in self._waiting if turn.deadline <= now]:
             self._waiting.remove(turn)
-            if isinstance(turn, Begun):
+            if isinstance(turn, Begun | Chunk):
                 turn.end()  # the caller finds that its time is up
             elif not turn.ticket.done():
                 turn.ticket.set_exception(turn.attempts.out_of_time())
@@ -239,7 +369,14 @@ class CommandLane:
 
     def _admit(self) -> None:
         while self._waiting and self._session.has_room:
-            turn = self._waiting.popleft()
+            turn = self._waiting[0]
+            if isinstance(turn, Chunk):
+                if self._session.room < len(turn.operations):
+                    return
+                self._waiting.popleft()
+                self._send_chunk(turn, turn.deadline - self._exchange.clock.monotonic())
+                continue
+            self._waiting.popleft()
             if isinstance(turn, Begun):
                 left_s = turn.deadline - self._exchange.clock.monotonic()
                 attempt_s = self._exchange.command_attempt_s(left_s)
@@ -312,7 +449,7 @@ class CommandLane:
         """Wake everybody who waits for room, to look again: the session was replaced, or all is over."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
-            if isinstance(turn, Begun):
+            if isinstance(turn, Begun | Chunk):
                 turn.end()
             elif not turn.ticket.done():
                 turn.ticket.set_result(None)

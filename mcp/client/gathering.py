@@ -26,6 +26,9 @@ GATHERED_BYTES_MAX: Final = 1024
 TOGETHER_MAX: Final = 128
 """So many are sent at once, in the middle of a turn: while nodes work on these, the client goes on."""
 
+Result = list[Any] | McpError
+"""What came of a command: ``[index, value]``, or its error."""
+
 _SHORT: Final = frozenset({int, float, bool, type(None)})
 
 
@@ -105,12 +108,7 @@ class Gathering:
     def _over(self, begun: list[Begun], address: str, answer: Answer | McpError) -> None:
         """The attempt has ended, in whatever way. These were sent, so without a result they are in doubt."""
         try:
-            if isinstance(answer, McpError):
-                raise answer
-            came = answer.payload.get("results")
-            if type(came) is not list or len(came) != len(begun):
-                raise ProtocolError(f"an answer to {len(begun)} commands has not as many results")
-            self._note(begun, came, address)
+            self._note(begun, results_in(answer, len(begun)), address)
         except McpError as error:
             for each in begun:
                 each.error = type(error)(error.message, details=error.details)
@@ -121,18 +119,31 @@ class Gathering:
         finally:
             _end(begun)
 
-    def _note(self, begun: list[Begun], results: list[Any], address: str) -> None:
+    def _note(self, begun: list[Begun], results: Sequence[Result], address: str) -> None:
         failed: McpError | None = None
         for each, result in zip(begun, results, strict=True):
-            if type(result) is list and len(result) == 2:
-                each.result = result
+            if isinstance(result, McpError):
+                each.error = result
+                failed = failed or result
             else:
-                known = type(result) is dict
-                each.error = from_wire(result) if known else ProtocolError("a result is no result")
-                failed = failed or each.error
+                each.result = result
         if failed is not None:
             self._exchange.commands_failed(address, failed)
         self._answered(begun)
+
+
+def results_in(answer: Answer | McpError, count: int) -> list[Result]:
+    """What an answer says of ``count`` commands. Raises the error that it is, and ``ProtocolError``."""
+    if isinstance(answer, McpError):
+        raise answer
+    came = answer.payload.get("results")
+    if type(came) is not list or len(came) != count:
+        raise ProtocolError(f"an answer to {count} commands has not as many results")
+    return [each if type(each) is list and len(each) == 2 else _error_in(each) for each in came]
+
+
+def _error_in(result: object) -> McpError:
+    return from_wire(result) if isinstance(result, dict) else ProtocolError("a result is no result")
 
 
 def is_short(args: Mapping[str, Any]) -> bool:

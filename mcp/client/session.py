@@ -54,6 +54,11 @@ class Session:
         """Whether :meth:`allocate` may be called."""
         return self._next - self._ack < self._window_max
 
+    @property
+    def room(self) -> int:
+        """For how many numbers there is room."""
+        return self._window_max - (self._next - self._ack)
+
     def allocate(self) -> Ticket:
         """Give out the next number. Raises ``RuntimeError`` when the window has no room: ask first."""
         if self._next - self._ack >= self._window_max:
@@ -61,6 +66,22 @@ class Session:
         ticket = Ticket(self, self._next)
         self._next += 1
         return ticket
+
+    def allocate_many(self, count: int) -> int:
+        """Give out the next ``count`` numbers, of which this is the first. Raises as :meth:`allocate`."""
+        if count > self.room:
+            raise RuntimeError(f"the session's window has no room for {count}; ask room before allocate_many")
+        first = self._next
+        self._next += count
+        return first
+
+    def resolve_many(self, first: int, count: int) -> None:
+        """As :meth:`resolve`, for ``count`` numbers from ``first`` on."""
+        if first == self._ack and not self._resolved and first + count <= self._next:
+            self._ack += count
+            return
+        for seq in range(first, first + count):
+            self.resolve(seq)
 
     def resolve(self, seq: int) -> None:
         """``seq`` will never be sent again. Resolving it twice changes nothing."""

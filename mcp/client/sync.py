@@ -285,6 +285,22 @@ class SyncClient(SyncTrafficCalls):
         """Write a plain value; the key's new version. See :meth:`Client.put`."""
         return self._run(lambda: self._client.put(key, value, timeout_s=timeout_s))
 
+    @overload
+    def put_many(
+        self, values: Mapping[str, Any], *, errors: Literal["raise"] = "raise", timeout_s: float | None = None
+    ) -> dict[str, int]: ...
+
+    @overload
+    def put_many(
+        self, values: Mapping[str, Any], *, errors: Errors, timeout_s: float | None = None
+    ) -> dict[str, int | McpError]: ...
+
+    def put_many(
+        self, values: Mapping[str, Any], *, errors: Errors = "raise", timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Write many keys, each as :meth:`put` does; the new version of each. See :meth:`Client.put_many`."""
+        return self._run(lambda: self._client.put_many(values, errors=errors, timeout_s=timeout_s))
+
     def compare_and_set(
         self, key: str, value: Any, *, expected_version: int, timeout_s: float | None = None
     ) -> int:

@@ -70,7 +70,8 @@ class Keys:
 
     def put(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, value}``: write whatever is there. Return the new version and the log index."""
-        only(args, _PUT)
+        if len(args) != 2 or "key" not in args or "value" not in args:  # as below, at a third of the cost
+            only(args, _PUT)
         return self._write(self._key(args), self._value(args["value"]), moment)
 
     def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:

@@ -5,8 +5,9 @@ then the number of its writes, and shows every one that was lost or applied twic
 
 ``SPEC`` has ``kind``, which is ``mcp`` (``addresses``, ``key``), ``etcd`` (``address``), or ``embedded`` (a
 node in this process: ``node``, ``data_dir``, ``voters``, ``key``). The order ``{"callers": n, "seconds": s,
-"bytes": b}`` is answered with a window; with ``rate`` and ``seed`` writes are begun when they are due and
-``callers`` is how many keys there are; ``requests_max`` ends a window early.
+"bytes": b}`` is answered with a window; with ``together`` each caller writes so many keys in one call; with
+``rate`` and ``seed`` writes are begun when they are due and ``callers`` is how many keys there are;
+``requests_max`` ends a window early.
 ``{"audit": true}`` is answered with what is wrong.
 """
 
@@ -20,6 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -41,6 +43,9 @@ class Store(Protocol):
     async def put(self, key: str, value: bytes) -> None:
         """Write durably, or raise."""
 
+    async def put_many(self, values: Mapping[str, bytes]) -> None:
+        """Write all of them durably in one call, or raise."""
+
     async def versions(self, prefix: str) -> dict[str, int]:
         """How often each key that starts with ``prefix`` was written."""
 
@@ -54,6 +59,10 @@ class McpStore:
     async def put(self, key: str, value: bytes) -> None:
         """One durable command."""
         await self._client.put(key, value)
+
+    async def put_many(self, values: Mapping[str, bytes]) -> None:
+        """As many durable commands, in one call."""
+        await self._client.put_many(values)
 
     async def versions(self, prefix: str) -> dict[str, int]:
         """Read every key, linearizably."""
@@ -104,23 +113,28 @@ class Callers:
         """One order."""
         if order.get("audit"):
             return {"wrong": await self.audit(), "acknowledged": self._acknowledged.total()}
-        callers, size = order["callers"], order["bytes"]
+        callers, size, together = order["callers"], order["bytes"], order.get("together", 1)
         check: Check = lambda _number, _answer: None  # noqa: E731 (the audit checks everything)
 
         async def put(number: int) -> None:
-            key = f"{PREFIX}{number % callers:04d}"
+            key, value = f"{PREFIX}{number % callers:04d}", str(number).rjust(size, "0").encode()
+            keys = [key] if together == 1 else [f"{key}/{each:02d}" for each in range(together)]
             try:
-                await self._store.put(key, str(number).rjust(size, "0").encode())
+                if together == 1:
+                    await self._store.put(key, value)
+                else:
+                    await self._store.put_many(dict.fromkeys(keys, value))
             except Exception:
-                self._unknown[key] += 1
+                self._unknown.update(keys)
                 raise
-            self._acknowledged[key] += 1
+            self._acknowledged.update(keys)
 
         if "rate" in order:
             arrivals = poisson(order["rate"], order["seconds"], order["seed"])
             return (await open_loop(put, check, arrivals)).to_plain()
         most = order.get("requests_max", math.inf)
-        return (await closed_loop(put, check, callers, order["seconds"], most)).to_plain()
+        window = await closed_loop(put, check, callers, order["seconds"], most)
+        return replace(window, done=window.done * together).to_plain()
 
     async def audit(self) -> list[str]:
         """Every key whose version is not the number of its writes."""

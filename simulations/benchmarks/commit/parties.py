@@ -32,6 +32,10 @@ EMBEDDING: Final = "n1"
 LEADER_TRIES_MAX: Final = 12
 OURS: Final = "mcp"
 OURS_EMBEDDED: Final = "mcp, callers in a node"
+TOGETHER: Final = 64
+TOGETHER_CALLERS: Final = 16
+IN_ONE_CALL: Final = f", {TOGETHER} writes in a call"
+"""Behind the name of a party whose callers are few, and write many keys at once."""
 ETCD: Final = "etcd"
 SYNCOBJ: Final = {way: f"PySyncObj without any sync, {way}, callers in a member" for way in SETTINGS}
 

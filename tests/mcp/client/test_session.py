@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,3 +67,25 @@ def test_resolving_twice_or_what_was_never_given_out_changes_nothing() -> None:
 def test_a_session_needs_room_and_numbers_from_one(first: int, window: int) -> None:
     with pytest.raises(InvalidArgument):
         Session("s", first_seq=first, window_max=window)
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=12), st.randoms())
+def test_numbers_in_a_row_are_given_out_and_resolved_as_one_by_one(
+    runs: list[tuple[int, bool]], random: Random
+) -> None:
+    many, single = Session("s", window_max=20), Session("s", window_max=20)
+    given_out: list[tuple[int, int]] = []
+    for count, resolves in runs:
+        if count <= many.room:
+            first = many.allocate_many(count)
+            assert [single.allocate().seq for _ in range(count)] == list(range(first, first + count))
+            given_out.append((first, count))
+        if resolves and given_out:
+            start, length = given_out.pop(random.randrange(len(given_out)))
+            many.resolve_many(start, length)
+            for seq in range(start, start + length):
+                single.resolve(seq)
+        assert (many.ack, many.in_flight, many.room) == (single.ack, single.in_flight, single.room)
+        assert many.has_room == (many.room > 0)
+    with pytest.raises(RuntimeError, match="no room"):
+        many.allocate_many(21)

@@ -51,6 +51,9 @@ class Contender:
 
 OURS: Final = "mcp, TCP"
 OURS_UNIX: Final = "mcp, Unix socket"
+OURS_WATCHFUL: Final = "mcp, TCP, poll_s=0.002"
+"""A client that looks for an answer for as long as a run of a millisecond takes, and pays for it."""
+WATCHFUL_POLL_S: Final = 0.002
 OURS_REPLAYED: Final = "mcp, TCP, bytes replayed"
 """The node without the product's client; see :mod:`simulations.benchmarks.serving.replay`."""
 FASTAPI: Final = "FastAPI"
@@ -151,8 +154,11 @@ async def _ours(subject: Subject, folder: Path, stack: AsyncExitStack) -> list[R
     async with Client([tcp]) as client:
         await client.deploy(subject.name, subject.model)
     found = []
-    for name, address in ((OURS, tcp), (OURS_UNIX, local), (OURS_REPLAYED, tcp)):
-        asker = await _client(name, subject, "native", {"addresses": [address]}, folder, stack)
+    for name, address in ((OURS, tcp), (OURS_UNIX, local), (OURS_WATCHFUL, tcp), (OURS_REPLAYED, tcp)):
+        target: dict[str, Any] = {"addresses": [address]}
+        if name == OURS_WATCHFUL:
+            target["poll_s"] = WATCHFUL_POLL_S
+        asker = await _client(name, subject, "native", target, folder, stack)
         loader = None
         if name == OURS_REPLAYED:
             spec = {"subject": subject.save(), "target": tcp}

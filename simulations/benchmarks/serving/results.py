@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from simulations.benchmarks.figures import Bar, Figure, Grid, Report
-from simulations.benchmarks.serving.contenders import BATCHED, FASTAPI, GRPC, OURS, STARLETTE
+from simulations.benchmarks.serving.contenders import BATCHED, FASTAPI, GRPC, OURS, OURS_WATCHFUL, STARLETTE
 from simulations.benchmarks.windows import Window
 
 AGAINST_BETTER: Final = {
@@ -87,17 +87,22 @@ def report(results: Results, missing: list[str]) -> Report:
 
 
 def ratio_bar(
-    results: Results, subject: str, callers: int, peers: tuple[str, ...], least: float, who: str
+    results: Results,
+    subject: str,
+    callers: int,
+    peers: tuple[str, ...],
+    least: float,
+    who: str,
+    way: str = OURS,
 ) -> list[Bar]:
     """The bar on the product's rate against the best of ``peers``; none where that was not measured."""
-    ours, theirs = results.rates(subject, callers, (OURS,)), results.rates(subject, callers, peers)
+    ours, theirs = results.rates(subject, callers, (way,)), results.rates(subject, callers, peers)
     if ours is None or theirs is None:
         return []
-    name = f"{subject}, {plural(callers)}: mcp / {who}"
+    asked = f"{subject}, {plural(callers)}"
+    name = f"{asked}: {'mcp' if way == OURS else way} / {who}"
     figure = Figure.of_ratios(name, [own / their for own, their in zip(ours, theirs, strict=True)])
-    return [
-        Bar(figure, least, f"{subject}, {plural(callers)}: answers a second against {who}", at_least=True)
-    ]
+    return [Bar(figure, least, f"{asked}: answers a second against {who}", at_least=True)]
 
 
 def rate_bars(results: Results) -> list[Bar]:
@@ -106,6 +111,8 @@ def rate_bars(results: Results) -> list[Bar]:
     for (subject, callers), least in AGAINST_BETTER.items():
         who = f"the better of {FASTAPI} and {GRPC}"
         found += ratio_bar(results, subject, callers, (FASTAPI, GRPC), least, who)
+        if callers == 1:
+            found += ratio_bar(results, subject, 1, (FASTAPI, GRPC), least, who, OURS_WATCHFUL)
     found += ratio_bar(results, "tiny", 100, (STARLETTE,), AGAINST_STARLETTE, STARLETTE)
     found += ratio_bar(results, "tiny", 100, (BATCHED,), AGAINST_BATCHED, BATCHED)
     return found

@@ -28,7 +28,7 @@ from simulations.benchmarks.serving import suite as serving
 from simulations.benchmarks.workers import worker
 
 SILENT = Steps(quiet=True)
-OURS = {contenders.OURS, contenders.OURS_UNIX, contenders.OURS_REPLAYED}
+OURS = {contenders.OURS, contenders.OURS_UNIX, contenders.OURS_WATCHFUL, contenders.OURS_REPLAYED}
 EVERYBODY = {*OURS, contenders.MLSERVER, *(p.name for p in contenders.PEERS)}
 
 

@@ -390,7 +390,7 @@ def test_calls_without_requests_on_one_connection_leave_room_for_others(tmp_path
             async with grpc.aio.insecure_channel(address, options=options) as channel:
                 rpc = channel.stream_unary(f"/{SERVICE}/ModelInfer")
                 held = [rpc() for _ in range(CALLS_PER_CONNECTION_MAX)]
-                await until(lambda: observer.came == CALLS_PER_CONNECTION_MAX)
+                await until(lambda: observer.came >= CALLS_PER_CONNECTION_MAX)
                 await call("ServerLive", M["ServerLiveRequest"](), "ServerLiveResponse")
                 for each in held:
                     each.cancel()

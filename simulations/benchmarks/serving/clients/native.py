@@ -18,8 +18,8 @@ from simulations.benchmarks.serving.subjects import Subject
 class NativeAsker:
     """A client of a node or a cluster. ``target`` has ``addresses``, and ``key`` where a cluster has one.
 
-    ``poll_s`` is the client's, its default where it has none. With ``once`` it takes the first answer, also if
-    that is a refusal that it would heed otherwise.
+    ``poll_s`` is the client's, its default where it has none. With ``once`` it takes the first answer, also
+    if that is a refusal that it would heed otherwise.
     """
 
     def __init__(self, subject: Subject, target: Mapping[str, Any]) -> None:

@@ -169,9 +169,10 @@ class CommandLane:
                 if len(under_way) == CHUNKS_UNDER_WAY:
                     outcomes += await self._outcomes(under_way.popleft(), timeout_s)
                     continue
-                most = min(at + self._chunk_max(), short) if at < short else at + TOGETHER_MAX
-                under_way.append(self._begin_chunk(operations[at:most], attempts, together=at < short))
-                at = min(most, len(operations))
+                most = self._chunk_max() if at < short else 1
+                end = min(at + (most if most > 1 else TOGETHER_MAX), short if at < short else len(operations))
+                under_way.append(self._begin_chunk(operations[at:end], attempts, together=most > 1))
+                at = end
         except McpError as error:
             refused = error  # no session, or no time: nothing of the rest was sent
         except BaseException:

@@ -45,6 +45,18 @@ def test_each_is_written_once_and_few_messages_are_sent(count: int, cluster_of: 
     virtual(main)
 
 
+@pytest.mark.parametrize("commands_max", [1, 2, 7])
+def test_messages_are_as_the_node_takes_them(commands_max: int, cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        limits = Limits(commands_max=commands_max)
+        async with cluster_of(clock=clock, limits=limits) as cluster, cluster.client() as client:
+            assert await client.put_many(writes(300)) == dict.fromkeys(writes(300), 1)
+            assert max(messages(cluster), default=1) == commands_max
+            assert clock.monotonic() < 1  # none of them waits for another
+
+    virtual(main)
+
+
 def test_versions_belong_to_their_keys(cluster_of: Any, virtual: Any) -> None:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:

@@ -81,6 +81,24 @@ def test_a_lost_compare_and_set_tells_the_winner(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_writes_of_one_call_are_made_once_each_while_the_leader_goes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with nodes(tmp_path) as cluster, cluster.client() as client:
+            values = {f"k{number:04d}": number for number in range(3000)}
+            leader = await cluster.elected()
+            before = cluster.running[leader].status()["applied_index"]
+            writing = asyncio.ensure_future(client.put_many(values, timeout_s=30))
+            await until(lambda: cluster.running[leader].status()["applied_index"] > before + 4)
+            assert not writing.done()
+            await cluster.stop(leader)
+            assert await writing == dict.fromkeys(values, 1)
+            await cluster.start(leader)
+            await cluster.equal()
+            assert len(await client.keys(limit=4000)) == len(values)
+
+    run(scenario)
+
+
 def test_nothing_acknowledged_is_lost_when_the_leader_goes(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with nodes(tmp_path) as cluster, cluster.client() as client:

@@ -6,7 +6,9 @@ once it is durable. The state says what it holds on the loop, which is quick, an
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 
 from consensus.errors import ConsensusError, DiskFull
@@ -41,6 +43,8 @@ class Compaction:
         self._limits = limits
         self._drop = drop
         self._bytes = 0
+        self._sizes: deque[int] = deque(maxlen=limits.log_entries_retained)
+        self._retained = limits.log_entries_retained
         self._looked_at = 0
         self._at = -math.inf
         self._storing = False
@@ -53,10 +57,12 @@ class Compaction:
     def executed(self, size: int) -> None:
         """An entry of so many bytes is to be executed."""
         self._bytes += size
+        self._sizes.appendleft(size)
 
     def restored(self) -> None:
         """The state is that of another node's snapshot now."""
         self._bytes = 0
+        self._sizes.clear()
 
     def stored(self, outcome: SnapshotMeta | ConsensusError) -> ConsensusError | None:
         """The snapshot that was to be stored is durable, or why not; gives what the node cannot survive."""
@@ -77,16 +83,20 @@ class Compaction:
             return
         self._looked_at = applied[0]
         if self._cut_at is not None:
-            self._journal.compact(self._engine.compact(self._cut_at, self._limits.log_entries_retained))
+            self._journal.compact(self._engine.compact(self._cut_at, self._retained))
             self._cut_at = None
         latest = self._snapshots.latest()
         grown = applied[0] - (latest.index if latest else 0)
-        if grown <= self._limits.log_entries_max and self._bytes <= self._limits.log_bytes_max:
+        if grown <= self._limits.log_entries_max and self._bytes <= self._bytes_due(latest):
             return
         if self._storing or now < self._at or grown < 2 or self._engine.leadership().role is Role.CANDIDATE:
             self._looked_at = -1
             return
         self._take(applied, now)
+
+    def _bytes_due(self, latest: SnapshotMeta | None) -> int:
+        limits = self._limits
+        return min(limits.log_bytes_max, max(limits.log_bytes_min, latest.size if latest else 0))
 
     def _take(self, applied: tuple[int, int, int], now: float) -> None:
         index, term, previous_term = applied
@@ -103,5 +113,7 @@ class Compaction:
             self._shell.mishandled(error)
             return
         self.failure, self._storing, self._bytes = "", True, 0
+        together = itertools.accumulate(self._sizes)
+        self._retained = sum(1 for size in together if size <= self._limits.log_bytes_retained)
         members = self._engine.configuration_at(index)
         self._shell.store(lambda: self._snapshots.write(index, term, previous_term, written(), members))

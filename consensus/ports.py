@@ -135,8 +135,14 @@ class DriverLimits:
     inbox_messages_max: int = 4_096
     apply_entries_max: int = 4_096
     log_entries_max: int = 20_000
+    log_bytes_min: int = 16 * 1024**2
     log_bytes_max: int = 64 * 1024**2
+    """A snapshot is due when the log since the last one has as many bytes as that one has, but no less than
+    ``log_bytes_min`` and no more than ``log_bytes_max``: so snapshots cost about as much to write as the log
+    (Ongaro 2014, section 5.1.3)."""
     log_entries_retained: int = 2_000
+    log_bytes_retained: int = 4 * 1024**2
+    """So much of the log stays behind a snapshot at most, for followers that lag a little."""
     forward_retry_s: float = 2.0
     forward_backoff_s: float = 0.02
     reads_pending_max: int = 16_384

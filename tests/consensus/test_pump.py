@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -343,3 +344,39 @@ def test_a_mistake_in_the_middle_of_a_turn_ends_the_node_and_is_told() -> None:
     assert "KeyError: 'defect'" in str(bench.failure)
     assert "mishandled 'defect'" in bench.events
     assert isinstance(bench.outcomes[-1], ConsensusError)
+
+
+def compactions(bench: Bench, commands: int, size: int) -> list[int]:
+    """How many commands had been executed when each snapshot was due; it is stored at once."""
+    found = []
+    for n in range(commands):
+        bench.submit(b"x" * size)
+        bench.settle(1.0)
+        while bench.to_store:
+            found.append(n + 1)
+            bench.pump.stored(bench.to_store.pop()())
+            bench.settle(1.0)
+    return found
+
+
+@pytest.mark.parametrize(("state_bytes", "apart"), [(10, 10), (3000, 30), (1 << 20, 60)])
+def test_snapshots_are_as_far_apart_as_the_last_one_is_large_within_bounds(
+    state_bytes: int, apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(log_bytes_min=1000, log_bytes_max=6000)
+    monkeypatch.setattr(bench, "snapshot", lambda: lambda: bytes(state_bytes))
+    taken = compactions(bench, 200, 60)  # about 100 bytes in the log, each
+    between = [later - earlier for earlier, later in itertools.pairwise(taken)]
+    assert taken[0] == pytest.approx(10, abs=2)
+    assert between
+    assert all(each == pytest.approx(apart, rel=0.15, abs=1) for each in between)
+
+
+def test_what_stays_behind_a_snapshot_is_bounded_in_bytes_too() -> None:
+    held = {}
+    for retained in (500, 1 << 20):
+        bench = Bench(log_bytes_min=5000, log_bytes_max=5000, log_bytes_retained=retained)
+        assert len(compactions(bench, 56, 60)) == 1
+        held[retained] = bench.engine.entries_held()
+    assert held[1 << 20] >= 56
+    assert held[500] <= 56 - 50 + 5 + 1

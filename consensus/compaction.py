@@ -113,7 +113,9 @@ class Compaction:
             self._shell.mishandled(error)
             return
         self.failure, self._storing, self._bytes = "", True, 0
-        together = itertools.accumulate(self._sizes)
-        self._retained = sum(1 for size in together if size <= self._limits.log_bytes_retained)
+        sizes, limits = self._sizes, self._limits
+        fitting = sum(1 for size in itertools.accumulate(sizes) if size <= limits.log_bytes_retained)
+        # Where all fit, those before them may too: how large these are is not known after a start.
+        self._retained = fitting if fitting < len(sizes) else limits.log_entries_retained
         members = self._engine.configuration_at(index)
         self._shell.store(lambda: self._snapshots.write(index, term, previous_term, written(), members))

@@ -24,6 +24,7 @@ from simulations.checking.operations import (
     Unknown,
     Written,
 )
+from simulations.soak.ailing_disk import ORDERED
 from simulations.soak.audit import Findings
 from simulations.soak.display import _figures
 from simulations.soak.inject import Happened, Injector, Kill
@@ -184,6 +185,17 @@ def test_a_majority_is_lost_while_more_than_a_minority_is_broken() -> None:
     for node, back in (("n1", 0), ("n2", 0), ("n2", 0), ("n2", 1), ("n1", 1), ("n3", 0)):
         injector._count_out([node], back=bool(back))
     assert injector.outages() == [(0.0, 1.0), (2.0, 3.0)]
+
+
+def test_a_node_that_ends_of_what_was_ordered_is_excused_however_late_it_is_seen() -> None:
+    injector = Injector(SimpleNamespace(nodes={}), SimpleNamespace(), LivePlan(), lambda: 99.0)  # type: ignore[arg-type]
+    injector._fell(
+        f"n1 ended by itself; its last words: DISK_FULL: no room, {ORDERED}"
+    )
+    injector._fell(f"n1 ended by itself; its last words: no room, {ORDERED}; and then a defect")
+    injector._fell("n2 ended by itself; it logged nothing")
+    injector._fell("n2 ended by itself; it logged nothing")
+    assert [fall[:2] for fall in injector.falls] == ["n1", "n2"]
 
 
 @pytest.mark.parametrize(

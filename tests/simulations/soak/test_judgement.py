@@ -189,9 +189,7 @@ def test_a_majority_is_lost_while_more_than_a_minority_is_broken() -> None:
 
 def test_a_node_that_ends_of_what_was_ordered_is_excused_however_late_it_is_seen() -> None:
     injector = Injector(SimpleNamespace(nodes={}), SimpleNamespace(), LivePlan(), lambda: 99.0)  # type: ignore[arg-type]
-    injector._fell(
-        f"n1 ended by itself; its last words: DISK_FULL: no room, {ORDERED}"
-    )
+    injector._fell(f"n1 ended by itself; its last words: DISK_FULL: no room, {ORDERED}")
     injector._fell(f"n1 ended by itself; its last words: no room, {ORDERED}; and then a defect")
     injector._fell("n2 ended by itself; it logged nothing")
     injector._fell("n2 ended by itself; it logged nothing")

@@ -85,7 +85,7 @@ class _Content:
 
     def grow(self, size: int) -> None:
         """Have zeros up to ``size``."""
-        self.live += bytes(max(0, size - len(self.live)))
+        _fill_up(self.live, size)
         self.pending.append(_Growth(size))
 
     def sync(self) -> None:
@@ -108,7 +108,7 @@ class _Content:
             if isinstance(step, _Cut):
                 del survivor[step.size :]
             elif isinstance(step, _Growth):
-                survivor += bytes(max(0, step.size - len(survivor)))
+                _fill_up(survivor, step.size)
             else:
                 kept = step.data[:keep]
                 survivor[step.offset : step.offset + len(kept)] = kept
@@ -127,13 +127,13 @@ class _Content:
                 continue
             if isinstance(step, _Growth):
                 if survives():
-                    survivor += bytes(max(0, step.size - len(survivor)))
+                    _fill_up(survivor, step.size)
                 continue
             at, end = step.offset, step.offset + len(step.data)
             while at < end:
                 until = min(end, (at // SECTOR_BYTES + 1) * SECTOR_BYTES)
                 if survives():
-                    survivor.extend(bytes(max(0, until - len(survivor))))
+                    _fill_up(survivor, until)
                     survivor[at:until] = step.data[at - step.offset : until - step.offset]
                 at = until
         return _Content.found(survivor)
@@ -345,6 +345,11 @@ class MemoryDisk:
         content.live[offset : offset + len(data)] = data
         content.durable = bytes(content.live)
         content.pending.clear()
+
+
+def _fill_up(content: bytearray, size: int) -> None:
+    """Put zeros behind ``content`` up to ``size``, if it is shorter."""
+    content.extend(bytes(max(0, size - len(content))))
 
 
 def _parent(path: str) -> str:

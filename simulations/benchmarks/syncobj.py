@@ -22,7 +22,6 @@ from typing import Any, Final
 
 from pysyncobj import SyncObj, SyncObjConf, replicated
 
-from mcp.node.collector import collect_rarely
 from simulations.benchmarks.asking import KEPT_MAX
 from simulations.benchmarks.windows import Latency, Window, counted
 from simulations.benchmarks.workers import obey
@@ -150,7 +149,6 @@ class Member:
 async def work(spec: Mapping[str, Any]) -> None:
     """Carry out orders until standard input ends."""
     keys = Keys(spec["own"], spec["others"], spec["settings"])
-    collect_rarely()
     await obey(Member(keys).carry_out)
     keys.destroy()
 

@@ -28,7 +28,6 @@ from typing import Any, Final, Protocol
 from mcp.client.client import Client
 from mcp.net.loop import loop_factory
 from mcp.node import Node, NodeConfig
-from mcp.node.collector import collect_rarely
 from simulations.benchmarks.arrivals import poisson
 from simulations.benchmarks.asking import Check, closed_loop, open_loop
 from simulations.benchmarks.workers import obey
@@ -86,7 +85,6 @@ async def opened(spec: Mapping[str, Any]) -> AsyncIterator[Store]:
             yield McpStore(client)
     else:
         async with Node(node_config(spec)) as node, node.client(timeout_s=TIMEOUT_S) as client:
-            collect_rarely()
             yield McpStore(client)
 
 

@@ -537,6 +537,8 @@ def _one_per_node(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:
 
 
 def _version(value: object) -> int:
+    if type(value) is dict and type(version := value.get("version")) is int:
+        return version
     what = "the answer to a key's write"
     fields = value if type(value) is dict else answers.mapping(value, what)
     return answers.required(fields, "version", int, what)

@@ -33,28 +33,51 @@ _SHORT: Final = frozenset({int, float, bool, type(None)})
 
 
 class Begun:
-    """A command on its way with others, whose caller awaits ``over`` and then looks at what came of it.
+    """A command that was begun with others, and may have to go on by itself.
 
-    ``result`` is ``[index, value]``. Without one it goes on by itself, under its ``ticket`` if it has one,
-    and after the ``error`` of the attempt at ``address`` if there was one.
+    That is under its ``ticket`` if it has one, and after the ``error`` of the attempt at ``address`` if there
+    was one.
     """
 
-    __slots__ = ("address", "args", "deadline", "error", "op", "over", "result", "ticket")
+    __slots__ = ("address", "args", "deadline", "error", "op", "ticket")
 
-    def __init__(self, op: str, args: Mapping[str, Any], deadline: float, over: asyncio.Future[None]) -> None:
+    def __init__(self, op: str, args: Mapping[str, Any], deadline: float) -> None:
         self.op = op
         self.args = args
         self.deadline = deadline
-        self.over = over
         self.ticket: Ticket | None = None
-        self.result: list[Any] | None = None
         self.error: McpError | None = None
         self.address = ""
+
+
+class Gathered(Begun):
+    """One whose caller awaits ``over``, and then looks whether it has a ``result``: ``[index, value]``.
+
+    ``add`` is called where it had to wait, once there is room for it.
+    """
+
+    __slots__ = ("add", "over", "result")
+
+    needs: Final = 1
+
+    def __init__(
+        self, op: str, args: Mapping[str, Any], deadline: float, add: Callable[[Gathered], None]
+    ) -> None:
+        super().__init__(op, args, deadline)
+        self.add = add
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.result: list[Any] | None = None
+
+    def admit(self) -> None:
+        """See :class:`~mcp.client.admission.Turn`."""
+        self.add(self)
 
     def end(self) -> None:
         """What comes of it is known: wake the caller, who may have gone away."""
         if not self.over.done():
             self.over.set_result(None)
+
+    late = release = end
 
 
 class Gathering:
@@ -63,12 +86,12 @@ class Gathering:
     ``answered`` is called with those of a message that have their results, before their callers go on.
     """
 
-    def __init__(self, exchange: Exchange, answered: Callable[[Sequence[Begun]], None]) -> None:
+    def __init__(self, exchange: Exchange, answered: Callable[[Sequence[Gathered]], None]) -> None:
         self._exchange = exchange
         self._answered = answered
-        self._gathered: dict[tuple[Session, float], list[Begun]] = {}
+        self._gathered: dict[tuple[Session, float], list[Gathered]] = {}
 
-    def add(self, begun: Begun, ticket: Ticket, timeout_s: float) -> None:
+    def add(self, begun: Gathered, ticket: Ticket, timeout_s: float) -> None:
         """Send it with others at the end of this turn. Its attempt may take ``timeout_s``."""
         begun.ticket = ticket
         if not self._gathered:
@@ -84,7 +107,7 @@ class Gathering:
         for (session, timeout_s), begun in gathered.items():
             self._go(begun, session, timeout_s)
 
-    def _go(self, begun: list[Begun], session: Session, timeout_s: float) -> None:
+    def _go(self, begun: list[Gathered], session: Session, timeout_s: float) -> None:
         waiting = [each for each in begun if not each.over.done()]
         chosen = self._exchange.commands_at() if len(waiting) > 1 else None
         if chosen is None:
@@ -94,7 +117,7 @@ class Gathering:
         for at in range(0, len(waiting), most):
             self._send(waiting[at : at + most], session, address, timeout_s)
 
-    def _send(self, begun: list[Begun], session: Session, address: str, timeout_s: float) -> None:
+    def _send(self, begun: list[Gathered], session: Session, address: str, timeout_s: float) -> None:
         commands = [[each.ticket.seq, each.op, each.args] for each in begun if each.ticket is not None]
         payload = {"session": session.id, "ack": session.ack, "commands": commands}
         request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
@@ -105,7 +128,7 @@ class Gathering:
         for each in begun:
             each.address = address
 
-    def _over(self, begun: list[Begun], address: str, answer: Answer | McpError) -> None:
+    def _over(self, begun: list[Gathered], address: str, answer: Answer | McpError) -> None:
         """The attempt has ended, in whatever way. These were sent, so without a result they are in doubt."""
         try:
             self._note(begun, results_in(answer, len(begun)), address)
@@ -119,7 +142,7 @@ class Gathering:
         finally:
             _end(begun)
 
-    def _note(self, begun: list[Begun], results: Sequence[Result], address: str) -> None:
+    def _note(self, begun: list[Gathered], results: Sequence[Result], address: str) -> None:
         failed: McpError | None = None
         for each, result in zip(begun, results, strict=True):
             if isinstance(result, McpError):
@@ -150,14 +173,14 @@ def is_short(args: Mapping[str, Any]) -> bool:
     """Whether a command is small for sure: its values are numbers, or texts and bytes that are short."""
     for value in args.values():
         kind = type(value)
-        if kind in _SHORT:
-            continue
-        if (kind is str or kind is bytes) and len(value) <= GATHERED_BYTES_MAX:
-            continue
-        return False
+        if kind is str or kind is bytes:
+            if len(value) > GATHERED_BYTES_MAX:
+                return False
+        elif kind not in _SHORT:
+            return False
     return True
 
 
-def _end(begun: Sequence[Begun]) -> None:
+def _end(begun: Sequence[Gathered]) -> None:
     for each in begun:
         each.end()

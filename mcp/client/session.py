@@ -34,7 +34,7 @@ class Session:
         if window_max < 1 or first_seq < 1:
             raise InvalidArgument("a session needs a window and a first sequence number of at least 1")
         self.id = session_id
-        self._window_max = window_max
+        self.window_max = window_max
         self._next = first_seq
         self._ack = first_seq
         self._resolved: set[int] = set()
@@ -52,16 +52,16 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Whether :meth:`allocate` may be called."""
-        return self._next - self._ack < self._window_max
+        return self._next - self._ack < self.window_max
 
     @property
     def room(self) -> int:
         """For how many numbers there is room."""
-        return self._window_max - (self._next - self._ack)
+        return self.window_max - (self._next - self._ack)
 
     def allocate(self) -> Ticket:
         """Give out the next number. Raises ``RuntimeError`` when the window has no room: ask first."""
-        if self._next - self._ack >= self._window_max:
+        if self._next - self._ack >= self.window_max:
             raise RuntimeError("the session's window is full; ask has_room before allocate")
         ticket = Ticket(self, self._next)
         self._next += 1

@@ -209,7 +209,7 @@ class Connection(Link):
         if call is None:
             return
         try:
-            reply = Reply(decode_message(frame.body), frame.segments)
+            reply = Reply(decode_message(frame.body, trusted=self._trusted), frame.segments)
         except McpError as error:
             _fail_garbled(call, error)
         call.answered(reply)
@@ -287,7 +287,7 @@ class Connection(Link):
     def _read_request(self, body: memoryview) -> Message:
         # The frame was sound, so what is wrong concerns this request alone and the connection goes on.
         try:
-            message = decode_message(body)
+            message = decode_message(body, trusted=self._trusted)
         except ProtocolError as error:
             raise InvalidArgument(error.message) from None
         if message.ttl.expired:

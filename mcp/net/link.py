@@ -65,6 +65,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(kinds=HANDSHAKE_KINDS, frame_bytes_max=HANDSHAKE_FRAME_BYTES_MAX)
         self._outbox = Outbox()
         self._peer: Peer | None = None
+        self._trusted = False  # the peer is this process
         self._frame_bytes_max = HANDSHAKE_FRAME_BYTES_MAX  # that the peer takes
         self._reason: McpError | None = None
         self._flush_scheduled = False
@@ -160,6 +161,7 @@ class Link(asyncio.BufferedProtocol):
             self._made()
         self._address = self._address or _peer_address(transport)
         self._outbox.attach(self._transport)
+        self._trusted = transport.get_extra_info("trusted", False)
         sock = transport.get_extra_info("socket")
         if sock is not None:
             if self._limits.poll_s and several_processors():

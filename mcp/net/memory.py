@@ -23,9 +23,14 @@ class MemoryTransport(asyncio.Transport):
     """One end of an in-memory connection. What is written counts as unsent until the other end reads it."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BufferedProtocol, address: str
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.BufferedProtocol,
+        address: str,
+        *,
+        trusted: bool = False,
     ) -> None:
-        super().__init__({"peername": address})
+        super().__init__({"peername": address, "trusted": trusted})
         self._loop = loop
         self._protocol = protocol
         self._other: MemoryTransport | None = None
@@ -181,9 +186,14 @@ class MemoryDatagrams:
 
 
 class MemoryNetwork:
-    """Names, and who listens at them. Give the same one to listeners and to ``connect``."""
+    """Names, and who listens at them. Give the same one to listeners and to ``connect``.
 
-    def __init__(self) -> None:
+    ``trusted``: all who use it are this process's own connections (:mod:`mcp.net.connection`), so that
+    what one has encoded the other need not check.
+    """
+
+    def __init__(self, *, trusted: bool = False) -> None:
+        self._trusted = trusted
         self._factories: dict[str, ProtocolFactory] = {}
         self._heard: dict[str, Heard] = {}
 
@@ -204,8 +214,8 @@ class MemoryNetwork:
             raise ConnectionRefusedError(f"nobody listens at memory://{name}")
         loop = asyncio.get_running_loop()
         protocols = factory(), accept()
-        near = MemoryTransport(loop, protocols[0], f"memory://{name}")
-        far = MemoryTransport(loop, protocols[1], "memory://")
+        near = MemoryTransport(loop, protocols[0], f"memory://{name}", trusted=self._trusted)
+        far = MemoryTransport(loop, protocols[1], "memory://", trusted=self._trusted)
         near.join(far)
         far.join(near)
         far._protocol.connection_made(far)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from consensus.driver import Applied as Committed
 from consensus.errors import ConsensusError
@@ -21,11 +21,15 @@ from mcp.state.applied import Applied
 from mcp.state.commands import SEQ_MAX, encode_command
 from mcp.state.groups import GROUPED, encode_group
 
+_FIELDS: Final = 3
+"""Of a command: seq, op and args."""
+
 
 class CommandGroup:
-    """The commands of one request. ``answer(exchange, results, index)`` is called once, with all of them.
+    """The commands of one request. ``answer(exchange, group)`` is called once, when all have ended.
 
     A result is ``[index, value]``, or the error as a map; ``index`` is the highest of a log position.
+    ``plain``: the results' maps are known to be flat and to have strings as keys.
     ``admit(op, args)`` raises what refuses a command, and gives how long it has to wait; ``submit`` has one
     by itself ordered (:meth:`mcp.node.submitting.Submitting.submit`).
     """
@@ -36,7 +40,7 @@ class CommandGroup:
         order: Order,
         admit: Callable[[str, Mapping[str, Any]], float],
         submit: Callable[..., None],
-        answer: Callable[[Exchange, list[Any], int], None],
+        answer: Callable[[Exchange, CommandGroup], None],
     ) -> None:
         self._exchange = exchange
         self._order = order
@@ -45,9 +49,10 @@ class CommandGroup:
         self._answer = answer
         payload = exchange.message.payload
         self._session, self._ack = text(payload, "session"), integer(payload, "ack")
-        self._results: list[Any] = []
         self._left = 0
-        self._index = 0
+        self.results: list[Any] = []
+        self.index = 0
+        self.plain = True
 
     def submit(self, commands: object, *, in_groups: bool, timeout_s: float) -> None:
         """Have all of them ordered. Raises :class:`InvalidArgument` where they are no list of commands.
@@ -55,11 +60,16 @@ class CommandGroup:
         ``in_groups``: the log takes several in one.
         """
         read = self._read(commands)
-        self._results = [None] * len(read)
+        self.results = [None] * len(read)
         self._left = len(read)
         alone: Sequence[int] = range(len(read))
         if in_groups:
-            together = [place for place in alone if _may_be_grouped(read[place], self._ack)]
+            ack = self._ack
+            together = [
+                place
+                for place, (seq, op, _) in enumerate(read)
+                if op in GROUPED and ack <= seq and 0 < seq <= SEQ_MAX
+            ]
             if len(together) > 1 and self._submit_group(together, read, timeout_s):
                 grouped = frozenset(together)
                 alone = [place for place in alone if place not in grouped]
@@ -76,8 +86,9 @@ class CommandGroup:
 
     def _submit_group(self, places: list[int], read: list[Any], timeout_s: float) -> bool:
         """Have these ordered as one; whether that could be done."""
+        some = read if len(places) == len(read) else [read[place] for place in places]
         try:
-            data = encode_group(self._session, self._ack, [read[place] for place in places])
+            data = encode_group(self._session, self._ack, some)
         except TooLarge:
             return False
         try:
@@ -91,8 +102,9 @@ class CommandGroup:
         if type(commands) is not list or not 1 <= len(commands) <= most:
             raise InvalidArgument(f'"commands" is a list of 1 to commands_max={most} commands')
         for command in commands:
-            match command:
-                case [int(), str(), dict()] if type(command[0]) is int:
+            if type(command) is list and len(command) == _FIELDS:
+                seq, op, args = command
+                if type(seq) is int and type(op) is str and type(args) is dict:
                     continue
             raise InvalidArgument(f"a command is a list of seq, op and args, not {command!r:.80}")
         return commands
@@ -101,7 +113,7 @@ class CommandGroup:
         if isinstance(outcome, ConsensusError):
             self._settle(place, translated(outcome).to_wire())
         else:
-            self._index = max(self._index, outcome.index)
+            self.index = max(self.index, outcome.index)
             self._settle(place, _result(outcome.result, outcome.index))
 
     def _refused(self, place: int, error: McpError) -> None:
@@ -112,27 +124,33 @@ class CommandGroup:
             self._settle_all(places, translated(outcome).to_wire())
             return
         index, applied = outcome.index, outcome.result
-        self._index = max(self._index, index)
+        self.index = max(self.index, index)
         if applied.error is not None:
             self._settle_all(places, _result(applied, index))
             return
+        results = self.results
         for place, each in zip(places, applied.value, strict=True):
-            self._settle(place, _result(each, index))
+            if each.error is None:  # what operations in groups give is flat
+                results[place] = [index, each.value]
+            else:
+                results[place] = _result(each, index)
+                self.plain = False
+        self._settled(len(places))
 
-    def _settle_all(self, places: list[int], result: object) -> None:
+    def _settle_all(self, places: Sequence[int], result: object) -> None:
         for place in places:
-            self._settle(place, result)
+            self.results[place] = result
+        self.plain = False
+        self._settled(len(places))
 
     def _settle(self, place: int, result: object) -> None:
-        self._results[place] = result
-        self._left -= 1
+        self._settle_all((place,), result)
+
+    def _settled(self, count: int) -> None:
+        """So many more have their results; with the last of all they leave."""
+        self._left -= count
         if not self._left:
-            self._answer(self._exchange, self._results, self._index)
-
-
-def _may_be_grouped(command: list[Any], ack: int) -> bool:
-    seq, op, _ = command
-    return op in GROUPED and ack <= seq and 0 < seq <= SEQ_MAX
+            self._answer(self._exchange, self)
 
 
 def _result(applied: Applied, index: int) -> object:

@@ -182,9 +182,11 @@ class Dispatch:
     def _timeout_s(self, exchange: Exchange) -> float:
         return min(self._timeout_s_max, exchange.message.ttl.ms / 1000)
 
-    def _reply(self, exchange: Exchange, kind: str, payload: dict[str, Any], index: int) -> None:
+    def _reply(
+        self, exchange: Exchange, kind: str, payload: dict[str, Any], index: int, *, plain: bool = False
+    ) -> None:
         vector = EMPTY_VECTOR.advance("log", index) if index else EMPTY_VECTOR
-        exchange.reply(exchange.message.reply(kind, payload, vector))
+        exchange.reply(exchange.message.reply(kind, payload, vector), plain=plain)
 
     # -- ordered commands ---------------------------------------------------------------------------
 
@@ -218,9 +220,9 @@ class Dispatch:
             timeout_s=self._timeout_s(exchange),
         )
 
-    def _answer_commands(self, exchange: Exchange, results: list[Any], index: int) -> None:
-        payload = {"results": results, "leader": self._order.leader}
-        self._reply(exchange, "COMMANDS_RESULT", payload, index)
+    def _answer_commands(self, exchange: Exchange, group: CommandGroup) -> None:
+        payload = {"results": group.results, "leader": self._order.leader}
+        self._reply(exchange, "COMMANDS_RESULT", payload, group.index, plain=group.plain)
         # The client goes on with these while this node answers others.
         exchange.connection.flush()
 

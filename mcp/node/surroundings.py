@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from executor.interface import Pool
@@ -39,7 +40,7 @@ class Surroundings:
     """
 
     clock: Clock = field(default_factory=SystemClock)
-    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+    network: MemoryNetwork = field(default_factory=partial(MemoryNetwork, trusted=True))
     open_files: Callable[[Path, int], NodeFiles] = open_files
     make_pool: Callable[[OnnxRuntime, NodeConfig], Pool] = make_pool
     gauges: Gauges = field(default_factory=SystemGauges)

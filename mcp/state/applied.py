@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from mcp.errors import McpError
 from mcp.state.commands import Moment
@@ -14,8 +14,7 @@ Error = tuple[str, str, dict[str, Any]]
 """A code, a message and details, as of :class:`~mcp.errors.McpError`."""
 
 
-@dataclass(slots=True)
-class Applied:
+class Applied(NamedTuple):
     """What a command gave: a value, or an error. The same on every node.
 
     ``executed`` is false when the command had no chance to take effect: it was no command, its session is
@@ -30,6 +29,13 @@ class Applied:
     recorded: bool = False
 
 
+recorded: Final = functools.partial(tuple.__new__, Applied)
+"""One of its five fields, without the call that a named tuple's constructor is."""
+
+Operation = Callable[[dict[str, Any], Moment], Any]
+"""Executes a command's arguments. It gives a value or raises, and then it has changed nothing."""
+
+
 class Incapable(Exception):
     """This node cannot execute what the others do: it must not go on, and only it knows.
 
@@ -42,17 +48,20 @@ def error_of(error: McpError) -> Error:
     return error.code, error.message, error.details
 
 
-def guarded(
-    operation: Callable[[dict[str, Any], Moment], Any], op: str, args: dict[str, Any], moment: Moment
-) -> tuple[Any, Error | None]:
+def guarded(operation: Operation, op: str, args: dict[str, Any], moment: Moment) -> tuple[Any, Error | None]:
     """Run an operation; gives its value, or its error. What concerns this node alone passes through."""
     try:
         return operation(args, moment), None
-    except McpError as error:
-        return None, error_of(error)
-    except (MemoryError, Incapable):
-        raise
     except Exception as error:
-        # A defect, and the same one on every node: an entry that stopped the nodes that apply it
-        # would stop them again at each start.
-        return None, ("INTERNAL", f"{op:.40}: {type(error).__name__}: {error}", {})
+        return None, failure_of(error, op)
+
+
+def failure_of(error: Exception, op: str) -> Error:
+    """What an operation gave that raised ``error``; what concerns this node alone is raised anew."""
+    if isinstance(error, McpError):
+        return error_of(error)
+    if isinstance(error, MemoryError | Incapable):
+        raise error
+    # A defect, and the same one on every node: an entry that stopped the nodes that apply it
+    # would stop them again at each start.
+    return "INTERNAL", f"{op:.40}: {type(error).__name__}: {error}", {}

@@ -11,11 +11,11 @@ Only operations that give no events and that do not look at their position withi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mcp.errors import InvalidArgument, McpError
-from mcp.state.applied import Applied, error_of, guarded
+from mcp.errors import InvalidArgument
+from mcp.state.applied import Applied, Operation
 from mcp.state.arguments import INTEGER_MAX, integer, only, sequence
 from mcp.state.commands import GROUP, Moment, encode_command
 from mcp.state.sessions import Sessions
@@ -25,8 +25,6 @@ GROUPED: Final = frozenset({"key.put", "key.cas", "key.delete"})
 
 GROUP_COMMANDS_MAX: Final = 1024
 """So many commands may be in one: a session keeps at least as many results."""
-
-Operation = Callable[[dict[str, Any], Moment], Any]
 
 _GROUP: Final = frozenset({"ack", "commands"})
 
@@ -51,20 +49,7 @@ def apply_group(
     ack, commands = integer(args["ack"], "ack"), sequence(args["commands"], "commands", GROUP_COMMANDS_MAX)
     lowest = _lowest(commands, operations)
     session = sessions.enter(moment.session, lowest, ack, moment.time_s)
-    applied: list[Applied] = []
-    for seq, op, each in commands:
-        try:
-            kept = sessions.kept_under(session, seq)
-        except McpError as error:
-            applied.append(Applied(None, error_of(error)))
-            continue
-        if kept is not None:
-            applied.append(Applied(*kept, recorded=True))
-            continue
-        value, failed = outcome = guarded(operations[op], op, each, moment)
-        sessions.keep_under(session, seq, outcome)
-        applied.append(Applied(value, failed, (), True, True))
-    return applied
+    return sessions.execute_each(session, commands, operations, moment)
 
 
 def _lowest(commands: list[Any], operations: Mapping[str, Operation]) -> int:

@@ -72,7 +72,11 @@ class Keys:
         """``{key, value}``: write whatever is there. Return the new version and the log index."""
         if len(args) != 2 or "key" not in args or "value" not in args:  # as below, at a third of the cost
             only(args, _PUT)
-        return self._write(self._key(args), self._value(args["value"]), moment)
+        key, limits = args["key"], self._limits
+        if type(key) is not str or not key.isascii() or not 0 < len(key) <= limits.key_bytes_max:
+            self._key(args)  # looks closer, and says what is wrong
+        data = packed(args["value"], "value", limits.value_bytes_max, limits.value_depth_max)
+        return self._write(key, data, moment)
 
     def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, expected_version, value}``: write if the version is the expected one; 0: no such key.

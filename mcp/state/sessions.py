@@ -19,13 +19,14 @@ Source: Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.3.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
-from mcp.errors import Busy, InvalidArgument, SessionExpired
+from mcp.errors import Busy, InvalidArgument, McpError, SessionExpired
+from mcp.state.applied import Applied, Operation, error_of, failure_of, recorded
 from mcp.state.arguments import ID, matching
 from mcp.state.commands import Command, Moment
 from mcp.state.limits import StateLimits
@@ -194,6 +195,53 @@ class Sessions:
         session.results_bytes += size
         self._results_bytes += size
         self.executed += 1
+
+    def execute_each(
+        self,
+        session: OpenSession,
+        commands: Iterable[tuple[int, str, dict[str, Any]]],
+        operations: Mapping[str, Operation],
+        moment: Moment,
+    ) -> list[Applied]:
+        """Execute commands ``(seq, op, args)`` in their order, after :meth:`enter`, each once.
+
+        What :meth:`kept_under` and :meth:`keep_under` do to one, without a call for each step: entries have
+        hundreds of them, and every node executes all.
+        """
+        results, floor, limits, applied = session.results, session.floor, self._limits, []
+        each_max, all_max = limits.session_results_bytes_max, limits.results_bytes_max
+        executed = 0
+        for seq, op, args in commands:
+            if (
+                seq < floor
+                or seq in results
+                or len(results) >= limits.session_results_max
+                or session.results_bytes >= each_max
+                or self._results_bytes >= all_max
+            ):
+                applied.append(self._not_executed(session, seq))
+                continue
+            try:
+                value, error = operations[op](args, moment), None
+            except Exception as failure:
+                value, error = None, failure_of(failure, op)
+            results[seq] = data = pack((value, error))
+            size = len(data)
+            session.results_bytes += size
+            self._results_bytes += size
+            executed += 1
+            applied.append(recorded((value, error, (), True, True)))
+        session.executed += executed
+        self.executed += executed
+        return applied
+
+    def _not_executed(self, session: OpenSession, seq: int) -> Applied:
+        try:
+            kept = self.kept_under(session, seq)
+        except McpError as refused:
+            return Applied(None, error_of(refused))
+        assert kept is not None
+        return Applied(*kept, recorded=True)
 
     def _touch(self, session: str, now_s: float) -> None:
         self._open[session].last_s = now_s

@@ -109,16 +109,17 @@ def encode_message(message: Message, *, ttl_ms: int | None = None, plain: bool =
     return _pack(fields)
 
 
-def decode_message(body: Buffer) -> Message:
+def decode_message(body: Buffer, *, trusted: bool = False) -> Message:
     """Decode a message. Unknown fields are ignored; ``trace_id``, ``vector`` and ``ttl`` may be absent.
 
+    ``trusted``: :func:`encode_message` of this process wrote it, so that its maps are not checked once more.
     Raises :class:`~mcp.errors.ProtocolError` that names the field.
     """
     body = bytes(body)
     message = recurred(body)
     if message is None:
         try:
-            message = message_from_fields(decode_map(body))
+            message = message_from_fields(_unpack(body) if trusted else decode_map(body))
         except InvalidArgument as error:
             raise ProtocolError(error.message) from None
         note(body, message)
@@ -238,8 +239,12 @@ def _below_few(level: list[Any]) -> list[Any]:
 
 def _below_many(level: list[Any]) -> list[Any]:
     """The same, in fewer steps for each and more for all: a message of commands has hundreds."""
-    maps = [node for node in level if type(node) is dict]
-    lists = [node for node in level if type(node) is not dict] if len(maps) < len(level) else []
+    kinds = set(map(type, level))
+    if len(kinds) == 1:  # as most levels are
+        maps, lists = (level, []) if dict in kinds else ([], level)
+    else:
+        maps = [node for node in level if type(node) is dict]
+        lists = [node for node in level if type(node) is not dict]
     if not _TEXT.issuperset(map(type, chain.from_iterable(maps))):
         _check_keys(chain.from_iterable(maps))
     children = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, maps))]

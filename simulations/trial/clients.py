@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from mcp.client.client import Client
 from mcp.client.exchange import Answer, Request
-from mcp.client.gathering import Begun
+from mcp.client.gathering import Gathered
 from mcp.client.retry import Attempts
 from mcp.client.session import Ticket
 from mcp.errors import InvalidArgument, InvariantViolated, McpError, ProtocolError
@@ -62,7 +62,7 @@ class WatchedClient(Client):
         self._executors = frozenset(executors)
         send, gathering = self._exchange.call, self._commands._gathering
         begin, add = self._commands._begin, gathering.add
-        waiting: dict[Begun, Call | None] = {}
+        waiting: dict[Gathered, Call | None] = {}
 
         async def sent(request: Request, attempts: Attempts, **more: Any) -> Answer:
             payload = request.payload(0.0) if callable(request.payload) else request.payload
@@ -70,13 +70,13 @@ class WatchedClient(Client):
                 _note(_CALL.get(), (payload["session"], payload["seq"]))
             return await send(request, attempts, **more)
 
-        def begun(op: str, args: Mapping[str, Any], left_s: float, deadline: float) -> Begun:
+        def begun(op: str, args: Mapping[str, Any], left_s: float, deadline: float) -> Gathered:
             begun = begin(op, args, left_s, deadline)
             if begun.ticket is None:
                 waiting[begun] = _CALL.get()
             return begun
 
-        def added(begun: Begun, ticket: Ticket, timeout_s: float) -> None:
+        def added(begun: Gathered, ticket: Ticket, timeout_s: float) -> None:
             # One that has waited is given its number by whoever made room, in the name of another call.
             if begun.op == "machine.execute":
                 _note(waiting.pop(begun, _CALL.get()), (ticket.session.id, ticket.seq))

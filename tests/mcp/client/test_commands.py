@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mcp.client.commands import CommandLane, LaneLimits
+from mcp.client.admission import LaneLimits
+from mcp.client.commands import CommandLane
 from mcp.client.kinds import CallKind
 from mcp.clock import Clock
 from mcp.errors import Busy, DeadlineExceeded
@@ -26,11 +27,11 @@ def test_a_ticket_that_a_cancelled_caller_was_just_given_goes_to_the_next(
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
             lane, attempts = lane_of(client, window_max=1)
-            first = await lane._acquire(attempts())
-            cancelled = asyncio.create_task(lane._acquire(attempts()))
-            waiting = asyncio.create_task(lane._acquire(attempts()))
+            first = await lane._admission.acquire(attempts())
+            cancelled = asyncio.create_task(lane._admission.acquire(attempts()))
+            waiting = asyncio.create_task(lane._admission.acquire(attempts()))
             await asyncio.sleep(0.01)
-            lane._resolve(first)
+            lane._admission.resolve(first)
             cancelled.cancel()  # in the same turn of the loop: it has the ticket and never sees it
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
@@ -59,15 +60,15 @@ def test_there_is_a_limit_to_who_waits_and_to_how_long(cluster_of: Any, virtual:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
             lane, attempts = lane_of(client, window_max=1, waiting_max=2)
-            held = await lane._acquire(attempts())
-            waiting = [asyncio.create_task(lane._acquire(attempts(3.0))) for _ in range(2)]
+            held = await lane._admission.acquire(attempts())
+            waiting = [asyncio.create_task(lane._admission.acquire(attempts(3.0))) for _ in range(2)]
             await asyncio.sleep(0.01)
             with pytest.raises(Busy, match="waiting_max"):
-                await lane._acquire(attempts())
+                await lane._admission.acquire(attempts())
             for error in await asyncio.gather(*waiting, return_exceptions=True):
                 assert isinstance(error, DeadlineExceeded)
             assert 2.9 < clock.monotonic() < 3.1
-            lane._resolve(held)
-            assert (await lane._acquire(attempts())).seq == held.seq + 1
+            lane._admission.resolve(held)
+            assert (await lane._admission.acquire(attempts())).seq == held.seq + 1
 
     virtual(main)

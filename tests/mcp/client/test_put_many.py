@@ -170,8 +170,8 @@ def test_who_goes_away_leaves_room_for_others(cluster_of: Any, fault: Any, virtu
             with pytest.raises(asyncio.CancelledError):
                 await leaving
             cluster.nodes["n1"].faults.clear()
-            assert client._commands._waiting == type(client._commands._waiting)()
-            assert client._commands._session.in_flight == 0
+            assert client._commands._admission.waiting == 0
+            assert client._commands._admission.session.in_flight == 0
             assert await client.put("after", 0, timeout_s=5) == 1
 
     virtual(main)

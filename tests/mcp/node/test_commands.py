@@ -12,6 +12,7 @@ from mcp.clock import SystemClock, new_id
 from mcp.errors import InvalidArgument, from_wire
 from mcp.net.connection import Connection
 from mcp.net.dial import connect
+from mcp.node.config import NodeConfig
 from mcp.node.node import Node
 from mcp.state.applied import Applied
 from mcp.state.commands import COMMAND_BYTES_MAX, SCHEMA_MAX, decode_command
@@ -176,5 +177,22 @@ def test_a_session_that_is_over_is_the_answer_to_each(tmp_path: Path) -> None:
             answer = await ask(connection, "COMMANDS", {"session": SESSION, "ack": 1, "commands": commands})
             assert [from_wire(result).code for result in answer["results"]] == ["SESSION_EXPIRED"] * 2
             connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_only_what_this_process_has_encoded_is_not_checked_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = NodeConfig("n1", tmp_path, listen=("127.0.0.1:0",), engine="solo")
+        async with Node(config) as node:
+            own = await dial(node)
+            assert own._trusted
+            over_tcp = await connect(node.address, Identity("mcp", "tester", b"", Role.CLIENT))
+            assert not over_tcp._trusted
+            assert node._parts is not None
+            accepted = [each for listener in node._parts.listeners for each in listener.connections]
+            assert sorted(each._trusted for each in accepted) == [False, True]
+            for connection in (own, over_tcp):
+                connection.close()
 
     asyncio.run(scenario())

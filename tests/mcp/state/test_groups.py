@@ -66,12 +66,20 @@ COMMANDS = st.lists(
     min_size=1,
     max_size=8,
 )
+ROOM = st.just(10_000) | st.integers(1, 200)
 ENTRIES = st.lists(st.tuples(st.integers(1, 4), COMMANDS), max_size=4)
 
 
-@given(ENTRIES, st.integers(2, 6))
-def test_a_group_is_its_commands_one_after_the_other(entries: list[Any], window: int) -> None:
-    limits = {"session_results_max": window, "values_bytes_max": 60}
+@given(ENTRIES, st.integers(2, 6), ROOM, ROOM)
+def test_a_group_is_its_commands_one_after_the_other(
+    entries: list[Any], window: int, results_bytes: int, all_results_bytes: int
+) -> None:
+    limits = {
+        "session_results_max": window,
+        "session_results_bytes_max": results_bytes,
+        "results_bytes_max": all_results_bytes,
+        "values_bytes_max": 60,
+    }
     grouped, single = ready(**limits), ready(**limits)
     for wanted, commands in entries:
         ack = min(wanted, *(seq for seq, _, _ in commands))

@@ -9,6 +9,7 @@ promise, and checked as one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -59,6 +60,8 @@ NO_DEFECTS = "no client is told of a defect"
 
 BURSTS, AT_ONCE_MAX = 0.3, 8
 """So many calls for an inference are several at once, up to so many."""
+IN_ONE_CALL = 0.5
+"""So many bursts of writes are one call."""
 MAX_AGE_S = 1.0
 """How old an answer may be that is given instead of a fresh one."""
 OVERDUE_S = 0.25
@@ -169,6 +172,9 @@ class ClientTasks:
         if self._random.random() >= BURSTS:
             await self._put(who)
             return
+        if self._random.random() < IN_ONE_CALL:
+            await self._put_many(who)
+            return
         kinds = self._random.choices((self._put_small, self._delete), (5, 1), k=AT_ONCE_MAX)
         timeout_s = self._random.choice(self._load.timeouts_s)
         await asyncio.gather(*(kind(f"{who}.{n}", timeout_s) for n, kind in enumerate(kinds)))
@@ -180,6 +186,35 @@ class ClientTasks:
     async def _put_small(self, who: str, timeout_s: float | None = None) -> None:
         mark = self._mark(who)
         await self._put_value(who, mark, mark, timeout_s)
+
+    async def _put_many(self, who: str) -> None:
+        """Some writes in one call, each with an outcome of its own; a large one of them goes by itself."""
+        numbers = self._random.sample(range(self._load.keys), min(self._load.keys, AT_ONCE_MAX))
+        marks = {f"k{number}": self._mark(who) for number in numbers}
+        large = self._random.choice((None, *marks))
+        values = {key: self._value(mark) if key == large else mark for key, mark in marks.items()}
+        timeout_s = self._random.choice(self._load.timeouts_s)
+        call = asyncio.ensure_future(self.client.put_many(values, errors="return", timeout_s=timeout_s))
+
+        async def outcome(key: str, _timeout_s: float) -> int:
+            ended = (await call)[key]
+            if isinstance(ended, McpError):
+                raise ended
+            return ended
+
+        await asyncio.gather(
+            *(
+                self.recorded(
+                    f"{who}.{number}",
+                    Put(key, value),
+                    functools.partial(outcome, key),
+                    Written,
+                    request=marks[key],
+                    timeout_s=timeout_s,
+                )
+                for number, (key, value) in enumerate(values.items())
+            )
+        )
 
     async def _put_value(
         self, who: str, mark: str, value: Any, timeout_s: float | None = None, kind: str = "k"

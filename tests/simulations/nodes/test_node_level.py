@@ -16,6 +16,7 @@ import pytest
 
 from consensus.journal import Journal
 from consensus.reads import Reads
+from mcp.client.one_call import Chunk
 from mcp.cluster.gossip.updates import State
 from mcp.cluster.replacement import Seen, Watch
 from mcp.cluster.replacement import Verdict as Decided
@@ -209,6 +210,17 @@ def a_deploy_needs_no_quorum(patch: pytest.MonkeyPatch) -> None:
         return {self._node_id}
 
     patch.setattr(Deployer, "_replicate", alone)
+
+
+def writes_of_one_call_are_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """What the first attempt left without a result is said to be written."""
+
+    def values(self: Chunk) -> list[Any]:
+        got = self.results or [None] * len(self.operations)
+        return [each[1] if type(each) is list else {"version": 1, "index": 1} for each in got]
+
+    patch.setattr(Chunk, "values", values)
+    patch.setattr(Chunk, "rest", lambda _self: iter(()))
 
 
 def commands_are_applied_twice(patch: pytest.MonkeyPatch) -> None:
@@ -420,6 +432,7 @@ def first_failure(seeds: Iterable[int]) -> Outcome | None:
         (syncs_are_skipped, 0, None, ""),
         (a_deploy_needs_no_quorum, 0, Verdict.SAFETY, "an acknowledged deploy is on a quorum"),
         (commands_are_applied_twice, 0, Verdict.SAFETY, ""),
+        (writes_of_one_call_are_not_sent_again, 0, Verdict.SAFETY, "linearizability"),
         (links_are_not_stopped, 0, Verdict.CRASH, "tasks left"),
         (reads_are_asked_at_network_speed, 0, Verdict.SAFETY, "no loop spins"),
         (a_place_is_kept_when_its_request_fails, 4, Verdict.LIVENESS, "places of requests that are over"),

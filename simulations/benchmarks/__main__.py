@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
@@ -169,9 +170,20 @@ def benchmarks(ctx: click.Context, suites: Sequence[str], as_json: bool, quick: 
 def run_one(suite: Suite, steps: Steps, pictures: Path, *, quick: bool) -> Report:
     """Run one suite on an event loop of its own, as a user's program would."""
     with Others() as others:
-        report = asyncio.run((suite.quick if quick else suite.full)(steps, pictures))
+        try:
+            report = asyncio.run(_stoppable((suite.quick if quick else suite.full)(steps, pictures)))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
     report.others_share = others.share
     return report
+
+
+async def _stoppable(measuring: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM ends it as Ctrl-C does: with everything stopped that it has started."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await measuring
 
 
 def tables(report: Report) -> list[Any]:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,15 @@ from hypothesis import strategies as st
 from executor.onnx import providers_available
 from mcp.cli.demo.workload import Write
 from simulations.benchmarks import direct, disturbance, failover, in_process, overload
-from simulations.benchmarks.__main__ import SUITES, benchmarks, figures_table, tables, verdicts
+from simulations.benchmarks.__main__ import (
+    SUITES,
+    Suite,
+    benchmarks,
+    figures_table,
+    run_one,
+    tables,
+    verdicts,
+)
 from simulations.benchmarks.cluster import bench, timed_write
 from simulations.benchmarks.commit import lone
 from simulations.benchmarks.device import suite as device
@@ -237,6 +246,23 @@ def test_a_bar_for_more_is_met_at_it_and_above() -> None:
     assert not Bar(figure, 2.1, "why", at_least=True).met
     lines = verdicts(Report("s", [figure], [Bar(figure, 2.1, "a", at_least=True)]))
     assert lines[0].startswith("bar NOT MET: a: 2 x >= 2.1 x")
+
+
+def test_a_suite_that_is_told_to_stop_stops_what_it_has_started(tmp_path: Path) -> None:
+    stopped = False
+
+    async def measure(_steps: Steps, _pictures: Path) -> Report:
+        nonlocal stopped
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(asyncio.Event().wait(), 10)
+            raise AssertionError("it went on")
+        finally:
+            stopped = True
+
+    with pytest.raises(KeyboardInterrupt):
+        run_one(Suite("", 1, measure, measure), SILENT, tmp_path, quick=True)
+    assert stopped
 
 
 def test_only_a_guard_fails_for_a_bar_that_is_not_met() -> None:

@@ -97,6 +97,7 @@ class Admission:
         self._limits = limits
         self.session = self._new_session()
         self._opened = False
+        self._closing = False
         self._opening: asyncio.Task[McpError | None] | None = None
         self._opening_attempts = self._attempts(0.0)
         self._line: deque[Turn] = deque()
@@ -206,7 +207,7 @@ class Admission:
         Nothing of the caller's was sent yet, so what goes wrong here leaves no doubt.
         """
         while not self.open:
-            if self._exchange.closed:
+            if self._closing or self._exchange.closed:
                 raise Unavailable("the client is closed; make a new one")
             if self._opening is None:
                 self._opening_attempts = self._attempts(self._limits.open_timeout_s)
@@ -253,7 +254,11 @@ class Admission:
         self.release()
 
     async def close(self) -> None:
-        """Tell the cluster that the session is over, if that is quickly done: it expires anyway."""
+        """Tell the cluster that the session is over, if that is quickly done: it expires anyway.
+
+        No other is opened after it.
+        """
+        self._closing = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain, compress
 from typing import Any, Final, NoReturn
 
@@ -39,6 +39,8 @@ ERROR_BYTES_LEAST: Final = 4 * ERROR_MESSAGE_CHARS_MAX + 200
 """Room that an error is always given."""
 
 _CONTAINERS: Final = frozenset({dict, list, tuple})
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_KNOWN: Final = _CONTAINERS | _SCALARS
 _MANY_CONTAINERS: Final = 16  # of a level; from so many on it is quicker to look at all of them at once
 _SMALL_BYTES: Final = 4096
 _LARGE_CLAIM: Final = 0xDC  # array 16, array 32, map 16 and map 32; below it maps and arrays of up to 15
@@ -74,8 +76,7 @@ def decode_map(body: Buffer) -> dict[str, Any]:
         if value is None or msgpack.packb(value) != body:
             value = _unpack(body, object_pairs_hook=_unique_keys)
     except (ValueError, msgpack.UnpackException) as error:
-        reason = str(error) or type(error).__name__
-        raise ProtocolError(f"a body is not valid msgpack of this protocol: {reason}") from None
+        raise _not_msgpack(error) from None
     if type(value) is not dict:
         raise ProtocolError(f"a body must be a msgpack map, not {type(value).__name__}")
     if highest >= _BINARY:
@@ -119,7 +120,7 @@ def decode_message(body: Buffer, *, trusted: bool = False) -> Message:
     message = recurred(body)
     if message is None:
         try:
-            message = message_from_fields(_unpack(body) if trusted else decode_map(body))
+            message = message_from_fields(_unpack_written_here(body) if trusted else decode_map(body))
         except InvalidArgument as error:
             raise ProtocolError(error.message) from None
         note(body, message)
@@ -185,6 +186,20 @@ _unpack: Final = functools.partial(
 )
 
 
+def _unpack_written_here(body: bytes) -> dict[str, Any]:
+    """Without the checks of :func:`decode_map`. An object that was written wrongly still stops no reader."""
+    try:
+        value: dict[str, Any] = _unpack(body)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise _not_msgpack(error) from None
+    return value
+
+
+def _not_msgpack(error: Exception) -> ProtocolError:
+    reason = str(error) or type(error).__name__
+    return ProtocolError(f"a body is not valid msgpack of this protocol: {reason}")
+
+
 def _highest_head(body: bytes) -> int:
     """The highest byte that could begin a container or bytes, whatever the others mean.
 
@@ -229,32 +244,49 @@ def _below_few(level: list[Any]) -> list[Any]:
     below: list[Any] = []
     for node in level:
         children = node
-        if type(node) is dict:
+        if isinstance(node, dict):
             if not _TEXT.issuperset(map(type, node)):
                 _check_keys(node)
-            children = node.values()
-        below += [child for child in children if type(child) in _CONTAINERS]
+            children = dict.values(node)
+        below += [
+            child
+            for child in children
+            if (kind := type(child)) not in _SCALARS and (kind in _CONTAINERS or _is_container(child))
+        ]
     return below
 
 
 def _below_many(level: list[Any]) -> list[Any]:
     """The same, in fewer steps for each and more for all: a message of commands has hundreds."""
     kinds = set(map(type, level))
-    if len(kinds) == 1:  # as most levels are
+    if len(kinds) == 1 and kinds <= _CONTAINERS:  # as most levels are
         maps, lists = (level, []) if dict in kinds else ([], level)
     else:
-        maps = [node for node in level if type(node) is dict]
-        lists = [node for node in level if type(node) is not dict]
+        maps = [node for node in level if isinstance(node, dict)]
+        lists = [node for node in level if not isinstance(node, dict)]
     if not _TEXT.issuperset(map(type, chain.from_iterable(maps))):
-        _check_keys(chain.from_iterable(maps))
+        for node in maps:
+            _check_keys(node)
     children = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, maps))]
-    return list(compress(children, map(_CONTAINERS.__contains__, map(type, children))))
+    if _KNOWN.issuperset(map(type, children)):
+        return list(compress(children, map(_CONTAINERS.__contains__, map(type, children))))
+    return [child for child in children if _is_container(child)]
 
 
-def _check_keys(keys: Iterable[object]) -> None:
-    for key in keys:
+def _is_container(value: object) -> bool:
+    """Whether msgpack writes it as a map or an array, as it does with subclasses of Python's."""
+    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
+        raise InvalidArgument(f"{value!r:.80} is no plain value: this protocol uses no extension types")
+    return isinstance(value, dict | list | tuple)
+
+
+def _check_keys(node: dict[Any, Any]) -> None:
+    for key in node:
         if not isinstance(key, str):
             raise InvalidArgument(f"the key {key!r:.80} of a map is not a string, as all must be")
+    # A subclass may compare as it likes, and is written as the string that it is.
+    if len(set(map(str.__str__, node))) < len(node):
+        raise InvalidArgument("a map has the same key twice; its keys are strings of a subclass")
 
 
 def _not_plain(values: dict[str, Any], cause: Exception) -> InvalidArgument:

@@ -11,7 +11,7 @@ from mcp.client.admission import LaneLimits
 from mcp.client.commands import CommandLane
 from mcp.client.kinds import CallKind
 from mcp.clock import Clock
-from mcp.errors import Busy, DeadlineExceeded
+from mcp.errors import Busy, DeadlineExceeded, Unavailable
 
 
 def lane_of(client: Any, **limits: Any) -> tuple[CommandLane, Any]:
@@ -70,5 +70,25 @@ def test_there_is_a_limit_to_who_waits_and_to_how_long(cluster_of: Any, virtual:
             assert 2.9 < clock.monotonic() < 3.1
             lane._admission.resolve(held)
             assert (await lane._admission.acquire(attempts())).seq == held.seq + 1
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("window_max", [2, 512])
+def test_a_lane_that_is_being_closed_opens_no_other_session(
+    window_max: int, cluster_of: Any, fault: Any, virtual: Any
+) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            lane, attempts = lane_of(client, window_max=window_max)
+            held = await lane._admission.acquire(attempts())
+            cluster.nodes["n1"].faults.append(fault("COMMAND", "delay", op="session.close", delay_s=0.2))
+            closing = asyncio.create_task(lane.close())
+            await cluster.until(lambda: cluster.received("session.close") == 1)
+            with pytest.raises(Unavailable, match="closed"):
+                await lane.command("key.put", {"key": "k", "value": 1}, 10.0)
+            await closing
+            lane._admission.resolve(held)
+            assert cluster.received("session.open") == 1
 
     virtual(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -194,5 +195,19 @@ def test_only_what_this_process_has_encoded_is_not_checked_again(tmp_path: Path)
             assert sorted(each._trusted for each in accepted) == [False, True]
             for connection in (own, over_tcp):
                 connection.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("value", [OrderedDict({1: 2}), OrderedDict({b"k": 2}), [OrderedDict({None: 1})]])
+def test_a_nodes_own_client_is_told_as_others_are_of_what_is_no_plain_value(
+    tmp_path: Path, value: object
+) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node, node.client() as client:
+            for write in (client.put("k", value), client.put_many({"k": value, "l": 1})):
+                with pytest.raises(InvalidArgument, match="is not a string"):
+                    await write
+            assert await client.keys() == []
 
     asyncio.run(scenario())

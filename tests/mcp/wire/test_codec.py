@@ -1,6 +1,7 @@
 """Messages and errors in msgpack."""
 
 import tracemalloc
+from collections import Counter, OrderedDict, namedtuple
 
 import msgpack
 import pytest
@@ -175,6 +176,54 @@ def test_maps_and_lists_in_numbers_are_plain(kinds, count):
     for wrong in ({1: 2}, {"deep": [{b"k": 0}]}, [[{None: 0}]]):
         with pytest.raises(errors.InvalidArgument, match="is not a string"):
             encode_map({"m": [*kinds * count, wrong]})
+
+
+class Own(str):
+    """A string that is equal to nothing else."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        return self is other
+
+
+def nested_in(kind, levels):
+    value = kind()
+    for _ in range(levels):
+        value = OrderedDict(a=value) if kind is OrderedDict else kind([value])
+    return value
+
+
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (OrderedDict({1: 2}), "is not a string"),
+        (OrderedDict({b"k": 2}), "is not a string"),
+        ([OrderedDict({"a": [Counter({None: 1})]})], "is not a string"),
+        ({Own("k"): 1, Own("k"): 2}, "twice"),
+        (nested_in(OrderedDict, DEPTH_MAX), "deeper"),
+        (nested_in(type("Own", (list,), {}), DEPTH_MAX), "deeper"),
+        (msgpack.ExtType(1, b""), "extension"),
+        ([msgpack.Timestamp(1)], "extension"),
+    ],
+)
+def test_subclasses_are_checked_as_what_they_are_written_as(value, told, count):
+    with pytest.raises(errors.InvalidArgument, match=told):
+        encode_map({"m": [value] * count})
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_subclasses_of_plain_values_are_written_as_those(count):
+    value = [OrderedDict(a=1), Counter("aab"), namedtuple("Pair", "a b")(1, Own("x")), {Own("k"): True}]
+    read = [{"a": 1}, {"a": 2, "b": 1}, [1, "x"], {"k": True}]
+    assert decode_map(encode_map({"m": value * count})) == {"m": read * count}
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x81\x01\x02", b"\x81\xa1a", b"\x81\xa1a\xd4\x01\x01"])
+def test_bytes_that_this_process_wrote_and_nobody_can_read_are_an_error_as_others_are(body):
+    with pytest.raises(errors.ProtocolError, match="not valid msgpack"):
+        decode_message(body, trusted=True)
 
 
 def test_claims_of_length_do_not_set_memory_aside():

@@ -29,6 +29,7 @@ INTEGER_MAX: Final = 2**63 - 1
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_TEXT: Final = frozenset({str})
 
 
 def only(args: Mapping[str, Any], required: Set[str], optional: Set[str] = _NOTHING) -> None:
@@ -118,6 +119,8 @@ def _check_plain(value: object, what: str, depth_max: int) -> None:
             if kind is list:
                 deeper += item
             elif kind is dict:
+                if not _TEXT.issuperset(map(type, item)):
+                    raise InvalidArgument(f"{what} holds a map with a key that is no string: {shown(item)}")
                 deeper += item.values()
             elif kind not in _SCALARS:
                 raise InvalidArgument(f"{what} holds {shown(item)}, which is no plain value")

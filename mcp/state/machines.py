@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+import msgpack
+
 from mcp.errors import InvalidArgument, NotFound, Unsupported
 from mcp.plain import shown
 from mcp.state import arguments
@@ -20,6 +22,7 @@ from mcp.state.limits import StateLimits
 from mcp.state.members import Members
 
 _EXECUTE: Final = frozenset({"machine", "data"})
+_CHANGES: Final = frozenset({list, dict})
 _START_WITH_IT: Final = "every node of a cluster has the same executors: start this one with it"
 
 
@@ -75,8 +78,9 @@ class Machines:
         if name not in self._initial:
             self._initial[name] = machine.snapshot()
         value = machine.execute(data, moment)
-        arguments.packed(value, f"the result of {name}", self._limits.value_bytes_max)
-        return value
+        kept = arguments.packed(value, f"the result of {name}", self._limits.value_bytes_max)
+        # What a machine gave may be its own, and be changed by the next command before anybody is answered.
+        return msgpack.unpackb(kept) if type(value) in _CHANGES else value
 
     def to_plain(self) -> list[Any]:
         """Return plain values, equal for equal machines: of all that have executed something."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,3 +126,58 @@ def test_a_machine_is_part_of_the_state_from_its_first_command_on() -> None:
     assert words.words == [], "as it was at the start"
     again.restore(late)
     assert words.words == [b"x"]
+
+
+class Gives:
+    """Gives the same object each time, as ``change`` leaves it."""
+
+    def __init__(self, value: Any, change: Callable[[Any], object] = lambda _: None) -> None:
+        self.value = value
+        self.change = change
+
+    def execute(self, data: bytes, moment: Moment) -> Any:
+        self.change(self.value)
+        return self.value
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, snapshot: bytes) -> None:
+        assert not snapshot
+
+
+def state_with(machine: Machine) -> tuple[ReplicatedState, Callable[[int], Applied]]:
+    """A state that has it as ``m``, and what executes a command of a number."""
+    state, index = ReplicatedState(machines={"m": machine}), itertools.count(1)
+
+    def add(data: bytes) -> Applied:
+        return state.apply(data, index=next(index), position=0, term=1, time_s=1.0, seed=0)
+
+    said = {"node": "n1", "address": "n1", "incarnation": 1, "providers": [], "executors": ["m"]}
+    add(encode_command("session.open", {}, session=SESSION, seq=1, ack=1))
+    add(encode_command("member.hello", said))
+    args = {"machine": "m", "data": b""}
+    return state, lambda seq: add(encode_command("machine.execute", args, session=SESSION, seq=seq, ack=1))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1: 2}, {b"k": 1}, {None: 1}, {(1,): 1}, {"a": {2: 3}}, [[{"a": 1}, {b"a": 1}]], {1}, OrderedDict()],
+)
+def test_a_result_that_is_no_plain_value_is_an_error_now_and_when_it_is_asked_for_again(value: Any) -> None:
+    _, execute = state_with(Gives(value))
+    first, again = execute(1), execute(1)
+    assert first.error is not None
+    assert first.error[0] == "INVALID_ARGUMENT"
+    assert first.error[1].startswith("the result of m holds")
+    assert (again.error, again.executed, again.recorded) == (first.error, False, True)
+
+
+@pytest.mark.parametrize("value", [[0], {"n": [0]}])
+def test_a_result_stays_what_it_was_when_the_machine_goes_on(value: Any) -> None:
+    _, execute = state_with(Gives(value, lambda held: (held if type(held) is list else held["n"]).append(1)))
+    first = execute(1)
+    told = repr(first.value)
+    assert execute(2).value != first.value
+    assert repr(first.value) == told
+    assert execute(1).value == first.value

@@ -268,25 +268,35 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         """Write many keys, each as :meth:`put` does; returns the new version of each.
 
         It costs a fraction of as many calls of :meth:`put`, and is no transaction: every key is a command of
-        its own, in no set order. With ``errors="return"`` an error is given in the place of a version;
-        otherwise the first of them is raised when all have ended. ``timeout_s`` is for all together. Raises
-        ``InvalidArgument``, also for more than ``CALLS_MAX`` keys, and as :meth:`put`.
+        its own, in no set order. With ``errors="return"`` an error is given in the place of a version, and
+        the other keys are written. Otherwise what cannot be sent (an empty key, a value that is not plain)
+        is raised before any key is written, and else the first error when all have ended. ``timeout_s`` is
+        for all together. Raises ``InvalidArgument``, also for more than ``CALLS_MAX`` keys, and as
+        :meth:`put`.
         """
         if not isinstance(values, Mapping) or len(values) > CALLS_MAX:
             given = f"{len(values)} of them" if isinstance(values, Mapping) else type(values).__name__
             raise InvalidArgument(f"put_many takes a dict of up to {CALLS_MAX} keys and values, not {given}")
-        calls = [
-            ("key.put", {"key": arguments.text("a key", key), "value": arguments.plain(value)})
-            for key, value in values.items()
-        ]
         if errors not in get_args(Errors):
             raise InvalidArgument(f"errors is 'raise' or 'return', not {errors!r:.80}")
-        outcomes = await self._commands.commands(calls, arguments.timeout(timeout_s, self._timeout_s))
-        found = [each if isinstance(each, BaseException) else _version(each) for each in outcomes]
-        for each in found:
+        bound_s = arguments.timeout(timeout_s, self._timeout_s)
+        found: dict[str, Any] = {}
+        calls: dict[str, tuple[str, dict[str, Any]]] = {}
+        for key, value in values.items():
+            found[key] = None  # its place among the others
+            try:
+                args = {"key": arguments.text("a key", key), "value": arguments.plain(value)}
+                calls[key] = "key.put", args
+            except McpError as error:
+                if errors == "raise":
+                    raise
+                found[key] = error
+        ended = await self._commands.commands(list(calls.values()), bound_s)
+        for key, each in zip(calls, ended, strict=True):
             if isinstance(each, BaseException) and not (errors == "return" and isinstance(each, McpError)):
                 raise each
-        return dict(zip(values, found, strict=True))
+            found[key] = each if isinstance(each, McpError) else _version(each)
+        return found
 
     async def compare_and_set(
         self, key: str, value: Any, *, expected_version: int, timeout_s: float | None = None

@@ -95,6 +95,34 @@ def test_one_that_is_refused_does_not_touch_the_others(cluster_of: Any, virtual:
     virtual(main)
 
 
+@pytest.mark.parametrize("wrong", [{"": 1}, {"wrong": object()}, {"wrong": {b"a": 1}}, {7: 1}])
+def test_what_cannot_be_sent_has_its_error_in_its_place(wrong: Any, cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            values = {"before": 1} | wrong | {"after": 1}
+            with pytest.raises(InvalidArgument):
+                await client.put_many(values)
+            assert cluster.received("key.put") == 0
+            found = await client.put_many(values, errors="return")
+            assert list(found) == list(values)
+            assert [type(each) for each in found.values()] == [int, InvalidArgument, int]
+            assert await client.keys() == ["after", "before"]
+
+    virtual(main)
+
+
+def test_values_may_be_changed_once_the_call_has_begun(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            values = writes(300)
+            writing = asyncio.ensure_future(client.put_many(values))
+            await asyncio.sleep(0)
+            values.clear()
+            assert await writing == dict.fromkeys(writes(300), 1)
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("values", [[("k", 1)], "k", None, {1: 2}, {"": 1}, {"k": object()}])
 def test_what_is_no_write_is_refused_before_anything_is_sent(
     values: Any, cluster_of: Any, virtual: Any

@@ -49,9 +49,14 @@ def _shown(value: object) -> str:
 
 
 def text(what: str, value: object) -> str:
-    """A text that is not empty. ``what`` names it in the error."""
+    """A text that is not empty, and that UTF-8 can write. ``what`` names it in the error."""
     if not isinstance(value, str) or not value:
         raise InvalidArgument(f"{what} is a text that is not empty, not {value!r:.80}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{what} is not valid Unicode text: {value!r:.80}") from None
     return value
 
 

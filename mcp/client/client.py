@@ -270,9 +270,9 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
         It costs a fraction of as many calls of :meth:`put`, and is no transaction: every key is a command of
         its own, in no set order. With ``errors="return"`` an error is given in the place of a version, and
         the other keys are written. Otherwise what cannot be sent (an empty key, a value that is not plain)
-        is raised before any key is written, and else the first error when all have ended. ``timeout_s`` is
-        for all together. Raises ``InvalidArgument``, also for more than ``CALLS_MAX`` keys, and as
-        :meth:`put`.
+        is raised before any key is written, and else the first error when all have ended; its details have
+        the ``key``. ``timeout_s`` is for all together. Raises ``InvalidArgument``, also for more than
+        ``CALLS_MAX`` keys, and as :meth:`put`.
         """
         if not isinstance(values, Mapping) or len(values) > CALLS_MAX:
             given = f"{len(values)} of them" if isinstance(values, Mapping) else type(values).__name__
@@ -289,12 +289,12 @@ class Client(DirectCalls, CatalogueReads, TrafficCalls):
                 calls[key] = "key.put", args
             except McpError as error:
                 if errors == "raise":
-                    raise
+                    raise _of_key(error, key) from None
                 found[key] = error
         ended = await self._commands.commands(list(calls.values()), bound_s)
         for key, each in zip(calls, ended, strict=True):
             if isinstance(each, BaseException) and not (errors == "return" and isinstance(each, McpError)):
-                raise each
+                raise _of_key(each, key) if isinstance(each, McpError) else each
             found[key] = each if isinstance(each, McpError) else _version(each)
         return found
 
@@ -544,6 +544,11 @@ def _one_per_node(nodes: Sequence[NodeStatus]) -> list[NodeStatus]:
     for node in sorted(nodes, key=lambda node: node.reachable):
         chosen[node.node or node.address] = node
     return list(chosen.values())
+
+
+def _of_key(error: McpError, key: object) -> McpError:
+    """The error of one key of many: which one it is of is said."""
+    return type(error)(f"key {key!r:.80}: {error.message}", details={**error.details, "key": key})
 
 
 def _version(value: object) -> int:

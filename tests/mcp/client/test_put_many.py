@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from typing import Any
 
 import pytest
@@ -88,6 +89,7 @@ def test_one_that_is_refused_does_not_touch_the_others(cluster_of: Any, virtual:
             with pytest.raises(McpError) as caught:
                 await client.put_many(values)
             assert isinstance(caught.value, InvalidArgument | TooLarge)
+            assert caught.value.details["key"] == "k" * 5000
             found = await client.put_many(values, errors="return")
             assert [found[key] for key in writes(5)] == [2] * 5
             assert type(found["k" * 5000]) is type(caught.value)
@@ -95,13 +97,15 @@ def test_one_that_is_refused_does_not_touch_the_others(cluster_of: Any, virtual:
     virtual(main)
 
 
-@pytest.mark.parametrize("wrong", [{"": 1}, {"wrong": object()}, {"wrong": {b"a": 1}}, {7: 1}])
+@pytest.mark.parametrize("wrong", [{"": 1}, {"wrong": object()}, {"wrong": {b"a": 1}}, {7: 1}, {"\ud800": 1}])
 def test_what_cannot_be_sent_has_its_error_in_its_place(wrong: Any, cluster_of: Any, virtual: Any) -> None:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
             values = {"before": 1} | wrong | {"after": 1}
-            with pytest.raises(InvalidArgument):
+            (key,) = wrong
+            with pytest.raises(InvalidArgument, match=f"key {re.escape(repr(key))}: ") as caught:
                 await client.put_many(values)
+            assert caught.value.details == {"key": key}
             assert cluster.received("key.put") == 0
             found = await client.put_many(values, errors="return")
             assert list(found) == list(values)

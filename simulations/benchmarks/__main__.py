@@ -232,8 +232,11 @@ def verdicts(report: Report) -> list[str]:
     for bar in report.bars:
         verdict = _VERDICTS[bar.verdict(quiet=report.quiet)]
         few = "" if len(bar.figure.rounds) >= ROUNDS_MIN else " (too few rounds to mean anything)"
-        told = f"{amount(bar.figure, bar.figure.median)} {bar.relation} {amount(bar.figure, bar.bound)}"
-        lines.append(f"bar {verdict}: {bar.why}: {told}{few}")
+        open_ = " (only a quiet machine says)" if verdict == _VERDICTS[None] else ""
+        bound = f"bound {bar.relation} {amount(bar.figure, bar.bound)}"
+        lines.append(
+            f"bar {verdict}: {bar.why}: {amount(bar.figure, bar.figure.median)}, {bound}{few}{open_}"
+        )
     if not report.quiet and not report.guard:
         lines.append(
             f"others used {report.others_share:.0%} of this machine meanwhile, "

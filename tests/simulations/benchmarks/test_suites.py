@@ -245,7 +245,7 @@ def test_a_bar_for_more_is_met_at_it_and_above() -> None:
     assert Bar(figure, 2.0, "why", at_least=True).met
     assert not Bar(figure, 2.1, "why", at_least=True).met
     lines = verdicts(Report("s", [figure], [Bar(figure, 2.1, "a", at_least=True)]))
-    assert lines[0].startswith("bar NOT MET: a: 2 x >= 2.1 x")
+    assert lines[0].startswith("bar NOT MET: a: 2 x, bound >= 2.1 x")
 
 
 def test_a_suite_that_is_told_to_stop_stops_what_it_has_started(tmp_path: Path) -> None:
@@ -288,8 +288,8 @@ def test_a_report_tells_people_what_was_wrong_and_which_bar_was_missed() -> None
     slow, fast = Figure.of_trials("slow", [0.7] * 5), Figure.of_trials("fast", [0.1])
     report = Report("s", [slow, fast], [Bar(slow, 600.0, "a"), Bar(fast, 600.0, "b")], ["lost: k"])
     lines = verdicts(report)
-    assert lines[0] == "bar NOT MET: a: 700 ms < 600 ms"
-    assert lines[1] == "bar met: b: 100 ms < 600 ms (too few rounds to mean anything)"
+    assert lines[0] == "bar NOT MET: a: 700 ms, bound < 600 ms"
+    assert lines[1] == "bar met: b: 100 ms, bound < 600 ms (too few rounds to mean anything)"
     assert "lost: k" in lines[-1]
     assert not report.correct
     assert figures_table(report).row_count == 2
@@ -311,6 +311,7 @@ def test_a_busy_machine_decides_no_bar_that_it_makes_easier() -> None:
     assert [bar["met"] for bar in busy.to_plain()["bars"]] == [None, True]
     assert [bar["met"] for bar in quiet.to_plain()["bars"]] == [True, True]
     assert verdicts(busy)[0].startswith("bar UNDECIDED: a:")
+    assert "only a quiet machine says" in verdicts(busy)[0]
 
 
 def test_what_this_process_and_its_children_use_is_not_others() -> None:

@@ -34,7 +34,16 @@ def repeated_commands_are_executed_again(patch: Patch) -> None:
     def none(_self: Sessions, _session: Any, _seq: int) -> None:
         return None
 
+    each = patch.original(Sessions, "execute_each")
+
+    def anew(self: Sessions, session: Any, commands: Any, operations: Any, moment: Moment) -> list[Applied]:
+        for seq, _, _ in commands:
+            session.results.pop(seq, None)
+        applied: list[Applied] = each(self, session, commands, operations, moment)
+        return applied
+
     patch.method(Sessions, "kept_under", none)
+    patch.method(Sessions, "execute_each", anew)
 
 
 @GROUP.mutant()

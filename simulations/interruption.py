@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 INTERRUPTED: Final = 130
 """The exit status of a command that Ctrl-C or SIGTERM has ended."""
 
 AGAIN_S: Final = 0.5
 """So long after it was not heard, an interruption is told again."""
+
+
+async def stoppable(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` gives. SIGTERM cancels it as Ctrl-C does, with everything stopped that it has started."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 @contextlib.contextmanager

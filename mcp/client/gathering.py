@@ -50,7 +50,22 @@ class Begun:
         self.address = ""
 
 
-class Gathered(Begun):
+class Awaited:
+    """What has a caller who awaits ``over``; whatever it waited for, that is how it ends."""
+
+    __slots__ = ()
+
+    over: asyncio.Future[None]
+
+    def end(self) -> None:
+        """What comes of it is known: wake the caller, who may have gone away."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+    late = release = end
+
+
+class Gathered(Begun, Awaited):
     """One whose caller awaits ``over``, and then looks whether it has a ``result``: ``[index, value]``.
 
     ``add`` is called where it had to wait, once there is room for it.
@@ -71,13 +86,6 @@ class Gathered(Begun):
     def admit(self) -> None:
         """See :class:`~mcp.client.admission.Turn`."""
         self.add(self)
-
-    def end(self) -> None:
-        """What comes of it is known: wake the caller, who may have gone away."""
-        if not self.over.done():
-            self.over.set_result(None)
-
-    late = release = end
 
 
 class Gathering:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from mcp.client.admission import Admission
 from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Request
-from mcp.client.gathering import TOGETHER_MAX, Begun, Result, is_short, results_in
+from mcp.client.gathering import TOGETHER_MAX, Awaited, Begun, Result, is_short, results_in
 from mcp.client.kinds import CallKind
 from mcp.client.session import Session, Ticket
 from mcp.errors import Busy, McpError, OutcomeUnknown
@@ -33,7 +33,7 @@ GoOn = Callable[[Begun, float], Coroutine[Any, Any, Any]]
 seconds. Gives its value, or raises."""
 
 
-class Chunk:
+class Chunk(Awaited):
     """Commands that one message carries; its caller awaits ``over`` and then looks at what came of them.
 
     Those without a result of their own go on by themselves, after the ``error`` of the attempt at ``address``
@@ -75,13 +75,6 @@ class Chunk:
     def admit(self) -> None:
         """See :class:`~mcp.client.admission.Turn`."""
         self.send(self)
-
-    def end(self) -> None:
-        """What comes of it is known: wake the caller, who may have gone away."""
-        if not self.over.done():
-            self.over.set_result(None)
-
-    late = release = end
 
     def number(self, session: Session) -> list[list[Any]]:
         """Give each command its number, and write down what the message says of them."""

@@ -137,7 +137,13 @@ class Sessions:
 
     def keep(self, command: Command, outcome: Outcome) -> None:
         """Keep the result of a command that was executed just now, after :meth:`kept` gave ``None``."""
-        self.keep_under(self._open[command.session], command.seq, outcome)
+        session, data = self._open[command.session], pack(outcome)
+        size = len(data)
+        session.results[command.seq] = data
+        session.executed += 1
+        session.results_bytes += size
+        self._results_bytes += size
+        self.executed += 1
 
     def enter(self, session_id: str, seq: int, ack: int, now_s: float) -> OpenSession:
         """The session of commands from the number ``seq`` on, used now; what is below ``ack`` is dropped.
@@ -186,16 +192,6 @@ class Sessions:
             raise self._full(session)
         return None
 
-    def keep_under(self, session: OpenSession, seq: int, outcome: Outcome) -> None:
-        """Keep a result under ``seq``, after :meth:`kept_under` gave ``None``."""
-        data = pack(outcome)
-        size = len(data)
-        session.results[seq] = data
-        session.executed += 1
-        session.results_bytes += size
-        self._results_bytes += size
-        self.executed += 1
-
     def execute_each(
         self,
         session: OpenSession,
@@ -205,7 +201,7 @@ class Sessions:
     ) -> list[Applied]:
         """Execute commands ``(seq, op, args)`` in their order, after :meth:`enter`, each once.
 
-        What :meth:`kept_under` and :meth:`keep_under` do to one, without a call for each step: entries have
+        What :meth:`kept_under` and :meth:`keep` do to one, without a call for each step: entries have
         hundreds of them, and every node executes all.
         """
         results, floor, limits, applied = session.results, session.floor, self._limits, []

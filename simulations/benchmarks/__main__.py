@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
@@ -25,6 +24,7 @@ from simulations.benchmarks.progress import Steps
 from simulations.benchmarks.scale import suite as scale
 from simulations.benchmarks.scheduling import suite as scheduling
 from simulations.benchmarks.serving import suite as serving
+from simulations.interruption import stoppable
 
 Measure = Callable[[Steps, Path], Coroutine[Any, Any, Report]]
 """Runs a suite; pictures go to the folder."""
@@ -171,19 +171,11 @@ def run_one(suite: Suite, steps: Steps, pictures: Path, *, quick: bool) -> Repor
     """Run one suite on an event loop of its own, as a user's program would."""
     with Others() as others:
         try:
-            report = asyncio.run(_stoppable((suite.quick if quick else suite.full)(steps, pictures)))
+            report = asyncio.run(stoppable((suite.quick if quick else suite.full)(steps, pictures)))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     report.others_share = others.share
     return report
-
-
-async def _stoppable(measuring: Coroutine[Any, Any, Report]) -> Report:
-    """SIGTERM ends it as Ctrl-C does: with everything stopped that it has started."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await measuring
 
 
 def tables(report: Report) -> list[Any]:
@@ -230,12 +222,12 @@ def verdicts(report: Report) -> list[str]:
     """Whether each bar is met, and what was wrong."""
     lines = []
     for bar in report.bars:
-        verdict = _VERDICTS[bar.verdict(quiet=report.quiet)]
+        met = bar.verdict(quiet=report.quiet)
         few = "" if len(bar.figure.rounds) >= ROUNDS_MIN else " (too few rounds to mean anything)"
-        open_ = " (only a quiet machine says)" if verdict == _VERDICTS[None] else ""
+        open_ = " (only a quiet machine says)" if met is None else ""
         bound = f"bound {bar.relation} {amount(bar.figure, bar.bound)}"
         lines.append(
-            f"bar {verdict}: {bar.why}: {amount(bar.figure, bar.figure.median)}, {bound}{few}{open_}"
+            f"bar {_VERDICTS[met]}: {bar.why}: {amount(bar.figure, bar.figure.median)}, {bound}{few}{open_}"
         )
     if not report.quiet and not report.guard:
         lines.append(

@@ -7,10 +7,9 @@ import contextlib
 import json
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +20,8 @@ from mcp.cli.output import print_parts
 from mcp.errors import McpError
 from mcp.net.loop import loop_factory
 from simulations.chaos_mesh import plan_from_yaml
-from simulations.chronicle import SILENT, Chronicle, Recording
-from simulations.interruption import INTERRUPTED
+from simulations.chronicle import SILENT, Recording
+from simulations.interruption import INTERRUPTED, stoppable
 from simulations.options import REPORT, Seconds, writable
 from simulations.report.write import write
 from simulations.soak.display import showing, shown
@@ -241,7 +240,7 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
                 seen.append(run)
                 show(run)
 
-            report = runner.run(stoppable(settings, folder, begun, recording or SILENT))
+            report = runner.run(stoppable(run_soak(settings, folder, begun, recording or SILENT)))
         return report
     finally:
         # Also of a run that was interrupted, if there is anything of it to be seen.
@@ -255,13 +254,3 @@ def run_kept(settings: Settings, keep: Path | None, page_folder: Path | None = N
             click.echo(f"logs, history and plan are in {folder}", err=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-async def stoppable(
-    settings: Settings, folder: Path, show: Callable[[Soak], None], chronicle: Chronicle
-) -> Report:
-    """Run; SIGTERM ends it as Ctrl-C does, with everything stopped."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run_soak(settings, folder, show, chronicle)

@@ -28,7 +28,8 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 INTEGER_MAX: Final = 2**63 - 1
 
 _NOTHING: Final[frozenset[str]] = frozenset()
-_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+"""The types of plain values that hold no others."""
 _TEXT: Final = frozenset({str})
 
 
@@ -101,7 +102,7 @@ def packed(value: object, what: str, bytes_max: int, depth_max: int = 64) -> byt
 
     Bytes cannot be changed by whoever reads them, and their length is the size that is limited.
     """
-    if type(value) not in _SCALARS:
+    if type(value) not in SCALARS:
         _check_plain(value, what, depth_max)
     data = pack(value)
     if len(data) > bytes_max:
@@ -122,7 +123,7 @@ def _check_plain(value: object, what: str, depth_max: int) -> None:
                 if not _TEXT.issuperset(map(type, item)):
                     raise InvalidArgument(f"{what} holds a map with a key that is no string: {shown(item)}")
                 deeper += item.values()
-            elif kind not in _SCALARS:
+            elif kind not in SCALARS:
                 raise InvalidArgument(f"{what} holds {shown(item)}, which is no plain value")
         if not deeper:
             return

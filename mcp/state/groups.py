@@ -11,13 +11,15 @@ Only operations that give no events and that do not look at their position withi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mcp.errors import InvalidArgument
-from mcp.state.applied import Applied, Operation
-from mcp.state.arguments import INTEGER_MAX, integer, only, sequence
+from mcp.state.applied import Applied, Operation, recorded
+from mcp.state.arguments import integer, only, sequence
 from mcp.state.commands import GROUP, Moment, encode_command
+from mcp.state.keys import written
+from mcp.state.packing import pack
 from mcp.state.sessions import Sessions
 
 GROUPED: Final = frozenset({"key.put", "key.cas", "key.delete"})
@@ -26,7 +28,17 @@ GROUPED: Final = frozenset({"key.put", "key.cas", "key.delete"})
 GROUP_COMMANDS_MAX: Final = 1024
 """So many commands may be in one: a session keeps at least as many results."""
 
+WRITTEN_BYTES_MAX: Final = 40
+"""What a session keeps of a write is no longer."""
+
+PutRun = Callable[[Sequence[dict[str, Any]], Moment], list[int]]
+_Columns = tuple[tuple[int, ...], tuple[str, ...], tuple[dict[str, Any], ...]]
+
 _GROUP: Final = frozenset({"ack", "commands"})
+_PUTS: Final = frozenset({"key.put"})
+_LISTS: Final = frozenset({list})
+_INTEGERS: Final = frozenset({int})
+_MAPS: Final = frozenset({dict})
 
 
 def encode_group(session: str, ack: int, commands: Sequence[Sequence[Any]]) -> bytes:
@@ -38,35 +50,65 @@ def encode_group(session: str, ack: int, commands: Sequence[Sequence[Any]]) -> b
 
 
 def apply_group(
-    args: dict[str, Any], moment: Moment, sessions: Sessions, operations: Mapping[str, Operation]
+    args: dict[str, Any],
+    moment: Moment,
+    sessions: Sessions,
+    operations: Mapping[str, Operation],
+    put_run: PutRun,
 ) -> list[Applied]:
     """``{ack, commands}``: execute the commands in their order; gives what came of each.
+
+    ``put_run`` is :meth:`mcp.state.keys.Keys.put_run`: most groups are of nothing but writes.
 
     Raises :class:`~mcp.errors.InvalidArgument` for what is no group, and what
     :meth:`~mcp.state.sessions.Sessions.enter` raises: no command of it was executed then.
     """
     only(args, _GROUP)
     ack, commands = integer(args["ack"], "ack"), sequence(args["commands"], "commands", GROUP_COMMANDS_MAX)
-    lowest = _lowest(commands, operations)
-    session = sessions.enter(moment.session, lowest, ack, moment.time_s)
-    return sessions.execute_each(session, commands, operations, moment)
+    numbers, ops, each = _columns(commands, operations)
+    session = sessions.enter(moment.session, min(numbers), ack, moment.time_s)
+    applied: list[Applied] = []
+    if set(ops) == _PUTS and sessions.takes_each(session, numbers, WRITTEN_BYTES_MAX):
+        versions = put_run(each, moment)
+        known = {version: _written(version, moment.index) for version in set(versions)}
+        kept = [known[version] for version in versions]
+        applied = [result for result, _ in kept]
+        sessions.keep_each(session, numbers[: len(kept)], [data for _, data in kept])
+        if len(kept) == len(commands):
+            return applied
+    return applied + sessions.execute_each(session, commands[len(applied) :], operations, moment)
 
 
-def _lowest(commands: list[Any], operations: Mapping[str, Operation]) -> int:
-    """The lowest number of the commands, which are what they should be."""
-    lowest = INTEGER_MAX
-    command: Any = None
-    try:
-        for command in commands:
-            seq, op, args = command
-            if type(seq) is not int or type(args) is not dict or op not in operations:
-                raise _no_command(command)
-            lowest = min(lowest, seq)
-    except (TypeError, ValueError):
-        raise _no_command(command) from None
-    if not commands:
-        raise InvalidArgument("a group has at least one command")
-    return lowest
+def _written(version: int, index: int) -> tuple[Applied, bytes]:
+    """What a write gave, and what the session keeps of that."""
+    value = written(version, index)
+    return recorded((value, None, (), True, True)), pack((value, None))
+
+
+def _columns(commands: list[Any], operations: Mapping[str, Operation]) -> _Columns:
+    """The numbers, operations and arguments of the commands, which are what they should be."""
+    if set(map(type, commands)) == _LISTS:
+        try:
+            numbers, ops, each = zip(*commands, strict=True)
+            if (
+                set(map(type, numbers)) == _INTEGERS
+                and set(map(type, each)) == _MAPS
+                and operations.keys() >= set(ops)
+            ):
+                return numbers, ops, each
+        except (TypeError, ValueError):  # not three in each, or an operation that cannot be one
+            pass
+    raise _no_group(commands, operations)
+
+
+def _no_group(commands: list[Any], operations: Mapping[str, Operation]) -> InvalidArgument:
+    for command in commands:
+        if type(command) is not list or len(command) != 3:
+            return _no_command(command)
+        seq, op, args = command
+        if type(seq) is not int or type(args) is not dict or type(op) is not str or op not in operations:
+            return _no_command(command)
+    return InvalidArgument("a group has at least one command")
 
 
 def _no_command(command: object) -> InvalidArgument:

@@ -11,19 +11,19 @@ the loser tried. A command without an expected version overwrites and conflicts 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import heapq
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgpack
 
 from mcp.errors import Busy, VersionConflict
-from mcp.state.arguments import integer, only, packed, text
+from mcp.state.arguments import SCALARS, integer, only, packed, text
 from mcp.state.commands import Moment, writer_of
 from mcp.state.conflicts import Conflict, ConflictLog
 from mcp.state.limits import StateLimits
+from mcp.state.packing import pack
 
 LIST_MAX: Final = 1000
 """How many keys one read lists at most."""
@@ -38,17 +38,16 @@ _EXPECTED: Final = frozenset({"expected_version"})
 _PREFIX: Final = frozenset({"prefix"})
 _LIST: Final = frozenset({"prefix", "limit", "after"})
 _NIL: Final = b"\xc0"
+_MISSING: Final = object()
 
 
-class _Slot(NamedTuple):
-    value: bytes
-    version: int
-    index: int  # type: ignore[assignment]
-    writer: str
+_Slot = tuple[bytes, int, int, str]
+"""A key's value, version, index and writer. Plain, so that Python's collector need not look at a million."""
 
 
-_slot: Final = functools.partial(tuple.__new__, _Slot)
-"""A slot of its four fields, without the call that a named tuple's constructor is."""
+def written(version: int, index: int) -> dict[str, Any]:
+    """What a write gives."""
+    return {"version": version, "index": index}
 
 
 class Keys:
@@ -70,13 +69,39 @@ class Keys:
 
     def put(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, value}``: write whatever is there. Return the new version and the log index."""
-        if len(args) != 2 or "key" not in args or "value" not in args:  # as below, at a third of the cost
-            only(args, _PUT)
-        key, limits = args["key"], self._limits
-        if type(key) is not str or not key.isascii() or not 0 < len(key) <= limits.key_bytes_max:
-            self._key(args)  # looks closer, and says what is wrong
-        data = packed(args["value"], "value", limits.value_bytes_max, limits.value_depth_max)
-        return self._write(key, data, moment)
+        only(args, _PUT)
+        return self._write(self._key(args), self._value(args["value"]), moment)
+
+    def put_run(self, each: Sequence[dict[str, Any]], moment: Moment) -> list[int]:
+        """Do what :meth:`put` does to these in their order, as long as nothing is special about one.
+
+        Gives the new versions of those that it has done. The next one is for :meth:`put`, which looks
+        closer: its key may not be ASCII, its value no scalar, or it is to be refused. Groups of commands
+        have hundreds of these, and every node executes all.
+        """
+        slots, limits, index, writer = self._slots, self._limits, moment.index, writer_of(moment.session)
+        key_max, value_max, keys_max = limits.key_bytes_max, limits.value_bytes_max, limits.keys_max
+        held_max, held, created = limits.values_bytes_max, self._values_bytes, 1 + self._deleted_version
+        versions: list[int] = []
+        for args in each:
+            key, value = args.get("key"), args.get("value", _MISSING)
+            if type(key) is not str or type(value) not in SCALARS or len(args) != 2:
+                break
+            data, slot = pack(value), slots.get(key)
+            size = len(data)
+            if slot is None:
+                if not key.isascii() or not 0 < len(key) <= key_max or len(slots) >= keys_max:
+                    break
+                grown, version = held + size, created
+            else:
+                grown, version = held + size - len(slot[0]), slot[1] + 1
+            if size > value_max or grown > held_max:
+                break
+            slots[key] = (data, version, index, writer)
+            held = grown
+            versions.append(version)
+        self._values_bytes = held
+        return versions
 
     def cas(self, args: dict[str, Any], moment: Moment) -> dict[str, Any]:
         """``{key, expected_version, value}``: write if the version is the expected one; 0: no such key.
@@ -121,12 +146,13 @@ class Keys:
         slot = self._slots.get(key)
         if slot is None:
             return None
+        value, version, index, writer = slot
         return {
             "key": key,
-            "value": msgpack.unpackb(slot.value),
-            "version": slot.version,
-            "index": slot.index,
-            "writer": slot.writer,
+            "value": msgpack.unpackb(value),
+            "version": version,
+            "index": index,
+            "writer": writer,
         }
 
     def read_conflicts(self, args: dict[str, Any]) -> list[dict[str, Any]]:
@@ -146,10 +172,10 @@ class Keys:
         return heapq.nsmallest(limit, (key for key in self._slots if key > after and key.startswith(prefix)))
 
     def _remove(self, key: str) -> int:
-        slot = self._slots.pop(key)
-        self._values_bytes -= len(slot.value)
-        self._deleted_version = max(self._deleted_version, slot.version)
-        return slot.version
+        value, version, _, _ = self._slots.pop(key)
+        self._values_bytes -= len(value)
+        self._deleted_version = max(self._deleted_version, version)
+        return version
 
     def _key(self, args: dict[str, Any]) -> str:
         return text(args["key"], "key", self._limits.key_bytes_max, bytes_min=1)
@@ -163,18 +189,18 @@ class Keys:
         if slot is None:
             grown, version = self._values_bytes + len(value), 1 + self._deleted_version
         else:
-            grown, version = self._values_bytes + len(value) - len(slot.value), 1 + slot.version
+            grown, version = self._values_bytes + len(value) - len(slot[0]), 1 + slot[1]
         if grown > limits.values_bytes_max and grown > self._values_bytes:
             raise Busy(f"values_bytes_max={limits.values_bytes_max} is reached; delete keys first")
         if slot is None and len(slots) >= limits.keys_max:
             raise Busy(f"keys_max={limits.keys_max} is reached; delete keys first")
-        slots[key] = _slot((value, version, index, writer_of(moment.session)))
+        slots[key] = (value, version, index, writer_of(moment.session))
         self._values_bytes = grown
-        return {"version": version, "index": index}
+        return written(version, index)
 
     def _check_version(self, key: str, expected: int, attempted: bytes, moment: Moment) -> None:
         slot = self._slots.get(key)
-        version = 0 if slot is None else slot.version
+        value, version, _, writer = slot or (_NIL, 0, 0, None)
         if version == expected:
             return
         if len(attempted) > self._limits.conflict_value_bytes_max:
@@ -194,9 +220,9 @@ class Keys:
             f"version {expected} of {key!r:.80} was expected, and {found}",
             details={
                 "key": key,
-                "value": None if slot is None else msgpack.unpackb(slot.value),
+                "value": msgpack.unpackb(value),
                 "version": version,
-                "writer": None if slot is None else slot.writer,
+                "writer": writer,
             },
         )
 
@@ -214,7 +240,7 @@ class Keys:
         """Rebuild what :meth:`to_plain` of the keys and of their conflict log wrote."""
         keys = cls(limits)
         slots, keys._deleted_version = plain
-        keys._slots = {key: _Slot(*fields) for key, *fields in slots}
-        keys._values_bytes = sum(len(slot.value) for slot in keys._slots.values())
+        keys._slots = {key: (value, version, index, writer) for key, value, version, index, writer in slots}
+        keys._values_bytes = sum(len(value) for value, *_ in keys._slots.values())
         keys.conflicts = ConflictLog.from_plain(conflicts, limits)
         return keys

@@ -19,8 +19,9 @@ Source: Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.3.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import msgpack
@@ -201,8 +202,7 @@ class Sessions:
     ) -> list[Applied]:
         """Execute commands ``(seq, op, args)`` in their order, after :meth:`enter`, each once.
 
-        What :meth:`kept_under` and :meth:`keep` do to one, without a call for each step: entries have
-        hundreds of them, and every node executes all.
+        What :meth:`kept_under` and :meth:`keep` do to one, without a call for each step.
         """
         results, floor, limits, applied = session.results, session.floor, self._limits, []
         each_max, all_max = limits.session_results_bytes_max, limits.results_bytes_max
@@ -230,6 +230,31 @@ class Sessions:
         session.executed += executed
         self.executed += executed
         return applied
+
+    def takes_each(self, session: OpenSession, numbers: Sequence[int], result_bytes_max: int) -> bool:
+        """Whether commands with these numbers are all new, and there is room for all their results.
+
+        Of none is there more than ``result_bytes_max``.
+        """
+        count, results, limits = len(numbers), session.results, self._limits
+        more = count * result_bytes_max
+        return (
+            min(numbers) >= session.floor
+            and len(set(numbers)) == count
+            and results.keys().isdisjoint(numbers)
+            and len(results) + count <= limits.session_results_max
+            and session.results_bytes + more <= limits.session_results_bytes_max
+            and self._results_bytes + more <= limits.results_bytes_max
+        )
+
+    def keep_each(self, session: OpenSession, numbers: Sequence[int], outcomes: Sequence[bytes]) -> None:
+        """As :meth:`keep` for each, whose outcomes are written already, after :meth:`takes_each`."""
+        count, size = len(outcomes), sum(map(len, outcomes))
+        session.results.update(zip(numbers, outcomes, strict=True))
+        session.executed += count
+        session.results_bytes += size
+        self._results_bytes += size
+        self.executed += count
 
     def _not_executed(self, session: OpenSession, seq: int) -> Applied:
         try:
@@ -267,9 +292,7 @@ class Sessions:
         numbers: Any = range(session.floor, ack)
         if len(numbers) > len(results):
             numbers = [seq for seq in results if seq < ack]
-        dropped = 0
-        for seq in numbers:
-            dropped += len(results.pop(seq, b""))
+        dropped = sum(map(len, map(results.pop, numbers, repeat(b""))))
         session.floor = ack
         session.results_bytes -= dropped
         self._results_bytes -= dropped

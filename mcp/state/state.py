@@ -372,7 +372,7 @@ class ReplicatedState:
         return self.machines.execute(args, moment, self.members)
 
     def _group(self, args: dict[str, Any], moment: Moment) -> list[Applied]:
-        return apply_group(args, moment, self.sessions, self._grouped_operations)
+        return apply_group(args, moment, self.sessions, self._grouped_operations, self.keys.put_run)
 
     def _member_hello(self, args: dict[str, Any], moment: Moment) -> tuple[Any, list[Event]]:
         before, member = self.members.hello(args, moment)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp.errors import TooLarge
@@ -59,6 +59,8 @@ ARGS = {
     ),
     "key.delete": st.fixed_dictionaries({"key": KEYS}) | st.just({"kez": "a"}),
 }
+
+
 COMMANDS = st.lists(
     st.sampled_from(sorted(GROUPED)).flatmap(
         lambda op: st.tuples(st.integers(1, 9), st.just(op), ARGS[op]).map(list)
@@ -66,21 +68,52 @@ COMMANDS = st.lists(
     min_size=1,
     max_size=8,
 )
-ROOM = st.just(10_000) | st.integers(1, 200)
-ENTRIES = st.lists(st.tuples(st.integers(1, 4), COMMANDS), max_size=4)
+VALUES = [None, True, 1, 2.5, "text", b"bytes", b"x" * 15, b"x" * 20, b"x" * 40]
+WRITES = st.fixed_dictionaries({"key": st.sampled_from("abcd"), "value": st.sampled_from(VALUES)})
+ODD_WRITES = st.sampled_from(
+    [
+        {"key": "a"},
+        {"value": 1},
+        {"key": "a", "valeu": 1},
+        {"key": "a", "value": 1, "more": 1},
+        {"key": "", "value": 1},
+        {"key": 1, "value": 1},
+        {"key": "\xe4" * 5, "value": 1},
+        {"key": "k" * 9, "value": 1},
+        {"key": "a", "value": [1]},
+        {"key": "a", "value": {"b": [{}]}},
+    ]
+)
 
 
-@given(ENTRIES, st.integers(2, 6), ROOM, ROOM)
-def test_a_group_is_its_commands_one_after_the_other(
-    entries: list[Any], window: int, results_bytes: int, all_results_bytes: int
-) -> None:
-    limits = {
-        "session_results_max": window,
-        "session_results_bytes_max": results_bytes,
-        "results_bytes_max": all_results_bytes,
-        "values_bytes_max": 60,
-    }
-    grouped, single = ready(**limits), ready(**limits)
+@st.composite
+def runs(draw: st.DrawFn) -> list[Any]:
+    """Writes under numbers that follow one another, as clients send them, but for one perhaps."""
+    each = draw(st.lists(WRITES, min_size=3, max_size=8))
+    if draw(st.booleans()):
+        each.insert(draw(st.integers(0, len(each))), draw(ODD_WRITES))
+    commands = [[seq, "key.put", args] for seq, args in enumerate(each, draw(st.integers(1, 30)))]
+    if draw(st.integers(0, 3)) == 0:
+        commands.insert(draw(st.integers(0, len(commands))), draw(st.sampled_from(commands)))
+    return commands
+
+
+TIGHT = [
+    {"session_results_max": 4},
+    {"session_results_bytes_max": 100},
+    {"results_bytes_max": 100},
+    {"results_bytes_max": 300},
+    {"values_bytes_max": 45},
+    {"value_bytes_max": 21},
+    {"keys_max": 2},
+]
+ENTRIES = st.lists(st.tuples(st.integers(1, 30), COMMANDS | runs() | runs()), min_size=1, max_size=5)
+
+
+@settings(max_examples=800, deadline=None)
+@given(ENTRIES, st.sampled_from([{}, *TIGHT]))
+def test_a_group_is_its_commands_one_after_the_other(entries: list[Any], limits: dict[str, int]) -> None:
+    grouped, single = ready(key_bytes_max=8, **limits), ready(key_bytes_max=8, **limits)
     for wanted, commands in entries:
         ack = min(wanted, *(seq for seq, _, _ in commands))
         (group,) = grouped.entry(encode_group(SESSION, ack, commands))
@@ -89,6 +122,15 @@ def test_a_group_is_its_commands_one_after_the_other(
     for feed in (grouped, single):
         feed.entry(encode_command("noop", {}))
     assert grouped.state.digest() == single.state.digest()
+
+
+def test_a_group_creates_keys_above_what_was_deleted() -> None:
+    feed = ready()
+    feed.entry(encode_group(SESSION, 1, [[seq, "key.put", {"key": "a", "value": 1}] for seq in (1, 2, 3)]))
+    feed.entry(alone([4, "key.delete", {"key": "a"}], 1))
+    puts = [[5, "key.put", {"key": "a", "value": 1}], [6, "key.put", {"key": "b", "value": 1}]]
+    (group,) = feed.entry(encode_group(SESSION, 1, puts))
+    assert [each.value["version"] for each in group.value] == [4, 4]
 
 
 def test_a_repetition_alone_gets_the_result_that_the_group_gave_and_the_other_way_round() -> None:

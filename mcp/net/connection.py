@@ -118,7 +118,8 @@ class Connection(Link):
         """Send a request. Its answer is the call's ``future``, which raises what :meth:`request` does.
 
         Call :meth:`abandon` if you stop waiting for it. ``plain`` is as for
-        :func:`~mcp.wire.codec.encode_message`.
+        :func:`~mcp.wire.codec.encode_message`, and nobody changes the payload any more: a peer in this
+        process may be given it as it is.
         """
         call = self._open_call(message, segments, timeout_s, plain)
         if call.deadline < self._sweep_at:
@@ -156,12 +157,15 @@ class Connection(Link):
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left to send the request, and it was not sent")
         ttl_ms = min(message.ttl.ms, math.ceil(timeout_s * 1000))
-        body = encode_message(message, ttl_ms=ttl_ms, plain=plain)
+        handed = plain and self._handover is not None
+        body = b"" if handed else encode_message(message, ttl_ms=ttl_ms, plain=plain)
         deadline = self._loop.time() + timeout_s
         call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max, deadline)
         try:
             alone = len(self._calls) == 1
             self._send(FrameKind.REQUEST, call.stream, body, segments, corked=alone)
+            if handed:
+                self._hand_over(message.with_ttl_ms(ttl_ms))
         except McpError:
             self._calls.discard(call)
             raise
@@ -204,12 +208,23 @@ class Connection(Link):
             self.counters.answers_unsolicited += 1
         return None
 
+    def _hand_over(self, message: Message) -> None:
+        """The message of a frame that was sent without a body."""
+        assert self._handover is not None
+        self._handover.given.append(message)
+
+    def _handed_over(self, frame: Frame) -> Message | None:
+        """The message of this frame, if it was not encoded."""
+        handover = self._handover
+        return handover.taken.popleft() if handover and handover.taken and not len(frame.body) else None
+
     def _on_response(self, frame: Frame) -> None:
+        handed = self._handed_over(frame)
         call = self._take_call(frame.stream)
         if call is None:
             return
         try:
-            reply = Reply(decode_message(frame.body, trusted=self._trusted), frame.segments)
+            reply = Reply(handed or decode_message(frame.body), frame.segments)
         except McpError as error:
             _fail_garbled(call, error)
         call.answered(reply)
@@ -256,9 +271,10 @@ class Connection(Link):
                 + "; the end that connected uses odd streams, the other even ones"
             )
         self.counters.requests_received += 1
+        handed = self._handed_over(frame)
         try:
             self._check_room()
-            message = self._read_request(frame.body)
+            message = self._read_request(frame.body, handed)
         except McpError as error:
             self.counters.requests_refused += 1
             self._send_error(stream, error)
@@ -284,10 +300,10 @@ class Connection(Link):
             return
         raise Busy(f"{reached}; nothing was done, retry after reading answers")
 
-    def _read_request(self, body: memoryview) -> Message:
+    def _read_request(self, body: memoryview, handed: Message | None) -> Message:
         # The frame was sound, so what is wrong concerns this request alone and the connection goes on.
         try:
-            message = decode_message(body, trusted=self._trusted)
+            message = handed or decode_message(body)
         except ProtocolError as error:
             raise InvalidArgument(error.message) from None
         if message.ttl.expired:
@@ -328,8 +344,11 @@ class Connection(Link):
     def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer], plain: bool) -> None:
         if self._state is State.OPEN:
             alone = len(self._exchanges) == 1 and not self._handling
-            body = encode_message(message, plain=plain)
+            handed = plain and self._handover is not None
+            body = b"" if handed else encode_message(message, plain=plain)
             self._send(FrameKind.RESPONSE, stream, body, segments, corked=alone)
+            if handed:
+                self._hand_over(message)
             self._answers_end = self._outbox.queued
             self._expects_bytes = True
             if alone:

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from mcp.errors import AuthenticationFailed, Busy, McpError, Unavailable, from_wire
 from mcp.net.interface import Counters, Peer
 from mcp.net.limits import Limits
+from mcp.net.memory import Handover
 from mcp.net.outbox import Outbox
 from mcp.net.polling import Poller, poller_of, several_processors
 from mcp.net.strangers import FIRST_BYTES, stranger
@@ -65,7 +66,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(kinds=HANDSHAKE_KINDS, frame_bytes_max=HANDSHAKE_FRAME_BYTES_MAX)
         self._outbox = Outbox()
         self._peer: Peer | None = None
-        self._trusted = False  # the peer is this process
+        self._handover: Handover | None = None  # where the peer is in this process
         self._frame_bytes_max = HANDSHAKE_FRAME_BYTES_MAX  # that the peer takes
         self._reason: McpError | None = None
         self._flush_scheduled = False
@@ -161,7 +162,7 @@ class Link(asyncio.BufferedProtocol):
             self._made()
         self._address = self._address or _peer_address(transport)
         self._outbox.attach(self._transport)
-        self._trusted = transport.get_extra_info("trusted", False)
+        self._handover = transport.get_extra_info("handover")
         sock = transport.get_extra_info("socket")
         if sock is not None:
             if self._limits.poll_s and several_processors():

@@ -6,17 +6,29 @@ Deterministic: everything happens in ``call_soon`` callbacks of the event loop, 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp.errors import ConfigInvalid
 from mcp.net.interface import Heard
 from mcp.wire.frame import Buffer
+from mcp.wire.messages import Message
 
 READ_BYTES_MAX: Final = 64 * 1024
 """The most that one read delivers."""
 
 ProtocolFactory = Callable[[], asyncio.BufferedProtocol]
+
+
+class Handover(NamedTuple):
+    """Messages that go from one end to the other as they are. The frame of each has no body.
+
+    Frames keep their order, and so these are taken in the order in which they were given.
+    """
+
+    given: deque[Message]
+    taken: deque[Message]
 
 
 class MemoryTransport(asyncio.Transport):
@@ -28,9 +40,9 @@ class MemoryTransport(asyncio.Transport):
         protocol: asyncio.BufferedProtocol,
         address: str,
         *,
-        trusted: bool = False,
+        handover: Handover | None = None,
     ) -> None:
-        super().__init__({"peername": address, "trusted": trusted})
+        super().__init__({"peername": address, "handover": handover})
         self._loop = loop
         self._protocol = protocol
         self._other: MemoryTransport | None = None
@@ -188,12 +200,12 @@ class MemoryDatagrams:
 class MemoryNetwork:
     """Names, and who listens at them. Give the same one to listeners and to ``connect``.
 
-    ``trusted``: all who use it are this process's own connections (:mod:`mcp.net.connection`), so that
-    what one has encoded the other need not check.
+    ``handing_over``: a message that nobody changes any more, and that is known to be plain, is not encoded
+    for the other end, but handed over. Where every message should go as it goes over a wire, leave it out.
     """
 
-    def __init__(self, *, trusted: bool = False) -> None:
-        self._trusted = trusted
+    def __init__(self, *, handing_over: bool = False) -> None:
+        self._handing_over = handing_over
         self._factories: dict[str, ProtocolFactory] = {}
         self._heard: dict[str, Heard] = {}
 
@@ -214,8 +226,13 @@ class MemoryNetwork:
             raise ConnectionRefusedError(f"nobody listens at memory://{name}")
         loop = asyncio.get_running_loop()
         protocols = factory(), accept()
-        near = MemoryTransport(loop, protocols[0], f"memory://{name}", trusted=self._trusted)
-        far = MemoryTransport(loop, protocols[1], "memory://", trusted=self._trusted)
+        there: Handover | None = None
+        back: Handover | None = None
+        if self._handing_over:
+            there = Handover(deque(), deque())
+            back = Handover(there.taken, there.given)
+        near = MemoryTransport(loop, protocols[0], f"memory://{name}", handover=there)
+        far = MemoryTransport(loop, protocols[1], "memory://", handover=back)
         near.join(far)
         far.join(near)
         far._protocol.connection_made(far)

@@ -20,12 +20,13 @@ async def memory_pair(
     acceptor_handler: Handler | None = None,
     limits: Limits = DEFAULT_LIMITS,
     clock: Clock | None = None,
+    network: MemoryNetwork | None = None,
 ) -> tuple[Connection, Connection]:
     """Connect two ends in memory and return ``(initiator's, acceptor's)``, both open.
 
-    The same code as over sockets, deterministic. Raises as :func:`~mcp.net.dial.connect`.
+    The same code as over sockets, deterministic. In a network of their own if none is given. Raises as :func:`~mcp.net.dial.connect`.
     """
-    network = MemoryNetwork()
+    network = network or MemoryNetwork()
     listener = Listener(
         "memory://pair",
         acceptor,

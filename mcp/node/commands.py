@@ -89,8 +89,8 @@ class CommandGroup:
         some = read if len(places) == len(read) else [read[place] for place in places]
         try:
             data = encode_group(self._session, self._ack, some)
-        except TooLarge:
-            return False
+        except (InvalidArgument, TooLarge):
+            return False  # by itself each is told what is wrong with it
         try:
             self._order.submit(data, functools.partial(self._group_done, places), timeout_s=timeout_s)
         except McpError as error:

@@ -40,7 +40,7 @@ class Surroundings:
     """
 
     clock: Clock = field(default_factory=SystemClock)
-    network: MemoryNetwork = field(default_factory=partial(MemoryNetwork, trusted=True))
+    network: MemoryNetwork = field(default_factory=partial(MemoryNetwork, handing_over=True))
     open_files: Callable[[Path, int], NodeFiles] = open_files
     make_pool: Callable[[OnnxRuntime, NodeConfig], Pool] = make_pool
     gauges: Gauges = field(default_factory=SystemGauges)

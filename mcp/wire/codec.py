@@ -76,7 +76,8 @@ def decode_map(body: Buffer) -> dict[str, Any]:
         if value is None or msgpack.packb(value) != body:
             value = _unpack(body, object_pairs_hook=_unique_keys)
     except (ValueError, msgpack.UnpackException) as error:
-        raise _not_msgpack(error) from None
+        reason = str(error) or type(error).__name__
+        raise ProtocolError(f"a body is not valid msgpack of this protocol: {reason}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a body must be a msgpack map, not {type(value).__name__}")
     if highest >= _BINARY:
@@ -110,17 +111,16 @@ def encode_message(message: Message, *, ttl_ms: int | None = None, plain: bool =
     return _pack(fields)
 
 
-def decode_message(body: Buffer, *, trusted: bool = False) -> Message:
+def decode_message(body: Buffer) -> Message:
     """Decode a message. Unknown fields are ignored; ``trace_id``, ``vector`` and ``ttl`` may be absent.
 
-    ``trusted``: :func:`encode_message` of this process wrote it, so that its maps are not checked once more.
     Raises :class:`~mcp.errors.ProtocolError` that names the field.
     """
     body = bytes(body)
     message = recurred(body)
     if message is None:
         try:
-            message = message_from_fields(_unpack_written_here(body) if trusted else decode_map(body))
+            message = message_from_fields(decode_map(body))
         except InvalidArgument as error:
             raise ProtocolError(error.message) from None
         note(body, message)
@@ -184,20 +184,6 @@ _unpack: Final = functools.partial(
     max_ext_len=0,
     ext_hook=_no_extension,  # for those of no length
 )
-
-
-def _unpack_written_here(body: bytes) -> dict[str, Any]:
-    """Without the checks of :func:`decode_map`. An object that was written wrongly still stops no reader."""
-    try:
-        value: dict[str, Any] = _unpack(body)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise _not_msgpack(error) from None
-    return value
-
-
-def _not_msgpack(error: Exception) -> ProtocolError:
-    reason = str(error) or type(error).__name__
-    return ProtocolError(f"a body is not valid msgpack of this protocol: {reason}")
 
 
 def _highest_head(body: bytes) -> int:

@@ -135,6 +135,13 @@ class Message:
             raise _wrong("ttl", 'a map of "hops" and "ms"', self.ttl)
         _check_count("credit", self.credit, CREDIT_MAX)
 
+    def with_ttl_ms(self, ms: int) -> Message:
+        """The same with so many milliseconds left."""
+        if ms == self.ttl.ms:
+            return self
+        ttl = Ttl(self.ttl.hops, ms)
+        return Message(self.type, self.payload, self.id, self.trace_id, self.vector, ttl, self.credit)
+
     def reply(self, type_: str, payload: dict[str, Any], vector: VersionVector = EMPTY_VECTOR) -> Message:
         """An answer to this message: same ``id``, same ``trace_id``."""
         return Message(type_, payload, self.id, self.trace_id, vector)

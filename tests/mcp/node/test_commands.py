@@ -182,17 +182,17 @@ def test_a_session_that_is_over_is_the_answer_to_each(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_only_what_this_process_has_encoded_is_not_checked_again(tmp_path: Path) -> None:
+def test_only_clients_in_the_nodes_process_hand_over(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = NodeConfig("n1", tmp_path, listen=("127.0.0.1:0",), engine="solo")
         async with Node(config) as node:
             own = await dial(node)
-            assert own._trusted
+            assert own._handover is not None
             over_tcp = await connect(node.address, Identity("mcp", "tester", b"", Role.CLIENT))
-            assert not over_tcp._trusted
+            assert over_tcp._handover is None
             assert node._parts is not None
             accepted = [each for listener in node._parts.listeners for each in listener.connections]
-            assert sorted(each._trusted for each in accepted) == [False, True]
+            assert sorted(each._handover is None for each in accepted) == [False, True]
             for connection in (own, over_tcp):
                 connection.close()
 
@@ -209,5 +209,18 @@ def test_a_nodes_own_client_is_told_as_others_are_of_what_is_no_plain_value(
                 with pytest.raises(InvalidArgument, match="is not a string"):
                     await write
             assert await client.keys() == []
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_written_to_the_log_spoils_no_others_of_the_same_turn(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node, node.client() as client:
+            await client.put("first", 0)
+            writes = [client.put(f"k{number}", number) for number in range(3)]
+            too_large = client.compare_and_set("c", 1, expected_version=2**70)
+            outcomes = await asyncio.gather(*writes, too_large, return_exceptions=True)
+            assert outcomes[:3] == [1, 1, 1]
+            assert isinstance(outcomes[3], InvalidArgument)
 
     asyncio.run(scenario())

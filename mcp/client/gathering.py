@@ -30,6 +30,9 @@ Result = list[Any] | McpError
 """What came of a command: ``[index, value]``, or its error."""
 
 _SHORT: Final = frozenset({int, float, bool, type(None)})
+_SIZED: Final = frozenset({str, bytes})
+_LISTS: Final = frozenset({list})
+_PAIR: Final = frozenset({2})
 
 
 class Begun:
@@ -170,7 +173,14 @@ def results_in(answer: Answer | McpError, count: int) -> list[Result]:
     came = answer.payload.get("results")
     if type(came) is not list or len(came) != count:
         raise ProtocolError(f"an answer to {count} commands has not as many results")
+    if all_results(came) and set(map(len, came)) == _PAIR:
+        return came
     return [each if type(each) is list and len(each) == 2 else _error_in(each) for each in came]
+
+
+def all_results(results: Sequence[Result]) -> bool:
+    """Whether none of them is an error."""
+    return set(map(type, results)) == _LISTS
 
 
 def _error_in(result: object) -> McpError:
@@ -181,12 +191,21 @@ def is_short(args: Mapping[str, Any]) -> bool:
     """Whether a command is small for sure: its values are numbers, or texts and bytes that are short."""
     for value in args.values():
         kind = type(value)
-        if kind is str or kind is bytes:
+        if kind in _SIZED:
             if len(value) > GATHERED_BYTES_MAX:
                 return False
         elif kind not in _SHORT:
             return False
     return True
+
+
+def all_short(each: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether :func:`is_short` says so of the arguments of each, which are hundreds."""
+    values = [value for args in each for value in args.values()]
+    kinds = set(map(type, values))
+    if kinds <= _SIZED:
+        return max(map(len, values), default=0) <= GATHERED_BYTES_MAX
+    return kinds <= _SHORT or all(map(is_short, each))
 
 
 def _end(begun: Sequence[Gathered]) -> None:

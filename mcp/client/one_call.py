@@ -15,7 +15,16 @@ from typing import Any, Final
 from mcp.client.admission import Admission
 from mcp.client.connections import again
 from mcp.client.exchange import Answer, Exchange, Request
-from mcp.client.gathering import TOGETHER_MAX, Awaited, Begun, Result, is_short, results_in
+from mcp.client.gathering import (
+    TOGETHER_MAX,
+    Awaited,
+    Begun,
+    Result,
+    all_results,
+    all_short,
+    is_short,
+    results_in,
+)
 from mcp.client.kinds import CallKind
 from mcp.client.session import Session, Ticket
 from mcp.errors import Busy, McpError, OutcomeUnknown
@@ -85,11 +94,11 @@ class Chunk(Awaited):
         """Note what came of all of them; whoever has a result is never sent again. Gives an error, if any."""
         assert self.session is not None
         self.results = results
-        failed = [place for place, each in enumerate(results) if type(each) is not list]
-        if not failed:
+        if all_results(results):
             self.complete = True
             self.session.resolve_many(self.first, len(results))
             return None
+        failed = [place for place, each in enumerate(results) if type(each) is not list]
         for place in set(range(len(results))).difference(failed):
             self.session.resolve(self.first + place)
         found = results[failed[0]]
@@ -143,9 +152,9 @@ class OneCall:
 
     async def outcomes(self, operations: Sequence[Operation]) -> list[Any]:
         """Their values, and the errors of those that failed, each in its place."""
-        short = [is_short(args) for _, args in operations]
-        if all(short):
+        if all_short([args for _, args in operations]):
             return await self._all(operations, len(operations))
+        short = [is_short(args) for _, args in operations]
         places = sorted(range(len(operations)), key=lambda place: not short[place])
         ended = await self._all([operations[place] for place in places], short.count(True))
         by_place = dict(zip(places, ended, strict=True))

@@ -24,7 +24,8 @@ async def memory_pair(
 ) -> tuple[Connection, Connection]:
     """Connect two ends in memory and return ``(initiator's, acceptor's)``, both open.
 
-    The same code as over sockets, deterministic. In a network of their own if none is given. Raises as :func:`~mcp.net.dial.connect`.
+    The same code as over sockets, deterministic. They have a network of their own if none is given.
+    Raises as :func:`~mcp.net.dial.connect`.
     """
     network = network or MemoryNetwork()
     listener = Listener(

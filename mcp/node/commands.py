@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from consensus.driver import Applied as Committed
 from consensus.errors import ConsensusError
@@ -19,10 +19,7 @@ from mcp.node.payload import integer, text
 from mcp.node.translation import translated
 from mcp.state.applied import Applied
 from mcp.state.commands import SEQ_MAX, encode_command
-from mcp.state.groups import GROUPED, encode_group
-
-_FIELDS: Final = 3
-"""Of a command: seq, op and args."""
+from mcp.state.groups import GROUPED, Columns, columns, encode_group
 
 
 class CommandGroup:
@@ -59,17 +56,12 @@ class CommandGroup:
 
         ``in_groups``: the log takes several in one.
         """
-        read = self._read(commands)
+        read, found = self._read(commands)
         self.results = [None] * len(read)
         self._left = len(read)
         alone: Sequence[int] = range(len(read))
         if in_groups:
-            ack = self._ack
-            together = [
-                place
-                for place, (seq, op, _) in enumerate(read)
-                if op in GROUPED and ack <= seq and 0 < seq <= SEQ_MAX
-            ]
+            together = self._together(found)
             if len(together) > 1 and self._submit_group(together, read, timeout_s):
                 grouped = frozenset(together)
                 alone = [place for place in alone if place not in grouped]
@@ -84,7 +76,19 @@ class CommandGroup:
             except McpError as error:
                 self._settle(place, error.to_wire())
 
-    def _submit_group(self, places: list[int], read: list[Any], timeout_s: float) -> bool:
+    def _together(self, found: Columns) -> Sequence[int]:
+        """The places of those that the log takes in one."""
+        numbers, ops, _ = found
+        least = max(self._ack, 1)
+        if GROUPED.issuperset(ops) and least <= min(numbers) and max(numbers) <= SEQ_MAX:
+            return range(len(numbers))  # as is most often the case
+        return [
+            place
+            for place, (seq, op) in enumerate(zip(numbers, ops, strict=True))
+            if op in GROUPED and least <= seq <= SEQ_MAX
+        ]
+
+    def _submit_group(self, places: Sequence[int], read: list[Any], timeout_s: float) -> bool:
         """Have these ordered as one; whether that could be done."""
         some = read if len(places) == len(read) else [read[place] for place in places]
         try:
@@ -97,17 +101,15 @@ class CommandGroup:
             self._settle_all(places, error.to_wire())
         return True
 
-    def _read(self, commands: object) -> list[Any]:
+    def _read(self, commands: object) -> tuple[list[Any], Columns]:
         most = self._exchange.connection.limits.commands_max
         if type(commands) is not list or not 1 <= len(commands) <= most:
             raise InvalidArgument(f'"commands" is a list of 1 to commands_max={most} commands')
-        for command in commands:
-            if type(command) is list and len(command) == _FIELDS:
-                seq, op, args = command
-                if type(seq) is int and type(op) is str and type(args) is dict:
-                    continue
-            raise InvalidArgument(f"a command is a list of seq, op and args, not {command!r:.80}")
-        return commands
+        found = columns(commands)
+        if found is None:
+            wrong = next(command for command in commands if columns([command]) is None)
+            raise InvalidArgument(f"a command is a list of seq, op and args, not {wrong!r:.80}")
+        return commands, found
 
     def _done(self, place: int, outcome: Committed | ConsensusError) -> None:
         if isinstance(outcome, ConsensusError):
@@ -119,7 +121,7 @@ class CommandGroup:
     def _refused(self, place: int, error: McpError) -> None:
         self._settle(place, error.to_wire())
 
-    def _group_done(self, places: list[int], outcome: Committed | ConsensusError) -> None:
+    def _group_done(self, places: Sequence[int], outcome: Committed | ConsensusError) -> None:
         if isinstance(outcome, ConsensusError):
             self._settle_all(places, translated(outcome).to_wire())
             return

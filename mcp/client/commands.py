@@ -126,16 +126,13 @@ class CommandLane:
         """Send a command with others of this turn, or once there is room for it."""
         begun = Gathered(op, args, deadline, self._add)
         if self._admission.ready:
-            self._add(begun, left_s)
+            self._add(begun)
         else:
             self._admission.wait(begun, left_s)
         return begun
 
-    def _add(self, begun: Gathered, left_s: float | None = None) -> None:
-        if left_s is None:
-            left_s = begun.deadline - self._exchange.clock.monotonic()
-        attempt_s = self._exchange.command_attempt_s(left_s)
-        self._gathering.add(begun, self._admission.session.allocate(), attempt_s)
+    def _add(self, begun: Gathered) -> None:
+        self._gathering.add(begun, self._admission.session.allocate())
 
     def _give_up(self, begun: Gathered) -> None:
         """Its caller has gone away, and it is not sent again."""
@@ -145,8 +142,13 @@ class CommandLane:
             self._admission.leave(begun)
 
     def _answered(self, answered: Sequence[Gathered]) -> None:
-        """What has a result is never sent again, which makes room for others."""
-        for begun in answered:
-            if begun.result is not None and begun.ticket is not None:
-                begun.ticket.resolve()
+        """These are never sent again, which makes room for others. They are of one session."""
+        tickets = [begun.ticket for begun in answered if begun.ticket is not None]
+        if tickets:
+            session, first = tickets[0]
+            if tickets[-1].seq - first == len(tickets) - 1:  # none of them was sent by itself
+                session.resolve_many(first, len(tickets))
+            else:
+                for ticket in tickets:
+                    ticket.resolve()
         self._admission.admit()

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mcp.client.exchange import Answer, Exchange, Request
@@ -92,7 +93,7 @@ class Gathered(Begun, Awaited):
 
 
 class Gathering:
-    """The commands of one lane that begin in this turn, by session and by how long an attempt may take.
+    """The commands of one lane that begin in this turn, by session.
 
     ``answered`` is called with those of a message that have their results, before their callers go on.
     """
@@ -100,33 +101,57 @@ class Gathering:
     def __init__(self, exchange: Exchange, answered: Callable[[Sequence[Gathered]], None]) -> None:
         self._exchange = exchange
         self._answered = answered
-        self._gathered: dict[tuple[Session, float], list[Gathered]] = {}
+        self._gathered: dict[Session, list[Gathered]] = {}
 
-    def add(self, begun: Gathered, ticket: Ticket, timeout_s: float) -> None:
-        """Send it with others at the end of this turn. Its attempt may take ``timeout_s``."""
+    def add(self, begun: Gathered, ticket: Ticket) -> None:
+        """Send it with others at the end of this turn."""
         begun.ticket = ticket
+        session = ticket.session
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._turn_over)
-        group = self._gathered.setdefault((ticket.session, timeout_s), [])
+        group = self._gathered.setdefault(session, [])
         group.append(begun)
         if len(group) >= TOGETHER_MAX:
-            self._gathered[ticket.session, timeout_s] = []
-            self._go(group, ticket.session, timeout_s)
+            self._gathered[session] = []
+            self._go(group, session)
 
     def _turn_over(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        for (session, timeout_s), begun in gathered.items():
-            self._go(begun, session, timeout_s)
+        for session, begun in gathered.items():
+            self._go(begun, session)
 
-    def _go(self, begun: list[Gathered], session: Session, timeout_s: float) -> None:
+    def _go(self, begun: list[Gathered], session: Session) -> None:
         waiting = [each for each in begun if not each.over.done()]
         chosen = self._exchange.commands_at() if len(waiting) > 1 else None
         if chosen is None:
             _end(waiting)
             return
         address, most = chosen
-        for at in range(0, len(waiting), most):
-            self._send(waiting[at : at + most], session, address, timeout_s)
+        for timeout_s, each in self._by_time_left(waiting):
+            for at in range(0, len(each), most):
+                self._send(each[at : at + most], session, address, timeout_s)
+
+    def _by_time_left(self, waiting: list[Gathered]) -> Iterator[tuple[float, list[Gathered]]]:
+        """Those that have about as much time left, with how long their attempt may take.
+
+        "About" is within a factor of two: where the first runs out of time, the others are sent again.
+        """
+        now = self._exchange.clock.monotonic()
+        left_s = min(each.deadline for each in waiting) - now
+        if (attempt_s := self._exchange.command_attempt_s(left_s)) < left_s:
+            yield attempt_s, waiting  # as is most often the case
+            return
+        alike: dict[int, tuple[float, list[Gathered]]] = {}
+        for each in waiting:
+            attempt_s = self._exchange.command_attempt_s(each.deadline - now)
+            if attempt_s <= 0:
+                each.end()
+                continue
+            _, power = math.frexp(attempt_s)
+            least_s, others = alike.get(power, (attempt_s, []))
+            others.append(each)
+            alike[power] = min(least_s, attempt_s), others
+        yield from alike.values()
 
     def _send(self, begun: list[Gathered], session: Session, address: str, timeout_s: float) -> None:
         commands = [[each.ticket.seq, each.op, each.args] for each in begun if each.ticket is not None]
@@ -163,6 +188,7 @@ class Gathering:
                 each.result = result
         if failed is not None:
             self._exchange.commands_failed(address, failed)
+            begun = [each for each in begun if each.result is not None]
         self._answered(begun)
 
 

@@ -16,6 +16,7 @@ Pure: no clock, no network. :mod:`mcp.client.commands` moves it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final, NamedTuple
 
 from mcp.errors import InvalidArgument
@@ -63,7 +64,7 @@ class Session:
         """Give out the next number. Raises ``RuntimeError`` when the window has no room: ask first."""
         if self._next - self._ack >= self.window_max:
             raise RuntimeError("the session's window is full; ask has_room before allocate")
-        ticket = Ticket(self, self._next)
+        ticket = _ticket((self, self._next))
         self._next += 1
         return ticket
 
@@ -110,3 +111,7 @@ class Ticket(NamedTuple):
     def resolve(self) -> None:
         """This command will never be sent again."""
         self.session.resolve(self.seq)
+
+
+_ticket: Final = functools.partial(tuple.__new__, Ticket)
+"""One of its two fields, without the call that a named tuple's constructor is."""

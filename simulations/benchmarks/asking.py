@@ -37,16 +37,21 @@ class _Tally:
     failed: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[int, Any]] = field(default_factory=list)
 
-    async def time(self, ask: Ask, number: int, since: float) -> bool:
+    async def time(self, ask: Ask, number: int, since: float) -> None:
         try:
             answer = await ask(number)
         except Exception as error:
-            self.failed[_NUMBER.sub("#", f"{type(error).__name__}: {error}")[:REASON_CHARS_MAX]] += 1
-            return False
+            self.fail(error)
+        else:
+            self.answer(number, answer, since)
+
+    def answer(self, number: int, answer: object, since: float) -> None:
         self.durations.append(time.perf_counter() - since)
         if len(self.kept) < KEPT_MAX:
             self.kept.append((number, answer))
-        return True
+
+    def fail(self, error: Exception) -> None:
+        self.failed[_NUMBER.sub("#", f"{type(error).__name__}: {error}")[:REASON_CHARS_MAX]] += 1
 
     def window(self, seconds: float, client_s: float, check: Check) -> Window:
         wrong = [told for number, answer in self.kept if (told := check(number, answer)) is not None]
@@ -70,8 +75,13 @@ async def closed_loop(
 
     async def caller(number: int) -> None:
         while number < requests_max and (since := time.perf_counter()) < ends:
-            if not await tally.time(ask, number, since):
+            try:
+                answer = await ask(number)  # here, for another coroutine around it costs what others measure
+            except Exception as error:
+                tally.fail(error)
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+            else:
+                tally.answer(number, answer, since)
             number += callers
 
     async with asyncio.TaskGroup() as group:
@@ -86,7 +96,7 @@ async def open_loop(ask: Ask, check: Check, arrivals: Sequence[float]) -> Window
     ``seconds`` of the window end with the last answer, or :data:`DRAIN_S` after the last arrival.
     """
     tally, loop = _Tally(), asyncio.get_running_loop()
-    tasks: set[asyncio.Task[bool]] = set()
+    tasks: set[asyncio.Task[None]] = set()
     finished = asyncio.Event()
     begun, worked = time.perf_counter() + 0.01, time.process_time()
     sent = 0

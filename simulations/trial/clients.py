@@ -76,11 +76,11 @@ class WatchedClient(Client):
                 waiting[begun] = _CALL.get()
             return begun
 
-        def added(begun: Gathered, ticket: Ticket, timeout_s: float) -> None:
+        def added(begun: Gathered, ticket: Ticket) -> None:
             # One that has waited is given its number by whoever made room, in the name of another call.
             if begun.op == "machine.execute":
                 _note(waiting.pop(begun, _CALL.get()), (ticket.session.id, ticket.seq))
-            add(begun, ticket, timeout_s)
+            add(begun, ticket)
 
         self._exchange.call = sent  # type: ignore[method-assign]
         self._commands._begin = begun  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp.client.exchange import Request
-from mcp.client.gathering import GATHERED_BYTES_MAX, is_short
+from mcp.client.gathering import GATHERED_BYTES_MAX, all_short, is_short
 from mcp.client.kinds import CallKind
 from mcp.client.tracing import current_trace, traced
 from mcp.clock import Clock
@@ -64,6 +64,42 @@ def test_a_node_that_knows_no_such_messages_gets_none(cluster_of: Any, virtual: 
     virtual(main)
 
 
+def test_none_takes_time_from_others_that_have_much_more(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            await client.put("first", 0)
+            timeouts = [9.0, 9.0, 0.3, 0.4, 5.0, 0.05, 0.06, 1.5, 0.45]
+            await asyncio.gather(
+                *(client.put(f"k{n}", n, timeout_s=timeout_s) for n, timeout_s in enumerate(timeouts))
+            )
+            received = [each for node in cluster.nodes.values() for each in node.received]
+            sent = {
+                round(each.ttl.ms, -1): [args["key"] for _, _, args in each.payload["commands"]]
+                for each in received
+                if each.type == "COMMANDS"
+            }
+            # The first of all finds no other under way.
+            assert sent == {1000: ["k1", "k4", "k7"], 300: ["k2", "k3", "k8"], 50: ["k5", "k6"]}
+
+    virtual(main)
+
+
+def test_who_gives_up_before_an_answer_leaves_the_others_their_numbers(cluster_of: Any, virtual: Any) -> None:
+    async def main(clock: Clock) -> None:
+        async with cluster_of(clock=clock) as cluster, cluster.client() as client:
+            await client.put("first", 0)
+            tasks = [asyncio.create_task(client.put(f"k{n}", n)) for n in range(5)]
+            await asyncio.sleep(0)
+            tasks[2].cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [int, int, asyncio.CancelledError, int, int]
+            session = client._commands._admission.session
+            assert session.in_flight == 0
+            assert session.room == session.window_max
+
+    virtual(main)
+
+
 def test_large_values_go_by_themselves(cluster_of: Any, virtual: Any) -> None:
     async def main(clock: Clock) -> None:
         async with cluster_of(clock=clock) as cluster, cluster.client() as client:
@@ -75,6 +111,16 @@ def test_large_values_go_by_themselves(cluster_of: Any, virtual: Any) -> None:
     assert is_short({"key": "k", "value": b"x" * GATHERED_BYTES_MAX, "n": 2**40, "gone": None})
     assert not is_short({"value": {"nested": 1}})
     assert not is_short({"value": [1]})
+
+
+@pytest.mark.parametrize(
+    "value", [b"x", "x" * GATHERED_BYTES_MAX, "x" * (GATHERED_BYTES_MAX + 1), 1, None, 2.5, True, [1], {}, ()]
+)
+@pytest.mark.parametrize("other", ["short", 7, b"x" * (GATHERED_BYTES_MAX + 1)])
+def test_all_are_short_where_each_is(value: object, other: object) -> None:
+    each = [{"key": "k", "value": other}, {"key": "k", "value": value}]
+    assert all_short(each) is all(is_short(args) for args in each)
+    assert all_short([])
 
 
 def test_each_has_an_outcome_of_its_own(cluster_of: Any, virtual: Any) -> None:

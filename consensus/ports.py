@@ -150,9 +150,10 @@ class DriverLimits:
     change_retry_s: float = 0.25
     disk_full_retry_s: float = 0.25
     sync_inline_s_max: float = 0.003
-    sync_inline_bytes_max: int = 4096
+    sync_inline_bytes_max: int = 2048
     """A sync of more is made in a thread however quick the disk is: where there is so much to write, there is
-    other work to be done meanwhile, and a hop to a thread costs little beside it."""
+    other work to be done meanwhile, and a hop to a thread costs little beside it. A lone command of 1 KiB is
+    below it, a message of 64 small ones above."""
     transfer: TransferLimits = field(default_factory=TransferLimits)
 
 

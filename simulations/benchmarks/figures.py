@@ -82,7 +82,8 @@ class Bar:
 
     ``bound`` is in the figure's own unit.
     Others' work on the machine makes most figures worse, so that a bar that is met is met. ``needs_quiet``
-    says that it makes this one better, because the yardstick suffers more: then it decides nothing.
+    says that it may make this one better or worse, because of what the yardstick suffers: then it decides
+    nothing.
     """
 
     figure: Figure
@@ -172,8 +173,9 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the run is a success: right, and for a guard every bar met."""
-        return self.correct and not (self.guard and any(not bar.met for bar in self.bars))
+        """Whether the run is a success: right, and for a guard no bar missed that this machine can judge."""
+        missed = (bar.verdict(quiet=self.quiet) is False for bar in self.bars)
+        return self.correct and not (self.guard and any(missed))
 
     def to_plain(self) -> dict[str, Any]:
         """The report as JSON values."""

@@ -314,6 +314,13 @@ def test_a_busy_machine_decides_no_bar_that_it_makes_easier() -> None:
     assert "only a quiet machine says" in verdicts(busy)[0]
 
 
+def test_what_a_busy_machine_does_not_decide_fails_no_guard() -> None:
+    figure = Figure.of_ratios("ratio", [9.0] * 5)
+    for needs_quiet, others_share, passed in ((True, 0.5, True), (True, 0.05, False), (False, 0.5, False)):
+        bar = Bar(figure, 5.0, "a", needs_quiet=needs_quiet)
+        assert Report("s", [figure], [bar], guard=True, others_share=others_share).passed is passed
+
+
 def test_what_this_process_and_its_children_use_is_not_others() -> None:
     passed, others = times()
     burnt = -sum(os.times()[:4])

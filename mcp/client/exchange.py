@@ -94,7 +94,8 @@ class Request:
     to_leader: bool = False
     trace_id: str = ""
     plain: bool = False
-    """Whether the payload is known to be of plain values."""
+    final: bool = False
+    """What is known of the payload: see :meth:`mcp.net.connection.Connection.begin`."""
     hedged_as: str = ""
     """Where it may be hedged: what its latency is compared with."""
     credit: int = 0
@@ -305,8 +306,7 @@ class Exchange:
         began = self.clock.monotonic()
         try:
             # Of what goes together it is the trace of the call that began it.
-            message = self._message(request, timeout_s, current_trace() or self.fresh_id())
-            call = node.connection.begin(message, request.segments, timeout_s=timeout_s, plain=request.plain)
+            call = self._begin(request, node, timeout_s, began, current_trace() or self.fresh_id())
         except McpError:
             places.give()
             return None
@@ -442,7 +442,9 @@ class Exchange:
         if left_s <= 0:
             raise Unavailable("the whole time went by before the request could be sent")
         message = self._message(request, left_s, trace_id)
-        return node.connection.begin(message, request.segments, timeout_s=left_s, plain=request.plain)
+        return node.connection.begin(
+            message, request.segments, timeout_s=left_s, plain=request.plain, final=request.final
+        )
 
     async def _open(
         self, request: Request, node: NodeConnection, address: str, timeout_s: float, trace_id: str
@@ -471,8 +473,7 @@ class Exchange:
 
     def _stream_over(self, kind: CallKind, node: NodeConnection, address: str) -> None:
         node.streams.give()
-        now = self.clock.monotonic()
-        self.routing.finished(kind, address, Outcome.ABANDONED, now, 0.0)
+        self.routing.finished(kind, address, Outcome.ABANDONED, self.clock.monotonic(), 0.0)
         if node.closed:
             self._connections.lost(address, node)
 
@@ -490,8 +491,7 @@ class Exchange:
         return Message(request.type, made, self.fresh_id(), trace_id, self.vector, ttl, request.credit)
 
     def _take(self, reply: Reply, address: str) -> Answer:
-        payload = reply.message.payload
-        vector = reply.message.vector
+        payload, vector = reply.message.payload, reply.message.vector
         if vector:
             self.vector = self.vector.merge(vector)
         self._met(payload.get("index"))

@@ -156,7 +156,7 @@ class Gathering:
     def _send(self, begun: list[Gathered], session: Session, address: str, timeout_s: float) -> None:
         commands = [[each.ticket.seq, each.op, each.args] for each in begun if each.ticket is not None]
         payload = {"session": session.id, "ack": session.ack, "commands": commands}
-        request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
+        request = Request(CallKind.COMMAND, "COMMANDS", payload, final=True)
         over = functools.partial(self._over, begun, address)
         if self._exchange.send_now(request, address, timeout_s, len(begun), over) is None:
             _end(begun)

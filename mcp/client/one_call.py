@@ -220,7 +220,7 @@ class OneCall:
         session = self._admission.session
         commands = chunk.number(session)
         payload = {"session": session.id, "ack": session.ack, "commands": commands}
-        request = Request(CallKind.COMMAND, "COMMANDS", payload, plain=True)
+        request = Request(CallKind.COMMAND, "COMMANDS", payload, final=True)
         over = functools.partial(self._over, chunk)
         if self._exchange.send_now(request, chunk.address, attempt_s, len(commands), over) is None:
             chunk.address = ""

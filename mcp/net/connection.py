@@ -113,15 +113,22 @@ class Connection(Link):
             del call
 
     def begin(
-        self, message: Message, segments: Sequence[Buffer] = (), *, timeout_s: float, plain: bool = False
+        self,
+        message: Message,
+        segments: Sequence[Buffer] = (),
+        *,
+        timeout_s: float,
+        plain: bool = False,
+        final: bool = False,
     ) -> Call:
         """Send a request. Its answer is the call's ``future``, which raises what :meth:`request` does.
 
         Call :meth:`abandon` if you stop waiting for it. ``plain`` is as for
-        :func:`~mcp.wire.codec.encode_message`, and nobody changes the payload any more: a peer in this
-        process may be given it as it is.
+        :func:`~mcp.wire.codec.encode_message`. ``final`` is more: the payload is small, has values of
+        Python's own types alone (no subclass, whose look on a wire differs), and nobody changes it any more,
+        so a peer in this process may be given it as it is.
         """
-        call = self._open_call(message, segments, timeout_s, plain)
+        call = self._open_call(message, segments, timeout_s, plain, final)
         if call.deadline < self._sweep_at:
             self._sweep_by(call.deadline)
         return call
@@ -150,15 +157,17 @@ class Connection(Link):
 
     # Requests of this end.
 
-    def _open_call(self, message: Message, segments: Sequence[Buffer], timeout_s: float, plain: bool) -> Call:
+    def _open_call(
+        self, message: Message, segments: Sequence[Buffer], timeout_s: float, plain: bool, final: bool
+    ) -> Call:
         if self._state is not State.OPEN or self._peer is None:
             why = f": {self._reason.message}" if self._reason is not None else ""
             raise Unavailable(f"the connection is not open, and the request was not sent{why}")
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left to send the request, and it was not sent")
         ttl_ms = min(message.ttl.ms, math.ceil(timeout_s * 1000))
-        handed = plain and self._handover is not None
-        body = b"" if handed else encode_message(message, ttl_ms=ttl_ms, plain=plain)
+        handed = final and self._handover is not None
+        body = b"" if handed else encode_message(message, ttl_ms=ttl_ms, plain=plain or final)
         deadline = self._loop.time() + timeout_s
         call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max, deadline)
         try:
@@ -341,11 +350,13 @@ class Connection(Link):
     def _on_notice(self, frame: Frame) -> None:
         self._guarded(self._handler.on_notice, self, frame.body)
 
-    def _send_reply(self, stream: int, message: Message, segments: Sequence[Buffer], plain: bool) -> None:
+    def _send_reply(
+        self, stream: int, message: Message, segments: Sequence[Buffer], plain: bool, final: bool
+    ) -> None:
         if self._state is State.OPEN:
             alone = len(self._exchanges) == 1 and not self._handling
-            handed = plain and self._handover is not None
-            body = b"" if handed else encode_message(message, plain=plain)
+            handed = final and self._handover is not None
+            body = b"" if handed else encode_message(message, plain=plain or final)
             self._send(FrameKind.RESPONSE, stream, body, segments, corked=alone)
             if handed:
                 self._hand_over(message)

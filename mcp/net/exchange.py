@@ -81,15 +81,22 @@ class Exchange:
         """Whether the answer is given, or nobody wants it any more."""
         return self._answered
 
-    def reply(self, message: Message, segments: Sequence[Buffer] = (), *, plain: bool = False) -> None:
-        """Answer. Leave the segments unchanged until they are sent; ``plain`` is as for a request.
+    def reply(
+        self,
+        message: Message,
+        segments: Sequence[Buffer] = (),
+        *,
+        plain: bool = False,
+        final: bool = False,
+    ) -> None:
+        """Answer. Leave the segments unchanged until they are sent; ``plain`` and ``final`` as for a request.
 
         An answer that cannot be sent (too large, no plain values) becomes the error that says so.
         """
         if self._answered:
             return
         try:
-            self.connection._send_reply(self._stream, message, segments, plain)
+            self.connection._send_reply(self._stream, message, segments, plain, final)
         except McpError as error:
             self.fail(error)
         else:

@@ -200,8 +200,8 @@ class MemoryDatagrams:
 class MemoryNetwork:
     """Names, and who listens at them. Give the same one to listeners and to ``connect``.
 
-    ``handing_over``: a message that nobody changes any more, and that is known to be plain, is not encoded
-    for the other end, but handed over. Where every message should go as it goes over a wire, leave it out.
+    ``handing_over``: a message that is final (:meth:`mcp.net.connection.Connection.begin`) is not encoded for
+    the other end, but handed over. Where every message should go as it goes over a wire, leave it out.
     """
 
     def __init__(self, *, handing_over: bool = False) -> None:

@@ -183,10 +183,10 @@ class Dispatch:
         return min(self._timeout_s_max, exchange.message.ttl.ms / 1000)
 
     def _reply(
-        self, exchange: Exchange, kind: str, payload: dict[str, Any], index: int, *, plain: bool = False
+        self, exchange: Exchange, kind: str, payload: dict[str, Any], index: int, *, final: bool = False
     ) -> None:
         vector = EMPTY_VECTOR.advance("log", index) if index else EMPTY_VECTOR
-        exchange.reply(exchange.message.reply(kind, payload, vector), plain=plain)
+        exchange.reply(exchange.message.reply(kind, payload, vector), final=final)
 
     # -- ordered commands ---------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class Dispatch:
 
     def _answer_commands(self, exchange: Exchange, group: CommandGroup) -> None:
         payload = {"results": group.results, "leader": self._order.leader}
-        self._reply(exchange, "COMMANDS_RESULT", payload, group.index, plain=group.plain)
+        self._reply(exchange, "COMMANDS_RESULT", payload, group.index, final=group.plain)
         # The client goes on with these while this node answers others.
         exchange.connection.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,30 @@ import numpy as np
 import pytest
 
 from mcp.client.client import Client
-from mcp.errors import AuthenticationFailed, ConfigInvalid, DeadlineExceeded, InputInvalid, InvariantViolated
+from mcp.errors import (
+    AuthenticationFailed,
+    ConfigInvalid,
+    DeadlineExceeded,
+    FrameTooLarge,
+    InputInvalid,
+    InvariantViolated,
+)
 from mcp.node.config import NodeConfig
 from mcp.node.node import Node
 from mcp.node.translation import translated
+from mcp.wire.frame import FRAME_BYTES_MAX
 from simulations.in_process import in_process_cluster, until
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples" / "digits" / "digits.onnx"
+STRINGS = ROOT / "tests" / "executor" / "models" / "strings.onnx"
+
+
+class Named(enum.StrEnum):
+    """A text of a subclass, as callers have for their models."""
+
+    MODEL = "strings"
+    TEXT = "some text"
 
 
 def test_what_does_not_fit_is_said_of_the_model_by_name(tmp_path: Path) -> None:
@@ -90,3 +107,23 @@ def test_a_broken_invariant_keeps_its_code() -> None:
     kept: Any = translated(errors.InvariantViolated("two leaders in one term"))
     assert isinstance(kept, InvariantViolated)
     assert kept.message == "two leaders in one term"
+
+
+def test_a_text_of_a_subclass_is_a_text_to_a_node_whose_own_client_sends_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node, node.client() as client:
+            await client.deploy("strings", STRINGS, version="1")
+            for model, text in ((Named.MODEL, "some text"), ("strings", Named.TEXT)):
+                answer = await client.infer(model, text)
+                assert answer.outputs["same"].tolist() == ["some text"]
+
+    asyncio.run(scenario())
+
+
+def test_a_node_s_own_client_is_held_to_the_size_of_a_frame(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Node.local(tmp_path) as node, node.client() as client:
+            with pytest.raises(FrameTooLarge):
+                await client.infer("nowhere", "x" * FRAME_BYTES_MAX)
+
+    asyncio.run(scenario())

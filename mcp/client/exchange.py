@@ -306,7 +306,7 @@ class Exchange:
         began = self.clock.monotonic()
         try:
             # Of what goes together it is the trace of the call that began it.
-            call = self._begin(request, node, timeout_s, began, current_trace() or self.fresh_id())
+            call = self._begin(request, node, timeout_s, current_trace() or self.fresh_id())
         except McpError:
             places.give()
             return None
@@ -382,7 +382,8 @@ class Exchange:
             if not places.take():
                 await node.wait_for_place(places, timeout_s)
             try:
-                call = self._begin(request, node, timeout_s, began, trace_id)
+                left_s = timeout_s - (self.clock.monotonic() - began)
+                call = self._begin(request, node, left_s, trace_id)
                 try:
                     reply = await call.future
                 except asyncio.CancelledError:
@@ -435,10 +436,7 @@ class Exchange:
                 attempt.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
 
-    def _begin(
-        self, request: Request, node: NodeConnection, timeout_s: float, began: float, trace_id: str
-    ) -> Call:
-        left_s = timeout_s - (self.clock.monotonic() - began)
+    def _begin(self, request: Request, node: NodeConnection, left_s: float, trace_id: str) -> Call:
         if left_s <= 0:
             raise Unavailable("the whole time went by before the request could be sent")
         message = self._message(request, left_s, trace_id)

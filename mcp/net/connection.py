@@ -166,14 +166,13 @@ class Connection(Link):
         if timeout_s <= 0:
             raise DeadlineExceeded("no time was left to send the request, and it was not sent")
         ttl_ms = min(message.ttl.ms, math.ceil(timeout_s * 1000))
-        handed = final and self._handover is not None
-        body = b"" if handed else encode_message(message, ttl_ms=ttl_ms, plain=plain or final)
+        body = self._body_of(message, plain, final, ttl_ms)
         deadline = self._loop.time() + timeout_s
         call = self._calls.open(self._loop.create_future(), self._peer.limits.streams_max, deadline)
         try:
             alone = len(self._calls) == 1
             self._send(FrameKind.REQUEST, call.stream, body, segments, corked=alone)
-            if handed:
+            if not body:
                 self._hand_over(message.with_ttl_ms(ttl_ms))
         except McpError:
             self._calls.discard(call)
@@ -216,6 +215,12 @@ class Connection(Link):
         else:
             self.counters.answers_unsolicited += 1
         return None
+
+    def _body_of(self, message: Message, plain: bool, final: bool, ttl_ms: int | None = None) -> bytes:
+        """The message as its frame has it; nothing where it is to be handed over, once that is sent."""
+        if final and self._handover is not None:
+            return b""
+        return encode_message(message, ttl_ms=ttl_ms, plain=plain or final)
 
     def _hand_over(self, message: Message) -> None:
         """The message of a frame that was sent without a body."""
@@ -355,10 +360,9 @@ class Connection(Link):
     ) -> None:
         if self._state is State.OPEN:
             alone = len(self._exchanges) == 1 and not self._handling
-            handed = final and self._handover is not None
-            body = b"" if handed else encode_message(message, plain=plain or final)
+            body = self._body_of(message, plain, final)
             self._send(FrameKind.RESPONSE, stream, body, segments, corked=alone)
-            if handed:
+            if not body:
                 self._hand_over(message)
             self._answers_end = self._outbox.queued
             self._expects_bytes = True

@@ -87,8 +87,6 @@ def apply_group(
         kept = [known[version] for version in versions]
         applied = [result for result, _ in kept]
         sessions.keep_each(session, numbers[: len(kept)], [data for _, data in kept])
-        if len(kept) == len(commands):
-            return applied
     return applied + sessions.execute_each(session, commands[len(applied) :], operations, moment)
 
 

@@ -138,13 +138,7 @@ class Sessions:
 
     def keep(self, command: Command, outcome: Outcome) -> None:
         """Keep the result of a command that was executed just now, after :meth:`kept` gave ``None``."""
-        session, data = self._open[command.session], pack(outcome)
-        size = len(data)
-        session.results[command.seq] = data
-        session.executed += 1
-        session.results_bytes += size
-        self._results_bytes += size
-        self.executed += 1
+        self.keep_each(self._open[command.session], (command.seq,), (pack(outcome),))
 
     def enter(self, session_id: str, seq: int, ack: int, now_s: float) -> OpenSession:
         """The session of commands from the number ``seq`` on, used now; what is below ``ack`` is dropped.
@@ -248,7 +242,7 @@ class Sessions:
         )
 
     def keep_each(self, session: OpenSession, numbers: Sequence[int], outcomes: Sequence[bytes]) -> None:
-        """As :meth:`keep` for each, whose outcomes are written already, after :meth:`takes_each`."""
+        """As :meth:`keep` for each new command, whose outcomes are written already."""
         count, size = len(outcomes), sum(map(len, outcomes))
         session.results.update(zip(numbers, outcomes, strict=True))
         session.executed += count
